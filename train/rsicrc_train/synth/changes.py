@@ -1,0 +1,341 @@
+"""The kinds of change: what is there before, what after, and the facts that a caption may tell."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from rsicrc_train.synth.facts import PLACES, Facts
+from rsicrc_train.synth.ground import Colour
+from rsicrc_train.synth.layout import BARE, band, house_beside, straight, winding
+from rsicrc_train.synth.objects import (
+    NOTHING,
+    Building,
+    Grove,
+    Patch,
+    Points,
+    Road,
+    Things,
+    blob,
+    box,
+    draw_hall,
+    draw_house,
+    draw_lot,
+    draw_pond,
+    draw_road,
+)
+
+_QUARTER = float(np.pi / 2)
+# Far from any colour of bare land, on which it must be seen too.
+_RUBBLE: tuple[Colour, ...] = ((208, 204, 198), (92, 88, 84))
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """A change before it is in a scene.
+
+    Attributes:
+        facts: What a caption may tell.
+        reserved: Outlines which nothing else may enter.
+        before: Things of the first date alone.
+        after: Things of the second date alone.
+        both: Things that the change needs and that stay, such as the road along which houses are built.
+    """
+
+    facts: Facts
+    reserved: tuple[Points, ...]
+    before: Things = NOTHING
+    after: Things = NOTHING
+    both: Things = NOTHING
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where a change is to be: the ground and the angle of roads and buildings in radians."""
+
+    rng: np.random.Generator
+    ground: str
+    tilt: float
+
+    def place(self) -> str:
+        """One of the nine places."""
+        return PLACES[self.rng.integers(len(PLACES))]
+
+    def spot(self, place: str, inset: float) -> tuple[float, float]:
+        """A point well inside a place; `inset` is its distance from the frame where the place lies at one."""
+        # The jitter keeps centres of different places apart by a quarter of the scene.
+        middle = 128 + self.rng.uniform(-12, 12, 2)
+        edge = inset + self.rng.uniform(-6, 6, 2)
+        x = edge[0] if "left" in place else 256 - edge[0] if "right" in place else middle[0]
+        y = edge[1] if "top" in place else 256 - edge[1] if "bottom" in place else middle[1]
+        return float(x), float(y)
+
+    def angle(self) -> float:
+        """Angle of a building."""
+        return self.tilt + float(self.rng.choice([0.0, _QUARTER]))
+
+    def earth(self, x: float, y: float, radius: float, kind: str = "bareland") -> Patch:
+        """Ground that work has laid bare."""
+        outline = blob(self.rng, x, y, radius, radius * float(self.rng.uniform(0.8, 1)), 0.12)
+        colours = _RUBBLE if kind == "rubble" else BARE
+        return Patch(kind, outline, colours[self.rng.integers(len(colours))])
+
+
+def _around(x: float, y: float, radius: float) -> Points:
+    return box(x, y, 2 * radius, 2 * radius, 0.0)
+
+
+def _cluster(site: Site, count: int, x: float, y: float) -> tuple[Building, ...]:
+    """Houses close together around (x, y)."""
+    patterns = {
+        1: ((0, 0),),
+        2: ((-0.52, 0), (0.52, 0)),
+        3: ((-0.52, -0.5), (0.52, -0.5), (0, 0.5)),
+        4: ((-0.52, -0.5), (0.52, -0.5), (-0.52, 0.5), (0.52, 0.5)),
+        5: ((-1, -0.5), (0, -0.5), (1, -0.5), (-0.52, 0.5), (0.52, 0.5)),
+    }
+    angle = site.angle()
+    c, s = np.cos(angle), np.sin(angle)
+    houses = []
+    for u, v in patterns[count]:
+        dx, dy = 37 * u + site.rng.uniform(-2, 2), 38 * v + site.rng.uniform(-2, 2)
+        turn = angle + float(site.rng.normal(0, 0.06))
+        houses.append(draw_house(site.rng, float(x + c * dx - s * dy), float(y + s * dx + c * dy), turn))
+    return tuple(houses)
+
+
+def _house(site: Site) -> Edit:
+    place = site.place()
+    x, y = site.spot(place, 42)
+    after = Things(buildings=_cluster(site, 1, x, y))
+    return Edit(Facts("house", site.ground, place, 1), (_around(x, y, 30),), after=after)
+
+
+def _houses(site: Site) -> Edit:
+    place = site.place()
+    count = int(site.rng.choice([2, 3, 4, 5], p=[0.34, 0.33, 0.17, 0.16]))
+    x, y = site.spot(place, 52 if count < 4 else 56)
+    after = Things(buildings=_cluster(site, count, x, y))
+    return Edit(Facts("houses", site.ground, place, count), (_around(x, y, 52),), after=after)
+
+
+def _building(site: Site) -> Edit:
+    place = site.place()
+    x, y = site.spot(place, 50)
+    after = Things(buildings=(draw_hall(site.rng, x, y, site.angle()),))
+    return Edit(Facts("building", site.ground, place), (_around(x, y, 44),), after=after)
+
+
+def _parking(site: Site) -> Edit:
+    place = site.place()
+    x, y = site.spot(place, 50)
+    after = Things(lots=(draw_lot(site.rng, x, y, site.angle()),))
+    return Edit(Facts("parking", site.ground, place), (_around(x, y, 46),), after=after)
+
+
+def _pond(site: Site) -> Edit:
+    place = site.place()
+    x, y = site.spot(place, 50)
+    after = Things(ponds=(draw_pond(site.rng, x, y),))
+    return Edit(Facts("pond", site.ground, place), (_around(x, y, 46),), after=after)
+
+
+def _side(site: Site) -> tuple[str, bool, float]:
+    """A side of the scene: its name, whether a road along it is upright, and which side of its band it is (-1 or 1)."""
+    sides = (("top", False, -1.0), ("bottom", False, 1.0), ("left", True, 1.0), ("right", True, -1.0))
+    return sides[site.rng.integers(4)]
+
+
+def _lined_up(site: Site, upright: bool, across: float, road: float) -> tuple[Building, ...]:
+    """Six houses in a row through the scene."""
+    start = site.rng.uniform(-100, -92)
+    spots = start + 39.0 * np.arange(6)
+    toward = road + (6 if across > road else -6)
+    return tuple(house_beside(site.rng, along, across, toward, upright, site.tilt) for along in spots)
+
+
+def _band_around(upright: bool, across: float, tilt: float, reach: float = 20) -> Points:
+    low, high = across - reach, across + reach
+    return band(np.array([[-170, low], [170, low], [170, high], [-170, high]], np.float32), upright, tilt)
+
+
+def _row(site: Site) -> Edit:
+    place, upright, sign = _side(site)
+    road = sign * float(site.rng.uniform(44, 52))
+    line = straight(upright, road, site.tilt)
+    after = Things(buildings=_lined_up(site, upright, road + sign * 34, road))
+    opposite = _lined_up(site, upright, road - sign * 34, road)
+    stay = tuple(house for house in opposite if site.rng.random() < 0.5) if site.rng.random() < 0.5 else ()
+    both = Things(roads=(draw_road(site.rng, line),), buildings=stay)
+    reserved = (_band_around(upright, road, site.tilt, 54),)
+    return Edit(Facts("row", site.ground, place, 6), reserved, after=after, both=both)
+
+
+def _rows(site: Site) -> Edit:
+    upright = bool(site.rng.random() < 0.5)
+    line = straight(upright, 0, site.tilt)
+    after = Things(buildings=_lined_up(site, upright, -34, 0) + _lined_up(site, upright, 34, 0))
+    both = Things(roads=(draw_road(site.rng, line),))
+    reserved = (_band_around(upright, 0, site.tilt, 56),)
+    return Edit(Facts("rows", site.ground, count=12), reserved, after=after, both=both)
+
+
+def _road(site: Site) -> Edit:
+    place, upright, sign = _side(site)
+    if site.rng.random() < 0.33:
+        place, sign = "center", 0.0
+    across = sign * 76 + float(site.rng.uniform(-8, 8))
+    after = Things(roads=(draw_road(site.rng, straight(upright, across, site.tilt)),))
+    facts = Facts("road", site.ground, place, way="vertical" if upright else "horizontal")
+    return Edit(facts, (_band_around(upright, across, site.tilt),), after=after)
+
+
+def _winding_road(site: Site) -> Edit:
+    upright = bool(site.rng.random() < 0.5)
+    line = winding(site.rng, upright, 0.0, float(site.rng.uniform(38, 56)))
+    low, high = line.min(0) - 14, line.max(0) + 14
+    reserved = np.array([low, (high[0], low[1]), high, (low[0], high[1])], np.float32)
+    return Edit(Facts("winding road", site.ground), (reserved,), after=Things(roads=(draw_road(site.rng, line),)))
+
+
+def _crossroad(site: Site) -> Edit:
+    across = site.rng.uniform(-26, 26, 2)
+    lines = [straight(upright, float(at), site.tilt) for upright, at in zip((False, True), across, strict=True)]
+    first = draw_road(site.rng, lines[0])
+    roads = (first, Road(lines[1], first.width, first.colour, first.lined))
+    reserved = tuple(_band_around(u, float(at), site.tilt) for u, at in zip((False, True), across, strict=True))
+    return Edit(Facts("crossroad", site.ground), reserved, after=Things(roads=roads))
+
+
+def _extension(site: Site) -> Edit:
+    place, upright, _ = _side(site)
+    upright = not upright
+    across = float(site.rng.uniform(-60, 60))
+    stop = float(site.rng.uniform(-20, 10))
+    # A band runs to the right, or down where it is upright; the road comes from the other side.
+    sign = 1 if place in ("right", "bottom") else -1
+    ends = (-170.0 * sign, stop * sign)
+    old = draw_road(site.rng, straight(upright, across, site.tilt, *ends))
+    whole = Road(straight(upright, across, site.tilt, ends[0], 170.0 * sign), old.width, old.colour, old.lined)
+    facts = Facts("extension", site.ground, place)
+    before, after = Things(roads=(old,)), Things(roads=(whole,))
+    return Edit(facts, (_band_around(upright, across, site.tilt),), before=before, after=after)
+
+
+def _wood(site: Site, x: float, y: float) -> Grove:
+    """Trees that are to go: a grove of about 80 pixels, or a part of the wood that is everywhere."""
+    outline = blob(site.rng, x, y, float(site.rng.uniform(38, 46)), float(site.rng.uniform(38, 46)), 0.08)
+    return Grove(outline, 255)
+
+
+def _trees(site: Site) -> Edit:
+    place = site.place()
+    x, y = site.spot(place, 50)
+    grove = _wood(site, x, y)
+    # In the wood, "before" adds nothing to see; what counts is the clearing after.
+    after = Things(patches=(site.earth(x, y, 38),), groves=(Grove(grove.outline, 0),))
+    before = Things(groves=(grove,))
+    return Edit(Facts("trees", site.ground, place), (_around(x, y, 50),), before=before, after=after)
+
+
+def _demolition(site: Site) -> Edit:
+    place = site.place()
+    if site.rng.random() < 0.5:
+        x, y = site.spot(place, 50)
+        old = draw_hall(site.rng, x, y, site.angle())
+        kind, radius = "building gone", 38.0
+    else:
+        x, y = site.spot(place, 42)
+        (old,) = _cluster(site, 1, x, y)
+        kind, radius = "house gone", 25.0
+    after = Things(patches=(site.earth(x, y, radius, "rubble"),))
+    if site.ground == "woods":
+        # Trees do not come back between the dates.
+        after = after.plus(Things(groves=(Grove(_around(x, y, radius + 4), 0),)))
+    facts = Facts(kind, site.ground, place, int(kind == "house gone"))
+    return Edit(facts, (_around(x, y, radius + 8),), before=Things(buildings=(old,)), after=after)
+
+
+def _replacement(site: Site) -> Edit:
+    place = site.place()
+    x, y = site.spot(place, 52)
+    kind = str(site.rng.choice(["houses to building", "trees to parking", "building to parking"]))
+    if kind == "houses to building":
+        before = Things(buildings=_cluster(site, int(site.rng.integers(2, 4)), x, y))
+        after = Things(buildings=(draw_hall(site.rng, x, y, site.angle()),))
+    elif kind == "trees to parking":
+        before = Things(groves=(_wood(site, x, y),))
+        after = Things(lots=(draw_lot(site.rng, x, y, site.angle()),), patches=(site.earth(x, y, 42),))
+    else:
+        angle = site.angle()
+        before = Things(buildings=(draw_hall(site.rng, x, y, angle),))
+        after = Things(lots=(draw_lot(site.rng, x, y, angle),))
+    return Edit(Facts(kind, site.ground, place), (_around(x, y, 50),), before=before, after=after)
+
+
+def _road_and_houses(site: Site) -> Edit:
+    place, upright, sign = _side(site)
+    if site.rng.random() < 0.25:
+        place, sign = "center", 0.0
+    road = sign * float(site.rng.uniform(58, 66))
+    line = straight(upright, road, site.tilt)
+    outer = _lined_up(site, upright, road + (sign or 1.0) * 34, road)
+    inner = _lined_up(site, upright, road - (sign or 1.0) * 34, road)
+    slots = sorted(site.rng.choice(5, 2, replace=False))
+    houses = outer[slots[0] : slots[0] + 2] + inner[slots[1] : slots[1] + 2]
+    after = Things(roads=(draw_road(site.rng, line),), buildings=houses)
+    reserved = (_band_around(upright, road, site.tilt, 54),)
+    return Edit(Facts("road and houses", site.ground, place, len(houses)), reserved, after=after)
+
+
+def _trees_to_houses(site: Site) -> Edit:
+    place = site.place()
+    x, y = site.spot(place, 52)
+    after = Things(buildings=_cluster(site, 2, x, y), patches=(site.earth(x, y, 42),))
+    before = Things(groves=(_wood(site, x, y),))
+    return Edit(Facts("trees to houses", site.ground, place, 2), (_around(x, y, 50),), before=before, after=after)
+
+
+def _building_and_parking(site: Site) -> Edit:
+    place, upright, sign = _side(site)
+    spots = np.array([[-40, sign * 76], [40, sign * 76]], np.float32) + site.rng.uniform(-4, 4, (1, 2))
+    if site.rng.random() < 0.5:
+        spots = spots[::-1]
+    (x, y), (u, v) = band(spots.astype(np.float32), upright, site.tilt)
+    angle = site.tilt + (0.0 if upright else _QUARTER)
+    hall, lot = draw_hall(site.rng, float(x), float(y), angle), draw_lot(site.rng, float(u), float(v), angle)
+    reserved = (_band_around(upright, sign * 76, site.tilt, 46),)
+    facts = Facts("building and parking", site.ground, place)
+    return Edit(facts, reserved, after=Things(buildings=(hall,), lots=(lot,)))
+
+
+_ANYWHERE = ("bareland", "meadow", "woods")
+_OPEN = ("bareland", "meadow")
+
+# Share of the changed pairs, what makes it, and the grounds on which it can be seen.
+KINDS: tuple[tuple[float, Callable[[Site], Edit], tuple[str, ...]], ...] = (
+    (0.07, _house, _ANYWHERE),
+    (0.145, _houses, _ANYWHERE),
+    (0.07, _building, _ANYWHERE),
+    (0.05, _row, _ANYWHERE),
+    (0.03, _rows, _ANYWHERE),
+    (0.065, _road, _ANYWHERE),
+    (0.025, _winding_road, _ANYWHERE),
+    (0.025, _crossroad, _ANYWHERE),
+    (0.05, _extension, _ANYWHERE),
+    (0.065, _trees, _ANYWHERE),
+    (0.08, _demolition, _ANYWHERE),
+    (0.09, _replacement, _OPEN),
+    (0.05, _parking, _OPEN),
+    (0.05, _pond, _OPEN),
+    (0.055, _road_and_houses, _ANYWHERE),
+    (0.04, _trees_to_houses, _OPEN),
+    (0.04, _building_and_parking, _OPEN),
+)
+_SHARES = np.cumsum([share for share, _, _ in KINDS])
+
+
+def draw_edit(rng: np.random.Generator, tilt: float) -> Edit:
+    """A change of any kind on a ground that suits it, in a place of its own."""
+    _, make, grounds = KINDS[int(np.searchsorted(_SHARES, rng.random() * _SHARES[-1], "right"))]
+    return make(Site(rng, grounds[rng.integers(len(grounds))], tilt))

@@ -1,0 +1,202 @@
+"""Where things are: room for the change is taken first, and whatever else is there finds its place around it."""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from rsicrc_train.synth.ground import SIZE, Colour
+from rsicrc_train.synth.objects import (
+    Building,
+    Grove,
+    Patch,
+    Points,
+    Things,
+    blob,
+    box,
+    draw_hall,
+    draw_house,
+    draw_lot,
+    draw_pond,
+    draw_road,
+    turned,
+)
+
+EVERYWHERE: Points = np.array([[-20, -20], [276, -20], [276, 276], [-20, 276]], np.float32)
+_MIDDLE = SIZE / 2
+
+# Land may look grey or yellow, but bare land is always redder than green and a meadow never is.
+BARE: tuple[Colour, ...] = ((176, 156, 128), (152, 138, 120), (130, 112, 92), (190, 172, 146), (140, 121, 100))
+GREEN: tuple[Colour, ...] = ((92, 116, 66), (104, 118, 74), (74, 102, 58), (116, 130, 82))
+_CROPS: tuple[Colour, ...] = ((96, 120, 62), (150, 140, 92), (118, 104, 78))
+
+
+class Plot:
+    """Which part of a scene is taken, as a mask."""
+
+    def __init__(self) -> None:
+        self._taken: NDArray[np.uint8] = np.zeros((SIZE, SIZE), np.uint8)
+
+    def take(self, outline: Points, margin: int = 4) -> None:
+        """Take a polygon and a margin around it."""
+        points = np.rint(outline).astype(np.int32)
+        cv2.fillPoly(self._taken, [points], 255)
+        cv2.polylines(self._taken, [points], True, 255, 2 * margin)
+
+    def take_line(self, line: Points, width: float) -> None:
+        """Take a band along a line."""
+        cv2.polylines(self._taken, [np.rint(line).astype(np.int32)], False, 255, round(width))
+
+    def free(self, outline: Points) -> bool:
+        """Whether nothing is taken within the bounds of a polygon."""
+        (x0, y0), (x1, y1) = np.clip(outline.min(0), 0, SIZE - 1), np.clip(outline.max(0) + 1, 1, SIZE)
+        return not self._taken[int(y0) : int(y1), int(x0) : int(x1)].any()
+
+    def free_line(self, line: Points, width: float) -> bool:
+        """Whether nothing is taken in a band along a line."""
+        band = np.zeros_like(self._taken)
+        cv2.polylines(band, [np.rint(line).astype(np.int32)], False, 255, round(width))
+        return not cv2.bitwise_and(band, self._taken).any()
+
+
+def band(points: Points, upright: bool, tilt: float) -> Points:
+    """Points given as (along, across) the middle of a scene; across is down, or left for an upright band."""
+    return turned(points, _MIDDLE, _MIDDLE, (np.pi / 2 if upright else 0.0) + tilt)
+
+
+def straight(upright: bool, across: float, tilt: float, start: float = -170, end: float = 170) -> Points:
+    """A straight line through the scene [2, 2]."""
+    return band(np.array([[start, across], [end, across]], np.float32), upright, tilt)
+
+
+def winding(rng: np.random.Generator, upright: bool, across: float, swing: float) -> Points:
+    """A curved line through the scene [36, 2] that swings around a straight one, once or a little more."""
+    along = np.linspace(-150, 150, 36)
+    waves = rng.uniform(0.8, 1.15)
+    wave = swing * np.sin(along / 150 * np.pi * waves + rng.uniform(0, 2 * np.pi))
+    return band(np.stack([along, across + wave], 1).astype(np.float32), upright, 0.0)
+
+
+def house_beside(
+    rng: np.random.Generator, along: float, across: float, road: float, upright: bool, tilt: float
+) -> Building:
+    """A house at (along, across) in a band, with a drive to the road that runs at `road`."""
+    spots = np.array([[along, across + rng.uniform(-2, 2)], [along + rng.uniform(-5, 5), road]], np.float32)
+    (x, y), (drive_x, drive_y) = band(spots, upright, tilt)
+    angle = (np.pi / 2 if upright else 0.0) + tilt + float(rng.normal(0, 0.05))
+    house = draw_house(rng, float(x), float(y), angle)
+    return replace(house, drive=(float(drive_x), float(drive_y)))
+
+
+def surroundings(rng: np.random.Generator, plot: Plot, ground: str, tilt: float) -> Things:
+    """What is in a scene besides its change, at both dates.
+
+    Args:
+        rng: Source of randomness.
+        plot: What is taken already; what is placed here is taken too.
+        ground: "bareland", "meadow" or "woods".
+        tilt: Angle of roads and buildings, radians.
+
+    Returns:
+        Roads, buildings, ponds, car parks, patches and trees.
+    """
+    things = Things(patches=_patches(rng, plot, ground), groves=_trees(rng, plot, ground))
+    for _ in range(rng.choice([0, 1, 2], p=[0.3, 0.5, 0.2])):
+        things = things.plus(_street(rng, plot, tilt))
+    for _ in range(rng.integers(0, 4)):
+        things = things.plus(_single(rng, plot, ground, tilt))
+    return things
+
+
+def _patches(rng: np.random.Generator, plot: Plot, ground: str) -> tuple[Patch, ...]:
+    """Fields and stains of other ground, which never reach under the change."""
+    patches = []
+    for _ in range(rng.integers(0, 3) if ground != "woods" else 0):
+        x, y = rng.uniform(10, SIZE - 10, 2)
+        if rng.random() < 0.5:
+            length, width = rng.uniform(60, 110, 2)
+            outline = box(x, y, length, width, float(rng.normal(0, 0.1)))
+            patch = Patch("field", outline, _CROPS[rng.integers(len(_CROPS))])
+        else:
+            radius_x, radius_y = rng.uniform(22, 45, 2)
+            outline = blob(rng, x, y, radius_x, radius_y, 0.15)
+            other, colours = ("meadow", GREEN) if ground == "bareland" else ("bareland", BARE)
+            patch = Patch(other, outline, colours[rng.integers(len(colours))])
+        if plot.free(outline):
+            patches.append(patch)
+    return tuple(patches)
+
+
+def _trees(rng: np.random.Generator, plot: Plot, ground: str) -> tuple[Grove, ...]:
+    """A wood with clearings, or single trees, here more and there less, and a few groves."""
+    if ground == "woods":
+        outlines = [_spread(rng, 14, 30) for _ in range(rng.integers(0, 4))]
+        return (Grove(EVERYWHERE, 255), *(Grove(outline, 0) for outline in outlines if plot.free(outline)))
+    single = [Grove(EVERYWHERE, int(rng.choice([0, 15, 40])), dense=False)]
+    single += [Grove(_spread(rng, 40, 110), int(rng.integers(20, 190)), dense=False) for _ in range(rng.integers(0, 4))]
+    groves = []
+    for _ in range(rng.integers(0, 4)):
+        outline = _spread(rng, 15, 34)
+        if plot.free(outline):
+            plot.take(outline)
+            groves.append(Grove(outline, int(rng.choice([170, 255]))))
+    return (*single, *groves)
+
+
+def _spread(rng: np.random.Generator, small: float, large: float) -> Points:
+    """An outline anywhere in the scene with half-axes in a range."""
+    x, y = rng.uniform(0, SIZE, 2)
+    radius_x, radius_y = rng.uniform(small, large, 2)
+    return blob(rng, x, y, radius_x, radius_y, 0.18)
+
+
+def _street(rng: np.random.Generator, plot: Plot, tilt: float) -> Things:
+    """A road, where one fits, with houses along it."""
+    for _ in range(4):
+        upright, across = bool(rng.random() < 0.5), float(rng.uniform(-110, 110))
+        curved = rng.random() < 0.25
+        line = winding(rng, upright, across, 14.0) if curved else straight(upright, across, tilt)
+        if plot.free_line(line, 22):
+            break
+    else:
+        return Things()
+    plot.take_line(line, 24)
+    return Things(roads=(draw_road(rng, line),)).plus(beside(rng, plot, across, upright, tilt))
+
+
+def beside(rng: np.random.Generator, plot: Plot, road: float, upright: bool, tilt: float) -> Things:
+    """Houses on both sides of a straight road, where there is room; from none to nearly all places."""
+    houses = []
+    filled = rng.choice([0.0, 0.3, 0.8])
+    first = rng.uniform(-130, -110)
+    for side in (-1, 1):
+        for along in np.arange(first, 130, 39):
+            if rng.random() > filled:
+                continue
+            house = house_beside(rng, along, road + side * 34, road + side * 6, upright, tilt)
+            area = box(house.x, house.y, house.length + 8, house.width + 10, house.angle)
+            if area.min() > -14 and area.max() < SIZE + 14 and plot.free(area):
+                plot.take(area)
+                houses.append(house)
+    return Things(buildings=tuple(houses))
+
+
+def _single(rng: np.random.Generator, plot: Plot, ground: str, tilt: float) -> Things:
+    """One thing that stands by itself, if a place is found for it."""
+    kind = rng.choice(["house", "hall", "lot", "pond"], p=[0.5, 0.2, 0.15, 0.15])
+    reach = 22 if kind == "house" else 42
+    for _ in range(4):
+        x, y = (float(v) for v in rng.uniform(20, SIZE - 20, 2))
+        if not plot.free(box(x, y, 2 * reach, 2 * reach, 0.0)):
+            continue
+        plot.take(box(x, y, 2 * reach, 2 * reach, 0.0), 1)
+        angle = tilt + float(rng.choice([0, np.pi / 2]))
+        if kind == "house":
+            return Things(buildings=(draw_house(rng, x, y, angle),))
+        if kind == "hall":
+            return Things(buildings=(draw_hall(rng, x, y, angle),))
+        if kind == "lot" and ground != "woods":
+            return Things(lots=(draw_lot(rng, x, y, angle),))
+        return Things(ponds=(draw_pond(rng, x, y),))
+    return Things()

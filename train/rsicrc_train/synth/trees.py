@@ -1,0 +1,126 @@
+"""Trees: two banks of crowns (a closed wood, and trees that stand apart) of which a scene shows those it wants."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from rsicrc_train.synth.ground import SIZE, Colour, noise, tinted
+
+BANK = 640
+_PAD = 16
+_ROW = SIZE + 2 * _PAD
+_BANK_SEED = 20241
+
+
+@dataclass(frozen=True, slots=True)
+class Canopy:
+    """A bank of tree crowns, all arrays [640, 640].
+
+    A pixel knows the centre of its tree, so that a tree is shown whole or not at all, whatever the outline of the wood.
+
+    Attributes:
+        inside: uint8, 255 where there is a crown.
+        slope_x: uint8 around 128, slope of the crown's surface to the right.
+        slope_y: uint8 around 128, slope downwards.
+        tint: uint8 around 128, brightness of the tree and of its leaves.
+        rank: uint8, one value a tree; a tree is shown where the wanted density is above its rank.
+        centre: int32, flat index of the tree's centre in a padded scene that begins at the bank's origin.
+    """
+
+    inside: NDArray[np.uint8]
+    slope_x: NDArray[np.uint8]
+    slope_y: NDArray[np.uint8]
+    tint: NDArray[np.uint8]
+    rank: NDArray[np.uint8]
+    centre: NDArray[np.int32]
+
+
+@cache
+def canopy(dense: bool) -> Canopy:
+    """The bank of a closed wood (dense) or of trees that stand apart."""
+    rng = np.random.default_rng((_BANK_SEED, int(dense)))
+    spacing, small, large = (10.5, 6.0, 9.5) if dense else (24.0, 4.5, 10.0)
+    cells = int(BANK / spacing) + 2
+    grid = np.stack(np.meshgrid(np.arange(cells), np.arange(cells)), -1).reshape(-1, 2)
+    jitter = 0.42 if dense else 0.3
+    points = (grid + rng.uniform(-jitter, jitter, grid.shape)) * spacing
+    rng.shuffle(points)
+    radii = small + (large - small) * rng.random(len(points)) ** 1.5
+    label = np.zeros((BANK, BANK), np.int32)
+    for number, ((x, y), radius) in enumerate(zip(points, radii, strict=True), 1):
+        cv2.circle(label, (round(x * 16), round(y * 16)), round(radius * 16), number, -1, cv2.LINE_8, 4)
+    # Bending the coordinates turns circles into ragged crowns.
+    ys, xs = np.indices((BANK, BANK), dtype=np.float32)
+    octaves = ((70, 1.0), (140, 0.7))
+    bent = (xs + 1.7 * noise(rng, BANK, octaves), ys + 1.7 * noise(rng, BANK, octaves))
+    warped = cv2.remap(label.astype(np.float32), *bent, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
+    label = warped.astype(np.int32)
+
+    table = np.vstack([[0.0, 0.0], points]).astype(np.float32)
+    radius_of = np.concatenate([[1.0], radii]).astype(np.float32)
+    centre_x, centre_y, radius_map = table[label, 0], table[label, 1], radius_of[label]
+    away = ((bent[0] - centre_x) ** 2 + (bent[1] - centre_y) ** 2) / (1.1 * radius_map) ** 2
+    height = radius_map * np.sqrt(np.clip(1 - away, 0, None)) + 0.8 * noise(rng, BANK, ((150, 1.0), (300, 0.8)))
+    height[label == 0] = 0
+    height = cv2.GaussianBlur(height, (0, 0), 0.7)
+    slopes = [cv2.Sobel(height, cv2.CV_32F, dx, 1 - dx, ksize=3) / 8 for dx in (1, 0)]
+    slope_x, slope_y = (np.clip(128 + 50 * slope, 0, 255).astype(np.uint8) for slope in slopes)
+    own = rng.normal(0, 13, len(points) + 1).astype(np.float32)
+    tint = 128 + own[label] + 9 * noise(rng, BANK, ((320, 1.0), (640, 1.0))) + 14 * (0.5 - away)
+    rank = rng.integers(0, 255, len(points) + 1).astype(np.uint8)
+    flat = np.rint(centre_y).astype(np.int32) * _ROW + np.rint(centre_x).astype(np.int32)
+    inside = np.where(label > 0, 255, 0).astype(np.uint8)
+    return Canopy(inside, slope_x, slope_y, np.clip(tint, 0, 255).astype(np.uint8), rank[label], flat)
+
+
+def crowns(dense: bool, origin: tuple[int, int], density: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Where the trees of a scene are.
+
+    Args:
+        dense: Which bank.
+        origin: Where the scene lies in the bank, (x, y) below 384.
+        density: uint8 [256, 256], how many of the trees that have their centre here are shown (255: all).
+
+    Returns:
+        uint8 [256, 256], 255 on a crown.
+    """
+    bank = canopy(dense)
+    x, y = origin
+    window = np.s_[y : y + SIZE, x : x + SIZE]
+    padded = cv2.copyMakeBorder(density, _PAD, _PAD, _PAD, _PAD, cv2.BORDER_REPLICATE)
+    here = bank.centre[window] + (_PAD * (_ROW + 1) - (y * _ROW + x))
+    shown = np.take(padded.reshape(-1), here, mode="clip")
+    wanted = cv2.compare(shown, bank.rank[window], cv2.CMP_GT)
+    return np.asarray(cv2.bitwise_and(wanted, bank.inside[window]), np.uint8)
+
+
+def leaves(
+    dense: bool,
+    origin: tuple[int, int],
+    light: tuple[float, float],
+    dark: Colour,
+    bright: Colour,
+) -> NDArray[np.uint8]:
+    """The wood as it looks from above, everywhere.
+
+    Args:
+        dense: Which bank.
+        origin: Where the scene lies in the bank, (x, y) below 384.
+        light: Direction towards the sun in the image plane (x right, y down), longer when the sun is low.
+        dark: RGB of a leaf in the shade.
+        bright: RGB of a leaf in the sun.
+
+    Returns:
+        uint8 [256, 256, 3] RGB.
+    """
+    bank = canopy(dense)
+    x, y = origin
+    window = np.s_[y : y + SIZE, x : x + SIZE]
+    # A surface that falls towards the sun is bright: brightness goes with minus the slope along the light.
+    a, b = -0.8 * light[0], -0.8 * light[1]
+    slope = cv2.addWeighted(bank.slope_x[window], a, bank.slope_y[window], b, 118 - 128 * (a + b))
+    value = cv2.addWeighted(slope, 1.0, bank.tint[window], 1.2, -128 * 1.2)
+    return tinted(np.asarray(value, np.uint8), dark, bright)

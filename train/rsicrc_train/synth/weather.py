@@ -1,0 +1,118 @@
+"""The date's side of a picture: sun, season, air and camera. None of it is a change."""
+
+import math
+from dataclasses import dataclass
+from functools import cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from rsicrc_train.synth.ground import BANK, SIZE, Colour, crop, noise, texture
+
+_GRAIN_SEED = 20242
+
+
+@dataclass(frozen=True, slots=True)
+class Weather:
+    """What differs between two dates although nothing has changed.
+
+    Attributes:
+        azimuth: Where shadows point to, radians from the right, clockwise in the image.
+        elevation: Of the sun, radians.
+        drought: 0 lush and green, 1 dry and yellow.
+        gains: Factors of red, green and blue.
+        gamma: Exponent of the tone curve.
+        contrast: Factor around mid-grey.
+        haze: 0 clear air to 1 white.
+        blur: Deviation of the lens's Gaussian, pixels.
+        grain: Amplitude of the sensor's noise, 0 to 1.
+        shift: Of the picture, (x, y) pixels, at most 2 each.
+        seed: Decides what moves by itself: cars, wear of the ground, grain.
+    """
+
+    azimuth: float
+    elevation: float
+    drought: float
+    gains: tuple[float, float, float]
+    gamma: float
+    contrast: float
+    haze: float
+    blur: float
+    grain: float
+    shift: tuple[float, float]
+    seed: int
+
+    @property
+    def shadow(self) -> tuple[float, float]:
+        """Shadow (x, y) of a thing that is one pixel high."""
+        length = 1 / math.tan(self.elevation)
+        return length * math.cos(self.azimuth), length * math.sin(self.azimuth)
+
+    def light_on(self, direction: float, pitch: float) -> float:
+        """Brightness of a slope that falls towards a direction (radians), relative to level ground."""
+        toward = math.cos(direction - self.azimuth - math.pi)
+        incidence = math.cos(pitch) + math.sin(pitch) * toward / math.tan(self.elevation)
+        return min(1.3, 0.42 + 0.58 * max(0.0, incidence))
+
+    def grown(self, colour: Colour) -> Colour:
+        """Colour of grass or leaves in this season."""
+        red, green, blue = colour
+        dry = self.drought
+        return red * (0.88 + 0.26 * dry), green * (1.02 + 0.04 * dry), blue * (0.95 + 0.05 * dry)
+
+
+def draw_weather(rng: np.random.Generator) -> Weather:
+    """Weather of one date."""
+    warmth = rng.normal(0, 0.03)
+    angle, reach = rng.uniform(0, 2 * np.pi), rng.uniform(0, 2)
+    return Weather(
+        # The sun stands in the south, so that shadows point up in the picture, more or less.
+        azimuth=float(-np.pi / 2 + rng.uniform(-1.2, 1.2)),
+        elevation=float(rng.uniform(0.7, 1.15)),
+        drought=float(rng.random()),
+        gains=(float(1 + warmth + rng.normal(0, 0.012)), 1.0, float(1 - warmth + rng.normal(0, 0.012))),
+        gamma=float(np.exp(rng.normal(0, 0.12))),
+        contrast=float(rng.uniform(0.82, 1.15)),
+        haze=float(rng.choice([0.0, rng.uniform(0, 0.18)])),
+        blur=float(rng.uniform(0.4, 0.85)),
+        grain=float(rng.uniform(0.05, 0.6)),
+        shift=(float(reach * np.cos(angle)), float(reach * np.sin(angle))),
+        seed=int(rng.integers(1 << 30)),
+    )
+
+
+def photograph(image: NDArray[np.uint8], weather: Weather) -> NDArray[np.uint8]:
+    """What the camera makes of a drawn scene: uint8 [256, 256, 3] RGB in and out."""
+    curve = (np.linspace(0, 1, 256) ** weather.gamma - 0.45) * weather.contrast + 0.45
+    toned = cv2.LUT(image, np.clip(curve * 255, 0, 255).astype(np.uint8))
+    gains = np.diag(weather.gains) * (1 - weather.haze)
+    aired = cv2.transform(toned, np.column_stack([gains, np.full(3, 0.72 * 255 * weather.haze)]))
+    # Shift and blur are one separable filter: a Gaussian beside its anchor.
+    (across, x), (down, y) = (_lens(weather.blur, part) for part in weather.shift)
+    blurred = cv2.sepFilter2D(aired, -1, across, down, anchor=(x, y), borderType=cv2.BORDER_REFLECT_101)
+    origin = (weather.seed % (BANK - SIZE), weather.seed // 1024 % (BANK - SIZE))
+    grain = crop(_grain_bank(), origin, weather.seed % 4)
+    return np.asarray(cv2.addWeighted(blurred, 1.0, grain, weather.grain, -128 * weather.grain), np.uint8)
+
+
+def _lens(blur: float, shift: float) -> tuple[NDArray[np.float64], int]:
+    """Gaussian of six taps, and its anchor, which moves what it filters by -2 to 2 pixels."""
+    whole = math.floor(shift)
+    gauss = np.exp(-0.5 * (np.arange(-2, 3) / blur) ** 2)
+    kernel = np.zeros(6)
+    # A filter looks to the other side of where the picture moves; parts of a pixel are interpolated.
+    kernel[1:] += (1 - (shift - whole)) * gauss
+    kernel[:-1] += (shift - whole) * gauss
+    return np.asarray(kernel / kernel.sum(), np.float64), whole + 3
+
+
+@cache
+def _grain_bank() -> NDArray[np.uint8]:
+    """Noise of a sensor and of JPEG's blocks, uint8 [768, 768, 3] around 128."""
+    rng = np.random.default_rng(_GRAIN_SEED)
+    ground = texture("rubble")
+    _, packed = cv2.imencode(".jpg", ground, [cv2.IMWRITE_JPEG_QUALITY, 40])
+    blocks = np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR), np.float32) - ground
+    sensor = np.stack([noise(rng, BANK, ((BANK, 1.0),)) for _ in range(3)], -1)
+    return np.clip(128 + 5 * sensor + 0.7 * blocks, 0, 255).astype(np.uint8)

@@ -1,0 +1,35 @@
+"""What all rooms' tests share: a small random model, exported once, and the optional folder of shared material."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def checkpoint_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of `model_folder`."""
+    from tests.models import save_checkpoint
+
+    return save_checkpoint(tmp_path_factory.mktemp("checkpoint"), seed=0)
+
+
+@pytest.fixture(scope="session")
+def model_folder(checkpoint_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random model as an exported folder. Read it; to change it, copy it first."""
+    from rsicrc_export.folder import export_checkpoint
+
+    folder = tmp_path_factory.mktemp("exported") / "model"
+    export_checkpoint(checkpoint_file, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_folder() -> Path:
+    """The shared material beside the checkout; skips the test where it is not there. Mark such tests `shared`."""
+    if not SHARED.is_dir():
+        pytest.skip("no shared folder beside the checkout")
+    return SHARED

@@ -1,0 +1,110 @@
+"""Checkpoints: what is written is read back, and nothing else is."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import resource
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from rsicrc.errors import CheckpointError
+from rsicrc_train import checkpoint as checkpoints
+from tests.models import random_checkpoint
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    written = random_checkpoint(0)
+    checkpoints.save(written, tmp_path / "ckpt.pt")
+    read = checkpoints.load(tmp_path / "ckpt.pt")
+    assert read.config.to_dict() == written.config.to_dict()
+    assert read.vocabulary == written.vocabulary
+    assert read.no_change_sentences == written.no_change_sentences
+    assert read.state_dict.keys() == written.state_dict.keys()
+    assert all(torch.equal(read.state_dict[name], tensor) for name, tensor in written.state_dict.items())
+    assert [path.name for path in tmp_path.iterdir()] == ["ckpt.pt"]
+
+
+class Exploit:
+    """Pickles as a call that creates a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (self.path,))
+
+
+def test_a_pickle_with_code_is_refused_and_does_not_run(tmp_path: Path) -> None:
+    path, trace = tmp_path / "ckpt.pt", tmp_path / "ran"
+    torch.save({"format": checkpoints.FORMAT, "state_dict": Exploit(trace)}, path)
+    with pytest.raises(CheckpointError, match="holds code, which is never run"):
+        checkpoints.load(path)
+    path.write_bytes(pickle.dumps(Exploit(trace)))
+    with pytest.raises(CheckpointError):
+        checkpoints.load(path)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 broken"])
+def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "ckpt.pt"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"ckpt\.pt is not a PyTorch file"):
+        checkpoints.load(path)
+
+
+def test_missing_truncated_foreign_and_future_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ckpt.pt"
+    with pytest.raises(CheckpointError, match="no checkpoint at"):
+        checkpoints.load(path)
+    checkpoints.save(random_checkpoint(0), path)
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(CheckpointError):
+        checkpoints.load(path)
+    torch.save(random_checkpoint(0).state_dict, path)
+    with pytest.raises(CheckpointError, match="--config and --vocab"):
+        checkpoints.load(path)
+    torch.save([1, 2], path)
+    with pytest.raises(CheckpointError, match="holds a list"):
+        checkpoints.load(path)
+    torch.save({"format": checkpoints.FORMAT, "format_version": 2}, path)
+    with pytest.raises(CheckpointError, match="upgrade"):
+        checkpoints.load(path)
+    torch.save({"format": checkpoints.FORMAT, "format_version": 1}, path)
+    with pytest.raises(CheckpointError, match="incomplete"):
+        checkpoints.load(path)
+
+
+def test_tensors_that_do_not_fit_are_all_named() -> None:
+    good = random_checkpoint(0)
+    tensors = dict(good.state_dict)
+    tensors["stranger"] = tensors.pop("encoder.merge.bias")
+    tensors["encoder.pool.query"] = torch.zeros(2, 3)
+    with pytest.raises(
+        CheckpointError, match=r"missing encoder\.merge\.bias.*unknown stranger.*pool\.query is \(2, 3\)"
+    ):
+        replace(good, state_dict=tensors).build_model()
+
+
+def test_a_full_disk_keeps_the_checkpoint_that_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "ckpt.pt"
+    checkpoints.save(random_checkpoint(0), path)
+    before = path.read_bytes()
+    child = os.fork()
+    if child == 0:  # the limit on file sizes cannot be taken back, so it is set in a process of its own
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        try:
+            checkpoints.save(random_checkpoint(1), path)
+        except OSError:
+            os._exit(3)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 3
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["ckpt.pt"]

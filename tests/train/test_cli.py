@@ -1,0 +1,59 @@
+"""`rsicrc-train` as a user meets it: a real process, one clear line where something is wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rsicrc.levir import read_levir
+from rsicrc_train.recipes import Recipe
+
+
+def rsicrc_train(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "rsicrc_train.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_from_nothing_to_a_checkpoint(recipe: Recipe, tmp_path: Path) -> None:
+    data, run, file = tmp_path / "data", tmp_path / "run", tmp_path / "recipe.yaml"
+    file.write_text(recipe.to_yaml())
+    made = rsicrc_train("synth", data, "--pairs", 40, "--seed", 3, "--splits", "train=0.8,val=0.2")
+    assert (made.returncode, made.stdout) == (0, f"{data}\n")
+    assert len(read_levir(data, "train")) == 32
+    fitted = rsicrc_train("fit", data, "-o", run, "--recipe", file, "--epochs", 1, "--device", "cpu")
+    assert (fitted.returncode, fitted.stdout) == (0, f"{run / 'best.pt'}\n")
+    assert (run / "best.pt").is_file()
+
+    again = rsicrc_train("fit", data, "-o", run, "--recipe", file, "--device", "cpu")
+    assert again.returncode == 1
+    assert "already holds a run: go on with --resume" in again.stderr
+    taken = rsicrc_train("synth", data, "--pairs", 4)
+    assert taken.returncode == 1
+    assert "not an empty directory" in taken.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["synth", "new", "--pairs", 4, "--splits", "train"], 2, "not of the form"),
+        (["synth", "new", "--pairs", 4, "--splits", "train=0.5"], 2, "must sum to 1"),
+        (["synth", "new", "--pairs", 4, "--splits", "training=1"], 2, "unknown split 'training'"),
+        (["synth", "new", "--pairs", 4, "--seed", -1], 2, "seed must be 0 or more"),
+        (["fit", "nowhere", "-o", "run"], 1, "no LevirCCcaptions.json in nowhere"),
+        (["fit", "nowhere", "-o", "run", "--recipe", "huge"], 1, "no recipe 'huge': name one of tiny"),
+        (["fit", "nowhere", "-o", "run", "--resume"], 1, "holds no run"),
+    ],
+)
+def test_wrong_input_is_one_line(
+    arguments: list[object], code: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = rsicrc_train(*arguments)
+    assert done.returncode == code
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("rsicrc-train: error: ")
+    assert message in done.stderr
+    assert list(tmp_path.iterdir()) == []

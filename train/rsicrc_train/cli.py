@@ -1,0 +1,89 @@
+"""`rsicrc-train`: generate scenes, train a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from rsicrc import __version__
+from rsicrc.console import progress, run_command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="rsicrc-train")
+def commands() -> None:
+    """Train models that describe and find changes between two images of one place."""
+
+
+@commands.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--pairs", type=click.IntRange(min=1), required=True, help="How many pairs to make.")
+@click.option("--seed", type=int, default=0, show_default=True, help="The same seed makes the same bytes.")
+@click.option("--splits", default="train=0.8,val=0.1,test=0.1", show_default=True, help="Each split's share.")
+@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that draw.")
+def synth(directory: Path, pairs: int, seed: int, splits: str, workers: int) -> None:
+    """Generate captioned scenes in LEVIR-CC's layout into DIRECTORY."""
+    from rsicrc_train.synth import generate
+
+    try:
+        shares = {name: float(share) for name, share in (part.split("=") for part in splits.split(","))}
+    except ValueError:
+        raise click.UsageError(f"--splits {splits!r} is not of the form train=0.8,val=0.1,test=0.1") from None
+    with progress(pairs, "drawing") as advance:
+        generate(directory, pairs, seed, shares, workers, advance)
+    click.echo(directory)
+
+
+@commands.command()
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The run's folder.")
+@click.option("--recipe", default="tiny", show_default=True, help="A recipe's name, or a YAML file.")
+@click.option("--epochs", type=int, help="Instead of the recipe's.")
+@click.option("--batch-size", type=int, help="Instead of the recipe's.")
+@click.option("--learning-rate", type=float, help="Instead of the recipe's.")
+@click.option("--seed", type=int, help="Instead of the recipe's.")
+@click.option("--workers", type=int, help="Processes that read images, instead of the recipe's.")
+@click.option("--init", metavar="WEIGHTS", help="Start the trunk from CLIP weights: a file, or hf:owner/repo/file.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--resume", is_flag=True, help="Go on with the run in the folder, by the recipe it began with.")
+def fit(
+    data: Path,
+    output: Path,
+    recipe: str,
+    epochs: int | None,
+    batch_size: int | None,
+    learning_rate: float | None,
+    seed: int | None,
+    workers: int | None,
+    init: str | None,
+    device: str,
+    resume: bool,
+) -> None:
+    """Train on DATA, a folder in LEVIR-CC's layout; the best checkpoint becomes best.pt in the run's folder."""
+    from rsicrc_train.loop import Run, parameter_count
+    from rsicrc_train.recipes import load_recipe
+
+    overrides = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "seed": seed,
+        "workers": workers,
+    }
+    run = Run(data, output, load_recipe(recipe, overrides), resume=resume, init=init, device=device)
+    click.echo(
+        f"{parameter_count(run.raw_model) / 1e6:.2f} M parameters, {len(run.vocabulary)} words, "
+        f"{len(run.datasets['train'])} training pairs, {run.total_steps} steps",
+        err=True,
+    )
+    click.echo(run.fit())
+
+
+def main() -> None:
+    """Run the command line."""
+    run_command(commands, "rsicrc-train")
+
+
+if __name__ == "__main__":
+    main()

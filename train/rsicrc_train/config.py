@@ -1,0 +1,154 @@
+"""What an RSICRC model is made of: the image trunk, the fusion of the two dates and the text decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
+
+from rsicrc.errors import CheckpointError
+from rsicrc.preprocessing import CLIP_MEAN, CLIP_STD, Preprocessing
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+TrunkKind = Literal["clip_resnet", "clip_vit", "torchvision_resnet"]
+
+
+@dataclass(frozen=True)
+class TrunkConfig:
+    """The image network that turns one date into a feature map.
+
+    Attributes:
+        kind: which family builds it: open_clip's ModifiedResNet or VisionTransformer, or torchvision's ResNet.
+        layers: residual blocks per stage; for a transformer, one number: its depth.
+        width: channels after the stem (ResNets) or width of the tokens (transformer).
+        heads: attention heads of the transformer; unused by ResNets.
+        patch: patch edge of the transformer in pixels; ResNets reduce by 32.
+        image_size: edge of the square input in pixels.
+        quick_gelu: the transformer's activation is OpenAI's x·σ(1.702x) instead of the exact GELU.
+    """
+
+    kind: TrunkKind
+    layers: tuple[int, ...]
+    width: int = 64
+    heads: int = 0
+    patch: int = 32
+    image_size: int = 224
+    quick_gelu: bool = False
+
+    @property
+    def channels(self) -> int:
+        """Channels of the feature map."""
+        return self.width if self.kind == "clip_vit" else self.width * 32
+
+    @property
+    def map_size(self) -> int:
+        """Edge of the square feature map."""
+        return self.image_size // self.patch
+
+
+TRUNKS: dict[str, TrunkConfig] = {
+    "RN50": TrunkConfig("clip_resnet", (3, 4, 6, 3)),
+    "ViT-B-32": TrunkConfig("clip_vit", (12,), width=768, heads=12, patch=32),
+    "ViT-L-14": TrunkConfig("clip_vit", (24,), width=1024, heads=16, patch=14),
+    "resnet50": TrunkConfig("torchvision_resnet", (3, 4, 6, 3), image_size=256),
+    "resnet101": TrunkConfig("torchvision_resnet", (3, 4, 23, 3), image_size=256),
+    "RN-tiny": TrunkConfig("clip_resnet", (1, 1, 2, 1), width=16),
+}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes and options of RSICRC; the defaults are the published model (Ferrod et al. 2024, arXiv 2406.13424).
+
+    Attributes:
+        backbone: a name of `TRUNKS`.
+        trunk: the trunk's sizes; taken from `TRUNKS` unless given.
+        d_model: width of the visual tokens, the words and both embeddings.
+        max_len: longest caption in tokens, START and END included.
+        encoder_layers: fusion layers over the two dates.
+        unimodal_layers: decoder layers over the words alone.
+        multimodal_layers: decoder layers that also attend to the image pair.
+        num_heads: heads of every attention outside the trunk.
+        h_dim: feed-forward width of the fusion blocks.
+        a_dim: attention width of the fusion blocks.
+        dropout: dropout probability in training.
+        learnable: positions of the words are learned instead of sinusoidal.
+        tie_embeddings: the output layer shares the embedding table.
+        prenorm: layer normalisation before instead of after each part of the decoder's layers.
+    """
+
+    backbone: str = "RN50"
+    trunk: TrunkConfig | None = None
+    d_model: int = 2048
+    max_len: int = 41
+    encoder_layers: int = 3
+    unimodal_layers: int = 1
+    multimodal_layers: int = 1
+    num_heads: int = 8
+    h_dim: int = 512
+    a_dim: int = 2048
+    dropout: float = 0.1
+    learnable: bool = False
+    tie_embeddings: bool = True
+    prenorm: bool = False
+
+    def __post_init__(self) -> None:
+        if self.trunk is None and self.backbone not in TRUNKS:
+            raise CheckpointError(f"unknown backbone {self.backbone!r}: choose one of {', '.join(TRUNKS)}")
+        for name in ("d_model", "a_dim"):
+            if (width := getattr(self, name)) % self.num_heads:
+                raise CheckpointError(f"{name} = {width} is not a multiple of num_heads = {self.num_heads}")
+        if self.d_model % 2:
+            raise CheckpointError(f"d_model = {self.d_model} must be even: half of it encodes the row, half the column")
+
+    @property
+    def image_trunk(self) -> TrunkConfig:
+        """The trunk's sizes, from `trunk` or by the backbone's name."""
+        return self.trunk or TRUNKS[self.backbone]
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How an image becomes the trunk's input."""
+        imagenet = self.image_trunk.kind == "torchvision_resnet"
+        return Preprocessing(
+            size=self.image_trunk.image_size,
+            mean=IMAGENET_MEAN if imagenet else CLIP_MEAN,
+            std=IMAGENET_STD if imagenet else CLIP_STD,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers, for a checkpoint or a manifest."""
+        plain = asdict(replace(self, trunk=self.image_trunk))
+        plain["trunk"]["layers"] = list(plain["trunk"]["layers"])
+        return plain
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> ModelConfig:
+        """The config that `to_dict` wrote.
+
+        Raises:
+            CheckpointError: a key is unknown or a value does not fit.
+        """
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(plain) - known):
+            raise CheckpointError(f"unknown model option(s) {', '.join(unknown)}: known are {', '.join(sorted(known))}")
+        values = dict(plain)
+        try:
+            if trunk := values.get("trunk"):
+                values["trunk"] = TrunkConfig(**{**trunk, "layers": tuple(trunk["layers"])})
+            return cls(**values)
+        except (TypeError, KeyError) as error:
+            raise CheckpointError(f"the model config does not fit: {error}") from error
+
+
+TINY = ModelConfig(backbone="RN-tiny", d_model=192, max_len=24, encoder_layers=1, num_heads=6, h_dim=192, a_dim=192)
+PRESETS: dict[str, ModelConfig] = {
+    "tiny": TINY,
+    "published": ModelConfig(),
+    "published-ViT-B-32": ModelConfig(backbone="ViT-B-32"),
+    "published-ViT-L-14": ModelConfig(backbone="ViT-L-14"),
+    "published-resnet50": ModelConfig(backbone="resnet50"),
+    "published-resnet101": ModelConfig(backbone="resnet101"),
+}

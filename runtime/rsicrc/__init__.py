@@ -1,0 +1,81 @@
+"""Describe and find changes between two satellite or aerial images, from a model folder; no PyTorch needed.
+
+    import rsicrc
+    engine = rsicrc.load("model")
+    print(engine.caption([("before.png", "after.png")])[0].text)
+
+Names are imported when they are first used, so that `import rsicrc` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rsicrc.captions import Caption, Explanation, Hypothesis, PairFailure
+    from rsicrc.engine import Engine, load
+    from rsicrc.errors import (
+        ArgumentError,
+        BackendError,
+        CheckpointError,
+        DataError,
+        ExportError,
+        ImageError,
+        ModelFolderError,
+        ModelNotFoundError,
+        PairsError,
+        RsicrcError,
+    )
+
+__version__ = "0.1.0.dev0"
+
+_HOMES = {
+    "Caption": "captions",
+    "Explanation": "captions",
+    "Hypothesis": "captions",
+    "PairFailure": "captions",
+    "Engine": "engine",
+    "load": "engine",
+    "ArgumentError": "errors",
+    "BackendError": "errors",
+    "CheckpointError": "errors",
+    "DataError": "errors",
+    "ExportError": "errors",
+    "ImageError": "errors",
+    "ModelFolderError": "errors",
+    "ModelNotFoundError": "errors",
+    "PairsError": "errors",
+    "RsicrcError": "errors",
+}
+
+__all__ = [
+    "ArgumentError",
+    "BackendError",
+    "Caption",
+    "CheckpointError",
+    "DataError",
+    "Engine",
+    "Explanation",
+    "ExportError",
+    "Hypothesis",
+    "ImageError",
+    "ModelFolderError",
+    "ModelNotFoundError",
+    "PairFailure",
+    "PairsError",
+    "RsicrcError",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rsicrc' has no attribute {name!r}")
+    value = getattr(import_module(f"rsicrc.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,1 @@
+"""The sub-commands of `rsicrc-run`, a module each."""

@@ -1,0 +1,350 @@
+"""The engine: a model folder that captions pairs of images, embeds pairs and texts, and scores texts on pairs."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsicrc.backends import Backend, open_backend
+from rsicrc.captions import Caption, Explanation, Hypothesis, PairFailure
+from rsicrc.errors import ArgumentError, ModelFolderError, ModelNotFoundError
+from rsicrc.images import Pair
+from rsicrc.manifest import DECODER, IMAGE_ENCODER, SCORER, TEXT_ENCODER, TOKENIZER_FILE, Manifest
+from rsicrc.reading import prepare_pair, read_batches
+from rsicrc.search import FinishedBeam, SearchOptions, beam_search
+from rsicrc.sentences import encode_sentences, pad
+from rsicrc.vocabulary import END, START, Vocabulary
+
+logger = logging.getLogger("rsicrc")
+
+MODEL_VARIABLE = "RSICRC_MODEL"
+DEFAULT_MODEL = "model"
+# Sentences in one run of the text encoder or the scorer: enough to fill the cores, few enough to bound the memory.
+_ROWS = 256
+_MAX_WORKERS = 8
+
+
+def find_model(model: str | Path | None = None) -> Path:
+    """Return the model folder to use: the argument, else `$RSICRC_MODEL`, else `./model`.
+
+    Raises:
+        ModelNotFoundError: it is not there; the message says where it was looked for and how to make one.
+    """
+    variable = os.environ.get(MODEL_VARIABLE)
+    if model is not None:
+        folder, source = Path(model), "as asked for"
+    elif variable:
+        folder, source = Path(variable), f"from ${MODEL_VARIABLE}"
+    else:
+        folder, source = Path(DEFAULT_MODEL), f"the default; ${MODEL_VARIABLE} is not set"
+    if not folder.is_dir():
+        raise ModelNotFoundError(
+            f"{folder}: no such model folder ({source}). Make one with `rsicrc-export ckpt.pt -o {folder}`, "
+            f"or name another with --model, model= or ${MODEL_VARIABLE}"
+        )
+    return folder
+
+
+def load(
+    model: str | Path | None = None, device: str = "auto", *, backend: str = "auto", threads: int | None = None
+) -> Engine:
+    """Open a model folder; its files are checked against the manifest's hashes, its graphs opened when first used.
+
+    Args:
+        model: the folder; see `find_model` for the default.
+        device: "cpu", or "auto" to choose.
+        backend: "onnxruntime", or "auto" to choose.
+        threads: threads for the graphs; by default as many as this process may use.
+
+    Raises:
+        ModelNotFoundError: no such folder.
+        ModelFolderError: the folder is damaged, incomplete or from a newer version.
+        BackendError: the backend or device is not there.
+        ArgumentError: `threads` is not positive.
+    """
+    if threads is not None and threads < 1:
+        raise ArgumentError(f"threads must be at least 1, not {threads}")
+    folder = find_model(model)
+    manifest = Manifest.load(folder)
+    opened = open_backend(folder, manifest, device, backend, threads)
+    if "auto" in (device, backend):
+        logger.info("%s: %s on %s with %d threads", folder, opened.name, opened.device, opened.threads)
+    return Engine(folder, manifest, opened)
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """What the image encoder gave for some pairs: `cross` is kept in the backend."""
+
+    pairs: int
+    outputs: dict[str, Any]
+
+    @property
+    def cross(self) -> dict[str, Any]:
+        return {name: value for name, value in self.outputs.items() if name.startswith("cross_")}
+
+
+class Engine:
+    """A model folder, ready to use; made by `rsicrc.load`.
+
+    A *pair* is `(before, after)`, each a path, a Pillow image or a uint8 array [H, W, 3]; both have the same size.
+    What a pair gets does not depend on the batch that it is in.
+
+    Attributes:
+        folder: the model folder.
+        manifest: what it says about itself.
+        vocabulary: its words.
+        backend: what runs its graphs.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, backend: Backend) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.backend = backend
+        self.vocabulary = Vocabulary.load(folder / TOKENIZER_FILE)
+        if (len(self.vocabulary), self.vocabulary.max_len) != (manifest.vocab_size, manifest.max_len):
+            raise ModelFolderError(
+                f"{folder / TOKENIZER_FILE}: {len(self.vocabulary)} words, sentences up to {self.vocabulary.max_len}, "
+                f"where the manifest says {manifest.vocab_size} and {manifest.max_len}: export the model again"
+            )
+        # Each once: a sentence that is listed twice must not count twice in the sum of probabilities.
+        sentences = [tuple(self.vocabulary.encode(text)) for text in manifest.no_change_sentences]
+        self._no_change = [list(ids) for ids in dict.fromkeys(sentences)]
+
+    def caption(
+        self,
+        pairs: Sequence[Pair],
+        *,
+        beams: int | None = None,
+        n_best: int = 1,
+        length_penalty: float | None = None,
+        early_stopping: bool | None = None,
+        max_length: int | None = None,
+        batch_size: int = 32,
+    ) -> list[Caption]:
+        """Caption pairs by batched beam search.
+
+        Settings that are None are the manifest's search defaults; all mean what they mean to `generate` of Hugging Face
+        transformers (see `rsicrc.search.SearchOptions`).
+
+        Args:
+            pairs: the pairs.
+            beams: how many sentences are followed at once; 1 is greedy.
+            n_best: how many sentences to return for each pair, at most `beams`.
+            length_penalty: a sentence's score is its summed log-probability / length**length_penalty.
+            early_stopping: stop as soon as `beams` sentences are finished.
+            max_length: longest sequence of ids, START included; at most (and by default) the model's.
+            batch_size: pairs that go through the graphs together.
+
+        Returns:
+            One caption for each pair, in order.
+
+        Raises:
+            ImageError: the first pair that cannot be used; see `caption_stream` to go on instead.
+            ArgumentError: a setting is out of its range.
+        """
+        captions = []
+        for result in self.caption_stream(
+            pairs,
+            beams=beams,
+            n_best=n_best,
+            length_penalty=length_penalty,
+            early_stopping=early_stopping,
+            max_length=max_length,
+            batch_size=batch_size,
+        ):
+            if isinstance(result, PairFailure):
+                raise _noted(result)
+            captions.append(result)
+        return captions
+
+    def caption_stream(
+        self,
+        pairs: Iterable[Pair],
+        *,
+        beams: int | None = None,
+        n_best: int = 1,
+        length_penalty: float | None = None,
+        early_stopping: bool | None = None,
+        max_length: int | None = None,
+        batch_size: int = 32,
+        workers: int | None = None,
+    ) -> Iterator[Caption | PairFailure]:
+        """Caption any number of pairs, one result after the other, in order and in bounded memory.
+
+        `workers` threads read the next batch while the graphs work on this one (by default as many as the graphs have,
+        at most 8), so arrays and Pillow images must not be changed before their caption is out. The other settings are
+        those of `caption`.
+
+        Returns:
+            An iterator over a `Caption`, or a `PairFailure` where a pair cannot be used, for each pair.
+
+        Raises:
+            ArgumentError: a setting is out of its range.
+        """
+        options = SearchOptions.resolve(self.manifest, beams, n_best, length_penalty, early_stopping, max_length)
+        batch_size, workers = self._reading(batch_size, workers)
+        # A generator of its own, so that wrong settings are reported at the call and not at the first result.
+        return self._caption_batches(pairs, options, batch_size, workers)
+
+    def embed_images(self, pairs: Sequence[Pair], *, batch_size: int = 32) -> NDArray[np.float32]:
+        """Embed pairs, to be compared with texts by a dot product.
+
+        Args:
+            pairs: the pairs.
+            batch_size: pairs that go through the graph together.
+
+        Returns:
+            float32 [N, d], each of length 1.
+
+        Raises:
+            ImageError: the first pair that cannot be used.
+        """
+        rows = [self.backend.numpy(part.outputs["image_embedding"]) for part in self._encode(pairs, batch_size)]
+        return np.concatenate(rows) if rows else np.zeros((0, self._width(IMAGE_ENCODER)), np.float32)
+
+    def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embed sentences, to be compared with pairs by a dot product.
+
+        Words that the model does not know count as UNK, with a warning in the log `rsicrc`.
+
+        Args:
+            texts: the sentences.
+
+        Returns:
+            float32 [M, d], each of length 1.
+
+        Raises:
+            ArgumentError: a sentence is empty, or `texts` is a single string.
+        """
+        ids = encode_sentences(self.vocabulary, texts)
+        rows = []
+        for start in range(0, len(ids), _ROWS):
+            outputs = self.backend.run(TEXT_ENCODER, {"input_ids": pad(ids[start : start + _ROWS])})
+            rows.append(self.backend.numpy(outputs["text_embedding"]))
+        return np.concatenate(rows) if rows else np.zeros((0, self._width(TEXT_ENCODER)), np.float32)
+
+    def score(self, pairs: Sequence[Pair], texts: Sequence[str], *, batch_size: int = 32) -> NDArray[np.float64]:
+        """Return log p(text | pair) for every pair and every text: summed over the words and END.
+
+        Words that the model does not know count as UNK, with a warning in the log `rsicrc`.
+
+        Args:
+            pairs: N pairs.
+            texts: M sentences.
+            batch_size: pairs that go through the image encoder together.
+
+        Returns:
+            float64 [N, M].
+
+        Raises:
+            ImageError: the first pair that cannot be used.
+            ArgumentError: a sentence is empty, or `texts` is a single string.
+        """
+        ids = encode_sentences(self.vocabulary, texts)
+        rows = [self._log_probabilities(part, ids) for part in self._encode(pairs, batch_size)]
+        return np.concatenate(rows) if rows else np.zeros((0, len(ids)), np.float64)
+
+    def explain(self, pair: Pair, text: str | None = None) -> Explanation:
+        """Return where the model looks for each word of a sentence.
+
+        Args:
+            pair: the pair.
+            text: the sentence; by default the pair's caption.
+
+        Raises:
+            ImageError: the pair cannot be used.
+            ArgumentError: the sentence is empty.
+        """
+        encoded = self._encode_images(prepare_pair(pair, self.manifest.preprocessing)[np.newaxis])
+        if text is None:
+            options = SearchOptions.resolve(self.manifest, None, 1, None, None, None)
+            best = self._search(encoded, options)[0][0]
+            ids = [START, *best.ids]
+        else:
+            (ids,) = encode_sentences(self.vocabulary, [text])
+        words = tuple(self.vocabulary.words[number] for number in ids[1:] if number != END)
+        feeds = {"input_ids": pad([ids]), "pair_index": np.zeros(1, np.int64), **encoded.cross}
+        attention = self.backend.numpy(self.backend.run(SCORER, feeds, ["attention"])["attention"])
+        similarity = self.backend.numpy(encoded.outputs["similarity"])[0]
+        # Position i predicts the word after it, so the first word's map is START's.
+        maps = attention[0, : len(words)].reshape(len(words), *similarity.shape)
+        return Explanation(" ".join(words), words, maps, similarity)
+
+    def _caption_batches(
+        self, pairs: Iterable[Pair], options: SearchOptions, batch_size: int, workers: int
+    ) -> Iterator[Caption | PairFailure]:
+        for batch in read_batches(pairs, self.manifest.preprocessing, batch_size, workers):
+            captions = iter(self._caption_images(batch.images, options))
+            for failure in batch.failures:
+                yield next(captions) if failure is None else failure
+
+    def _caption_images(self, images: NDArray[np.uint8], options: SearchOptions) -> list[Caption]:
+        if not len(images):
+            return []
+        encoded = self._encode_images(images)
+        changes = self._change_scores(encoded)
+        n_best = [tuple(map(self._hypothesis, beams)) for beams in self._search(encoded, options)]
+        return [_caption(hypotheses, change) for hypotheses, change in zip(n_best, changes, strict=True)]
+
+    def _search(self, encoded: _Encoded, options: SearchOptions) -> list[list[FinishedBeam]]:
+        return beam_search(self.backend, self.manifest.graphs[DECODER], encoded.cross, encoded.pairs, options)
+
+    def _hypothesis(self, beam: FinishedBeam) -> Hypothesis:
+        return Hypothesis(self.vocabulary.decode(beam.ids), beam.score, beam.token_log_probs)
+
+    def _change_scores(self, encoded: _Encoded) -> list[float | None]:
+        if not self._no_change:
+            return [None] * encoded.pairs
+        unchanged = np.exp(self._log_probabilities(encoded, self._no_change)).sum(axis=1)
+        return [float(change) for change in np.clip(1.0 - unchanged, 0.0, 1.0)]
+
+    def _log_probabilities(self, encoded: _Encoded, ids: Sequence[list[int]]) -> NDArray[np.float64]:
+        """Return log p of every sentence on every pair, [pairs, sentences]."""
+        result = np.zeros((encoded.pairs, len(ids)), np.float64)
+        rows = [(pair, text) for pair in range(encoded.pairs) for text in range(len(ids))]
+        for start in range(0, len(rows), _ROWS):
+            part = rows[start : start + _ROWS]
+            index, texts = np.array(part, np.int64).T
+            feeds = {"input_ids": pad([ids[text] for text in texts]), "pair_index": index, **encoded.cross}
+            log_probs = self.backend.numpy(self.backend.run(SCORER, feeds, ["log_probs"])["log_probs"])
+            result[index, texts] = log_probs.sum(axis=1, dtype=np.float64)
+        return result
+
+    def _encode(self, pairs: Sequence[Pair], batch_size: int) -> Iterator[_Encoded]:
+        batch_size, workers = self._reading(batch_size, None)
+        for batch in read_batches(pairs, self.manifest.preprocessing, batch_size, workers):
+            for failure in batch.failures:
+                if failure is not None:
+                    raise _noted(failure)
+            yield self._encode_images(batch.images)
+
+    def _encode_images(self, images: NDArray[np.uint8]) -> _Encoded:
+        return _Encoded(len(images), self.backend.run(IMAGE_ENCODER, {"images": images}))
+
+    def _reading(self, batch_size: int, workers: int | None) -> tuple[int, int]:
+        for name, value in (("batch_size", batch_size), ("workers", workers)):
+            if value is not None and value < 1:
+                raise ArgumentError(f"{name} must be at least 1, not {value}")
+        return batch_size, workers or min(self.backend.threads, _MAX_WORKERS)
+
+    def _width(self, graph: str) -> int:
+        name = "image_embedding" if graph == IMAGE_ENCODER else "text_embedding"
+        return int(self.manifest.graphs[graph].outputs[name].shape[1])
+
+
+def _caption(n_best: tuple[Hypothesis, ...], change_score: float | None) -> Caption:
+    best = n_best[0]
+    return Caption(best.text, best.score, best.token_log_probs, n_best, change_score)
+
+
+def _noted(failure: PairFailure) -> Exception:
+    failure.error.add_note(f"in pair {failure.index}, counted from 0")
+    return failure.error

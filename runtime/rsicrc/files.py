@@ -1,0 +1,31 @@
+"""Writing files so that a half-written one never takes the place of a good one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Let the block write a temporary file, and move it to `path` in one step when the block has ended well.
+
+    Yields:
+        The temporary file, in the same folder and with the same suffix. It is removed if the block fails.
+
+    Raises:
+        OSError: It could not be written; the error names `path`, which is as it was.
+    """
+    target = path.resolve()  # where a link points to, not the link
+    temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
+    try:
+        yield temporary
+        temporary.replace(target)
+    except OSError as error:
+        if error.filename is not None and Path(error.filename) != temporary:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        temporary.unlink(missing_ok=True)

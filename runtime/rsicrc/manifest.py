@@ -1,0 +1,311 @@
+"""`manifest.json`: what a model folder holds, and the proof that it holds it unchanged.
+
+Files are declared here and never guessed; a folder is refused when one is missing or changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from rsicrc.errors import ModelFolderError, ModelNotFoundError
+from rsicrc.preprocessing import Preprocessing
+from rsicrc.vocabulary import SPECIAL_IDS
+
+FORMAT = "rsicrc-model"
+FORMAT_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+TOKENIZER_FILE = "tokenizer.json"
+GOLDEN_FILE = "golden.npz"
+IMAGE_ENCODER, TEXT_ENCODER, DECODER, SCORER = "image_encoder", "text_encoder", "decoder", "scorer"
+GRAPH_NAMES = (IMAGE_ENCODER, TEXT_ENCODER, DECODER, SCORER)
+_CHUNK = 1 << 20
+
+
+def sha256_file(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a graph.
+
+    Attributes:
+        dtype: numpy name, for example "float32".
+        shape: numbers, and names for the dimensions that vary.
+    """
+
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> TensorSpec:
+        """Read what `to_dict` wrote."""
+        return cls(str(fields["dtype"]), tuple(_dimension(value) for value in fields["shape"]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain containers for JSON."""
+        return {"dtype": self.dtype, "shape": list(self.shape)}
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """One graph: its file, and what goes in and comes out, in order."""
+
+    file: str
+    inputs: Mapping[str, TensorSpec]
+    outputs: Mapping[str, TensorSpec]
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> GraphSpec:
+        """Read what `to_dict` wrote."""
+        return cls(
+            str(fields["file"]),
+            {str(name): TensorSpec.from_dict(spec) for name, spec in fields["inputs"].items()},
+            {str(name): TensorSpec.from_dict(spec) for name, spec in fields["outputs"].items()},
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain containers for JSON."""
+        return {
+            "file": self.file,
+            "inputs": {name: spec.to_dict() for name, spec in self.inputs.items()},
+            "outputs": {name: spec.to_dict() for name, spec in self.outputs.items()},
+        }
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """What a file of the folder must be: its SHA-256 and its size in bytes."""
+
+    sha256: str
+    bytes: int
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> FileRecord:
+        """Read what `to_dict` wrote."""
+        return cls(str(fields["sha256"]), int(fields["bytes"]))
+
+    @classmethod
+    def of(cls, path: Path) -> FileRecord:
+        """Read a file and record what it is."""
+        return cls(sha256_file(path), path.stat().st_size)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain containers for JSON."""
+        return {"sha256": self.sha256, "bytes": self.bytes}
+
+
+@dataclass(frozen=True)
+class SearchDefaults:
+    """Beam search settings that apply where a caller names none."""
+
+    beams: int = 3
+    length_penalty: float = 1.0
+    early_stopping: bool = True
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> SearchDefaults:
+        """Read what `to_dict` wrote."""
+        defaults = cls(int(fields["beams"]), float(fields["length_penalty"]), bool(fields["early_stopping"]))
+        if defaults.beams < 1 or not math.isfinite(defaults.length_penalty):
+            raise ValueError(f"search defaults out of range: {dict(fields)}")
+        return defaults
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain containers for JSON."""
+        return {
+            "beams": self.beams,
+            "length_penalty": self.length_penalty,
+            "early_stopping": self.early_stopping,
+        }
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything that a model folder says about itself.
+
+    Attributes:
+        model: the model's configuration, as the checkpoint had it.
+        preprocessing: what happens to an image before `image_encoder`.
+        max_len: longest sequence of ids, START and END included.
+        vocab_size: number of ids.
+        no_change_sentences: sentences that mean "nothing changed", seen in training.
+        search: beam search defaults.
+        precision: number format of the graphs, for example "fp32".
+        graphs: graph name → file, inputs, outputs.
+        files: file name → hash and size, for every file but the manifest.
+        checkpoint: what the folder was made from ("sha256").
+        producers: package → version that made the folder.
+        parity: what was compared with the PyTorch model, and how close it came.
+    """
+
+    model: Mapping[str, Any]
+    preprocessing: Preprocessing
+    max_len: int
+    vocab_size: int
+    no_change_sentences: tuple[str, ...]
+    graphs: Mapping[str, GraphSpec]
+    files: Mapping[str, FileRecord]
+    search: SearchDefaults = field(default_factory=SearchDefaults)
+    precision: str = "fp32"
+    checkpoint: Mapping[str, Any] = field(default_factory=dict)
+    producers: Mapping[str, str] = field(default_factory=dict)
+    parity: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, folder: Path | str, verify: bool = True) -> Manifest:
+        """Read a folder's manifest and check the folder against it.
+
+        Args:
+            folder: the model folder.
+            verify: hash every declared file. Without it, only their presence and sizes are checked.
+
+        Raises:
+            ModelNotFoundError: there is no such folder.
+            ModelFolderError: no manifest in it, a format that this version cannot read, a file missing or changed.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise ModelNotFoundError(
+                f"{folder}: no such model folder. Make one with `rsicrc-export ckpt.pt -o {folder}`, or name another"
+            )
+        manifest = cls.from_json(_read(folder / MANIFEST_FILE), folder / MANIFEST_FILE)
+        for name, record in manifest.files.items():
+            _check_file(folder / name, record, verify)
+        return manifest
+
+    @classmethod
+    def from_json(cls, text: str, path: Path) -> Manifest:
+        """Read a manifest's text; `path` is for messages.
+
+        Raises:
+            ModelFolderError: not a manifest, of another format version, or with fields missing or wrong.
+        """
+        try:
+            fields = json.loads(text)
+        except ValueError as error:
+            raise ModelFolderError(f"{path}: not valid JSON ({error}): export the model again") from error
+        if not isinstance(fields, dict) or fields.get("format") != FORMAT:
+            raise ModelFolderError(f"{path}: not the manifest of an rsicrc model folder (no 'format': '{FORMAT}')")
+        version = fields.get("format_version")
+        if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+            raise ModelFolderError(f"{path}: format_version is {version!r}, not a number: export the model again")
+        if version > FORMAT_VERSION:
+            raise ModelFolderError(
+                f"{path}: made by a newer rsicrc (format {version}; this one reads {FORMAT_VERSION}): "
+                "upgrade with `pip install -U rsicrc`"
+            )
+        try:
+            manifest = cls._from_fields(fields)
+        except KeyError as error:
+            raise ModelFolderError(f"{path}: field {error} is missing: export the model again") from error
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ModelFolderError(f"{path}: a field is wrong ({error}): export the model again") from error
+        return manifest
+
+    @classmethod
+    def _from_fields(cls, fields: Mapping[str, Any]) -> Manifest:
+        if dict(fields["special_ids"]) != SPECIAL_IDS:
+            raise ValueError(f"special_ids must be {SPECIAL_IDS}")
+        manifest = cls(
+            model=dict(fields["model"]),
+            preprocessing=Preprocessing.from_dict(fields["preprocessing"]),
+            max_len=int(fields["max_len"]),
+            vocab_size=int(fields["vocab_size"]),
+            no_change_sentences=tuple(str(sentence) for sentence in fields["no_change_sentences"]),
+            graphs={str(name): GraphSpec.from_dict(graph) for name, graph in fields["graphs"].items()},
+            files={str(name): FileRecord.from_dict(record) for name, record in fields["files"].items()},
+            search=SearchDefaults.from_dict(fields["search"]),
+            precision=str(fields["precision"]),
+            checkpoint=dict(fields["checkpoint"]),
+            producers={str(name): str(version) for name, version in fields["producers"].items()},
+            parity=dict(fields["parity"]),
+        )
+        if manifest.max_len < 3:
+            raise ValueError(f"max_len must be at least 3, not {manifest.max_len}")
+        for name in manifest.files:
+            _require_plain_name(name)
+        missing = [name for name in GRAPH_NAMES if name not in manifest.graphs]
+        if missing:
+            raise ValueError(f"graphs not declared: {', '.join(missing)}")
+        needed = [TOKENIZER_FILE, *(graph.file for graph in manifest.graphs.values())]
+        undeclared = [name for name in needed if name not in manifest.files]
+        if undeclared:
+            raise ValueError(f"files without a hash: {', '.join(undeclared)}")
+        return manifest
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain containers for JSON."""
+        return {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "model": dict(self.model),
+            "preprocessing": self.preprocessing.to_dict(),
+            "special_ids": dict(SPECIAL_IDS),
+            "max_len": self.max_len,
+            "vocab_size": self.vocab_size,
+            "no_change_sentences": list(self.no_change_sentences),
+            "search": self.search.to_dict(),
+            "precision": self.precision,
+            "graphs": {name: graph.to_dict() for name, graph in self.graphs.items()},
+            "files": {name: record.to_dict() for name, record in self.files.items()},
+            "checkpoint": dict(self.checkpoint),
+            "producers": dict(self.producers),
+            "parity": dict(self.parity),
+        }
+
+    def write(self, folder: Path) -> None:
+        """Write `manifest.json` into a folder; an older one is replaced only by a complete new one."""
+        path = folder / MANIFEST_FILE
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ModelFolderError(f"{path}: missing, so {path.parent} is not a model folder") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelFolderError(f"{path}: cannot be read ({error})") from error
+
+
+def _check_file(path: Path, record: FileRecord, verify: bool) -> None:
+    if not path.is_file():
+        raise ModelFolderError(f"{path}: missing, though the manifest declares it: copy or export the folder again")
+    size = path.stat().st_size
+    if size != record.bytes:
+        raise ModelFolderError(
+            f"{path}: {size} bytes where the manifest says {record.bytes}: copy or export the folder again"
+        )
+    if verify and sha256_file(path) != record.sha256:
+        raise ModelFolderError(f"{path}: changed since the export (SHA-256 differs): copy or export the folder again")
+
+
+def _require_plain_name(name: str) -> None:
+    # A manifest from a stranger must not make us open files outside its folder, on any system.
+    if name in ("", ".", "..") or PurePosixPath(name).name != name or PureWindowsPath(name).name != name:
+        raise ValueError(f"{name!r} is not a plain file name")
+
+
+def _dimension(value: Any) -> int | str:
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise TypeError(f"a dimension must be a number or a name, not {value!r}")
+    return value

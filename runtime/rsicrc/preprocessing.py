@@ -1,0 +1,92 @@
+"""What happens to an image before the graphs see it: bicubic resize of the shortest side, centre crop.
+
+Equal to the pixel with `open_clip.image_transform(size, is_train=False)` up to its normalisation, which the graphs do
+themselves: images travel as uint8. Training and export use this module too, so it is defined once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def resized_size(width: int, height: int, size: int) -> tuple[int, int]:
+    """Return (width, height) after the shortest side became `size`; the long side is cut to a whole pixel."""
+    if width <= height:
+        return size, int(size * height / width)
+    return int(size * width / height), size
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How images become the uint8 squares that the image encoder takes.
+
+    Attributes:
+        size: side of the square, in pixels.
+        mean: per-channel mean (R, G, B) that the graph subtracts from x / 255.
+        std: per-channel standard deviation that the graph divides by.
+    """
+
+    size: int
+    mean: tuple[float, float, float] = CLIP_MEAN
+    std: tuple[float, float, float] = CLIP_STD
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Preprocessing:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            KeyError, TypeError, ValueError: a field is missing or not of its type.
+        """
+        size = int(fields["size"])
+        if size < 1:
+            raise ValueError(f"size must be positive, not {size}")
+        return cls(size=size, mean=_three(fields["mean"]), std=_three(fields["std"]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain containers for JSON."""
+        return {"size": self.size, "mean": list(self.mean), "std": list(self.std)}
+
+    def prepare(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Resize and crop one RGB image.
+
+        Args:
+            image: a Pillow image of mode RGB, any size.
+
+        Returns:
+            uint8 [size, size, 3].
+        """
+        from PIL import Image
+
+        width, height = resized_size(image.width, image.height, self.size)
+        if (width, height) != image.size:
+            image = image.resize((width, height), Image.Resampling.BICUBIC)
+        # Python's round (half to even), as in torchvision: the offset of an odd margin depends on it.
+        left, top = round((width - self.size) / 2), round((height - self.size) / 2)
+        if (width, height) != (self.size, self.size):
+            image = image.crop((left, top, left + self.size, top + self.size))
+        return np.array(image, dtype=np.uint8)
+
+    def normalise(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return (x / 255 - mean) / std in float32, as the graph computes it. For comparisons; the engine never does.
+
+        Args:
+            images: uint8 [..., 3].
+        """
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        return (images.astype(np.float32) / np.float32(255) - mean) / std
+
+
+def _three(values: Any) -> tuple[float, float, float]:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue

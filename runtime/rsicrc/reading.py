@@ -1,0 +1,85 @@
+"""Reading pairs ahead of the graphs: a few threads decode while the graphs work, in order and in bounded memory."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsicrc.captions import PairFailure
+from rsicrc.errors import ImageError
+from rsicrc.images import Pair, load_pair
+from rsicrc.preprocessing import Preprocessing
+
+Prepared: TypeAlias = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Consecutive pairs, read and prepared.
+
+    Attributes:
+        images: uint8 [B, 2, size, size, 3], the pairs that could be read; B may be 0.
+        failures: one for each pair that could not, or None in the place of one that could, in the order of the input.
+    """
+
+    images: NDArray[np.uint8]
+    failures: tuple[PairFailure | None, ...]
+
+
+def prepare_pair(pair: Pair, preprocessing: Preprocessing) -> Prepared:
+    """Return a pair as the image encoder takes it, uint8 [2, size, size, 3].
+
+    Raises:
+        ImageError: see `rsicrc.images.load_pair`.
+    """
+    before, after = load_pair(pair)
+    return np.stack([preprocessing.prepare(before), preprocessing.prepare(after)])
+
+
+def read_batches(pairs: Iterable[Pair], preprocessing: Preprocessing, batch_size: int, workers: int) -> Iterator[Batch]:
+    """Read pairs with `workers` threads, at most one batch ahead of the one that was asked for.
+
+    Args:
+        pairs: the pairs; taken one by one, in the calling thread.
+        preprocessing: what the model wants.
+        batch_size: pairs in a batch, readable or not; the last one may be shorter.
+        workers: threads.
+
+    Yields:
+        The batches, in the order of the input.
+    """
+    size = preprocessing.size
+    with ThreadPoolExecutor(workers, thread_name_prefix="rsicrc-read") as pool:
+        pending: deque[Future[Prepared]] = deque()
+        source = iter(pairs)
+        index = 0
+        try:
+            while True:
+                images: list[Prepared] = []
+                failures: list[PairFailure | None] = []
+                while len(failures) < batch_size:
+                    # Topped up before every wait: when this batch is full, the next one is already being read.
+                    missing = batch_size + 1 - len(pending)
+                    pending.extend(pool.submit(prepare_pair, pair, preprocessing) for pair in islice(source, missing))
+                    if not pending:
+                        break
+                    try:
+                        images.append(pending.popleft().result())
+                        failures.append(None)
+                    except ImageError as error:
+                        failures.append(PairFailure(index, error))
+                    index += 1
+                if not failures:
+                    return
+                stacked = np.stack(images) if images else np.zeros((0, 2, size, size, 3), np.uint8)
+                yield Batch(stacked, tuple(failures))
+        finally:
+            # The caller may stop early (an error, Ctrl-C): what was not begun is not read.
+            pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,139 @@
+"""Finding and opening a model folder, the choice of a backend, and what an import costs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import rsicrc
+from rsicrc import ArgumentError, BackendError, ModelFolderError, ModelNotFoundError
+from rsicrc.backends.onnxruntime import available_cpus, cgroup_quota
+from rsicrc.engine import find_model
+from tests.models import random_images
+
+
+def python(code: str, *arguments: object) -> str:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout.strip()
+
+
+def test_import_is_light() -> None:
+    heavy = ("torch", "numpy", "PIL", "onnxruntime", "tokenizers", "click")
+    code = f"import rsicrc, sys; print([name for name in {heavy} if name in sys.modules])"
+    assert python(code) == "[]"
+
+
+def test_the_runtime_never_imports_torch(model_folder: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "pair.npy", random_images(1, seed=0)[0])
+    code = """
+import sys
+import numpy as np
+import rsicrc
+engine = rsicrc.load(sys.argv[1], threads=1)
+pair = tuple(np.load(sys.argv[2]))
+engine.caption([pair]), engine.score([pair], ["the road"]), engine.embed_texts(["the road"]), engine.explain(pair)
+print([name for name in sys.modules if name.split(".")[0] in ("torch", "rsicrc_train", "rsicrc_export")])
+"""
+    assert python(code, model_folder, tmp_path / "pair.npy") == "[]"
+
+
+def test_every_public_name_is_there() -> None:
+    assert [name for name in rsicrc.__all__ if not hasattr(rsicrc, name)] == []
+    assert set(rsicrc.__all__) <= set(dir(rsicrc))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        rsicrc.nothing  # noqa: B018
+
+
+def test_model_lookup(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RSICRC_MODEL", raising=False)
+    with pytest.raises(
+        ModelNotFoundError, match=r"^model: no such .*\$RSICRC_MODEL is not set.*rsicrc-export ckpt\.pt"
+    ):
+        rsicrc.load()
+    (tmp_path / "model").symlink_to(model_folder)
+    assert find_model() == Path("model")
+    monkeypatch.setenv("RSICRC_MODEL", "elsewhere")
+    with pytest.raises(ModelNotFoundError, match=r"^elsewhere: no such model folder \(from \$RSICRC_MODEL\)"):
+        rsicrc.load()
+    assert rsicrc.load("model").folder == Path("model")
+    monkeypatch.setenv("RSICRC_MODEL", str(model_folder))
+    assert rsicrc.load().folder == model_folder
+    with pytest.raises(ModelNotFoundError, match=r"^nowhere: no such model folder \(as asked for\)"):
+        rsicrc.load("nowhere")
+
+
+def test_a_changed_byte_is_found_at_load(model_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder, folder)
+    content = bytearray((folder / "decoder.onnx").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "decoder.onnx").write_bytes(content)
+    with pytest.raises(ModelFolderError, match=r"decoder\.onnx: changed since the export"):
+        rsicrc.load(folder)
+
+
+@pytest.mark.parametrize("device", ["cuda:0", "gpu", ""])
+def test_other_devices_are_refused(model_folder: Path, device: str) -> None:
+    with pytest.raises(BackendError, match="this version runs on cpu"):
+        rsicrc.load(model_folder, device)
+
+
+def test_other_backends_are_refused(model_folder: Path) -> None:
+    with pytest.raises(BackendError, match=r"no backend 'tensorrt': there is onnxruntime"):
+        rsicrc.load(model_folder, backend="tensorrt")
+
+
+def test_without_onnx_runtime(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(BackendError, match=r"pip install 'rsicrc\[cpu\]'") as caught:
+        rsicrc.load(model_folder)
+    assert isinstance(caught.value, RuntimeError)
+
+
+def test_threads(model_folder: Path) -> None:
+    assert rsicrc.load(model_folder).backend.threads == available_cpus()
+    assert rsicrc.load(model_folder, threads=3).backend.threads == 3
+    with pytest.raises(ArgumentError, match="threads must be at least 1, not 0"):
+        rsicrc.load(model_folder, threads=0)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="affinity is Linux's")
+def test_threads_follow_the_affinity() -> None:
+    code = """
+import os
+from rsicrc.backends.onnxruntime import available_cpus
+os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+print(available_cpus())
+"""
+    assert python(code) == "1"
+
+
+@pytest.mark.parametrize(
+    ("files", "quota"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4.0),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({"cpu.max": "nonsense"}, None),
+        ({}, None),
+    ],
+)
+def test_container_quotas(files: dict[str, str], quota: float | None, tmp_path: Path) -> None:
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert cgroup_quota(tmp_path) == quota
+
+
+def test_a_graph_that_refuses_its_inputs(model_folder: Path) -> None:
+    backend = rsicrc.load(model_folder, threads=1).backend
+    with pytest.raises(BackendError, match="graph 'text_encoder' failed in ONNX Runtime"):
+        backend.run("text_encoder", {"input_ids": np.zeros((1, 3), np.float32)})

@@ -1,0 +1,90 @@
+"""Files of a Hugging Face hub repository, by references such as `hf:owner/repo/file.pt`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from rsicrc.errors import CheckpointError
+
+PREFIX = "hf:"
+
+
+class HubReference(NamedTuple):
+    """A repository of the hub, `owner/name`, and a file in it, or None."""
+
+    repository: str
+    file: str | None
+
+
+def is_reference(text: str) -> bool:
+    """Whether `text` names something on the hub, not a path."""
+    return text.startswith(PREFIX)
+
+
+def parse(reference: str) -> HubReference:
+    """Split `hf:owner/repo[/file]`; the file may lie in folders of the repository.
+
+    Raises:
+        CheckpointError: it is not of this form.
+    """
+    parts = reference.removeprefix(PREFIX).split("/", 2)
+    if not is_reference(reference) or len(parts) < 2 or not all(parts):
+        raise CheckpointError(f"{reference!r} is not a hub reference: write hf:owner/repo or hf:owner/repo/file")
+    return HubReference("/".join(parts[:2]), parts[2] if len(parts) == 3 else None)
+
+
+def find(repository: str, file: str) -> Path | None:
+    """The local copy of a repository's file, downloaded unless the cache has it; None if there is no such file.
+
+    Where the hub cannot be reached, only the cache is asked.
+
+    Raises:
+        CheckpointError: no such repository, no right to read it, or the download failed.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        return Path(hf_hub_download(repository, file))
+    except EntryNotFoundError:  # on the hub, or without a connection in the cache
+        return None
+    except GatedRepoError as error:
+        raise CheckpointError(f"{repository} is gated: accept its terms on the hub, then `hf auth login`") from error
+    except RepositoryNotFoundError as error:
+        raise CheckpointError(
+            f"the hub has no repository {repository}; for a private one, log in with `hf auth login`"
+        ) from error
+    except HFValidationError as error:
+        raise CheckpointError(f"{repository!r} cannot be the name of a hub repository: {error}") from error
+    except (HfHubHTTPError, OSError) as error:
+        raise CheckpointError(f"{file} of {repository} could not be downloaded: {error}") from error
+
+
+def download(reference: str) -> Path:
+    """The local copy of the file that `hf:owner/repo/file` names.
+
+    Raises:
+        CheckpointError: the reference names no file, or it cannot be had.
+    """
+    repository, file = parse(reference)
+    if file is None:
+        raise CheckpointError(f"{reference} names a repository: name a file in it, as {reference}/FILE")
+    if (path := find(repository, file)) is None:
+        raise CheckpointError(f"{repository} has no file {file}{where_looked()}")
+    return path
+
+
+def where_looked() -> str:
+    """What to add to "there is no such file"."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return " in the hub's cache, and HF_HUB_OFFLINE forbids to download it"
+    return " on the hub; or the hub cannot be reached, and its cache has none"

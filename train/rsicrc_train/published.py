@@ -1,0 +1,234 @@
+"""The published checkpoint: `model_best.pt`, `config.json` and `levir_vocab.json`, read under our names.
+
+Tensor names, options and their defaults are those of Ferrod, Di Caro, Ienco (Discovery Science 2024, arXiv 2406.13424).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rsicrc.errors import CheckpointError
+from rsicrc.levir import NO_CHANGE_SENTENCES
+from rsicrc.vocabulary import SPECIAL_WORDS
+from rsicrc_train.checkpoint import Checkpoint
+from rsicrc_train.config import ModelConfig, TrunkConfig
+from rsicrc_train.model import RSICRC, sinusoids
+from rsicrc_train.weights import complain, read_weights
+
+# What config.json says about the model, and the published defaults.
+_MODEL_OPTIONS: dict[str, Any] = {
+    "backbone": "RN50",
+    "d_model": 2048,
+    "max_len": 41,
+    "encoder_layers": 3,
+    "decoder_layers": 1,
+    "num_heads": 8,
+    "h_dim": 512,
+    "a_dim": 2048,
+    "dropout": 0.1,
+    "learnable": False,
+    "tie_embeddings": True,
+    "prenorm": False,
+}
+# What it says about the training: of no effect on a trained model.
+_TRAINING_OPTIONS = ("fine_tune", "fna", "s-threshold", "s-transformers")
+
+_NET = "encoder.encoder.net."
+_EMBEDDING, _OUTPUT = "decoder.tokens_embed.weight", "decoder.lm_head.weight"
+_SINUSOIDS = "decoder.position_encoding.pe"
+_POSITIONS, _LEARNED = "decoder.position_encoding.", "decoder.position_encoding.learned"
+# Nothing reads these: the values of the fusion attention are projected by the keys' matrix, and of a vision transformer
+# only the patch tokens are used, not its pooled and projected output.
+_DEAD = re.compile(r"encoder\.encoder_trans\.selftrans\.\d+\.[01]\.att\.to_v\.weight|encoder\.encoder\.net\.proj")
+
+# Ours → published, applied in this order.
+_RENAMES = tuple(
+    (re.compile(ours), published)
+    for ours, published in (
+        (r"^encoder\.proj\.", r"encoder.encoder.proj."),
+        # The published code looks columns up in the table called h, rows in the one called w.
+        (r"^encoder\.column_embedding\.", r"encoder.encoder_trans.h_embedding."),
+        (r"^encoder\.row_embedding\.", r"encoder.encoder_trans.w_embedding."),
+        (r"^encoder\.fusion\.(\d+)\.date\.", r"encoder.encoder_trans.selftrans.\1.0."),
+        (r"^encoder\.fusion\.(\d+)\.pair\.", r"encoder.encoder_trans.selftrans.\1.1."),
+        (r"(selftrans\.\d+\.\d)\.attention\.query\.", r"\1.att.to_q."),
+        (r"(selftrans\.\d+\.\d)\.attention\.key\.", r"\1.att.to_k."),
+        (r"(selftrans\.\d+\.\d)\.attention\.out\.", r"\1.att.to_out.0."),
+        (r"(selftrans\.\d+\.\d)\.feed_forward\.", r"\1.feedforward.net."),
+        (r"(selftrans\.\d+\.\d)\.attention_norm\.", r"\1.norm1."),
+        (r"(selftrans\.\d+\.\d)\.feed_forward_norm\.", r"\1.norm2."),
+        (r"^encoder\.merge\.", r"encoder.Conv1."),
+        (r"^encoder\.residual\.", r"encoder.LN."),
+        (r"^encoder\.pool\.query$", r"encoder.img_queries"),
+        (r"^encoder\.pool\.attention\.", r"encoder.att_pool."),
+        (r"^encoder\.pool\.norm\.", r"encoder.att_pool_norm."),
+        (r"^decoder\.embedding\.", r"decoder.tokens_embed."),
+        (r"^decoder\.positions$", r"decoder.position_encoding.learned"),
+        (r"^decoder\.output\.", r"decoder.lm_head."),
+        (r"^decoder\.unimodal\.", r"decoder.uni_decoder."),
+        (r"^decoder\.multimodal\.", r"decoder.cross_decoder."),
+        (r"(_decoder\.\d+)\.self_attention\.", r"\1.self_attn."),
+        (r"(_decoder\.\d+)\.cross_attention\.", r"\1.cross_attn."),
+        (r"(_decoder\.\d+)\.self_norm\.", r"\1.sa_norm."),
+        (r"(_decoder\.\d+)\.cross_norm\.", r"\1.mha_norm."),
+        (r"(_decoder\.\d+)\.feed_forward\.0\.", r"\1.ff_linear1."),
+        (r"(_decoder\.\d+)\.feed_forward\.3\.", r"\1.ff_linear2."),
+        (r"(_decoder\.\d+)\.feed_forward_norm\.", r"\1.ff_norm."),
+    )
+)
+
+
+def load_published(weights: Path, config: Path, vocab: Path, *, trunk: TrunkConfig | None = None) -> Checkpoint:
+    """Read published weights into a checkpoint of ours, with float32 tensors.
+
+    Args:
+        weights: the state dict, `model_best.pt` or the same as `.safetensors`.
+        config: `config.json`; an option that it leaves out has its published default.
+        vocab: `levir_vocab.json`, the id of every word.
+        trunk: the trunk's sizes where they are not those of the backbone that `config` names.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, an option is unknown or does not fit, or tensors are missing,
+            unknown or wrongly shaped; all of them are named.
+    """
+    options = _read_options(config)
+    model_config = _model_config(options, trunk)
+    words = _read_words(vocab)
+    tensors = read_weights(weights)
+    _complete(tensors, model_config)
+    return Checkpoint(
+        config=model_config,
+        vocabulary=words,
+        no_change_sentences=_no_change_sentences(words),
+        state_dict=_renamed(tensors, model_config, words, weights),
+        training={"published": {"weights": weights.name, "config": options}},
+    )
+
+
+def published_names(model: RSICRC) -> dict[str, str]:
+    """The published name of each of the model's tensors, by ours."""
+    # The published code numbers a ResNet's parts by their position; a vision transformer keeps its own names.
+    numbered = model.config.image_trunk.kind != "clip_vit"
+    parts = {name: str(number) for number, (name, _) in enumerate(model.encoder.trunk.visual.named_children())}
+    names = {}
+    for ours in model.state_dict():
+        published = ours
+        if ours.startswith("encoder.trunk.visual."):
+            part, _, rest = ours.removeprefix("encoder.trunk.visual.").partition(".")
+            published = f"{_NET}{parts[part] if numbered else part}" + (f".{rest}" if rest else "")
+        for pattern, replacement in _RENAMES:
+            published = pattern.sub(replacement, published)
+        names[ours] = published
+    return names
+
+
+def _renamed(tensors: dict[str, Tensor], config: ModelConfig, words: tuple[str, ...], path: Path) -> dict[str, Tensor]:
+    """The tensors under our names, checked against the model that `config` describes."""
+    with torch.device("meta"):  # names and shapes without the memory
+        model = RSICRC(config, len(words))
+    names, wanted = published_names(model), model.state_dict()
+    complain(
+        path,
+        "the published layout with this config and vocabulary",
+        missing=[published for published in names.values() if published not in tensors],
+        extra=sorted(name for name in set(tensors) - set(names.values()) if not _DEAD.fullmatch(name)),
+        misshapen=[
+            f"{published} is {tuple(tensors[published].shape)}, not {tuple(wanted[ours].shape)}"
+            for ours, published in names.items()
+            if published in tensors and tensors[published].shape != wanted[ours].shape
+        ],
+    )
+    return {ours: tensors[published].to(wanted[ours].dtype) for ours, published in names.items()}
+
+
+def _complete(tensors: dict[str, Tensor], config: ModelConfig) -> None:
+    """Put in, in place, what the published code leaves out of the file, and take out what is computed.
+
+    Raises:
+        CheckpointError: the file contradicts an option of the config.
+    """
+    if not config.learnable and (saved := tensors.pop(_SINUSOIDS, None)) is not None:
+        computed = sinusoids(config.max_len, config.d_model).unsqueeze(0)
+        # The tolerance is that of float16 weights.
+        if saved.shape != computed.shape or not torch.allclose(saved.float(), computed, atol=1e-3):
+            raise CheckpointError(
+                f"{_SINUSOIDS} {tuple(saved.shape)} does not hold the sinusoids for max_len = {config.max_len} and "
+                f"d_model = {config.d_model}: is this the config.json of these weights?"
+            )
+    if config.learnable:
+        # What the published code calls them is not documented; nothing else of that size stands under this prefix.
+        size = config.max_len * config.d_model
+        learned = [name for name in tensors if name.startswith(_POSITIONS) and tensors[name].numel() == size]
+        if len(learned) == 1:
+            tensors[_LEARNED] = tensors.pop(learned[0]).reshape(config.max_len, config.d_model)
+    if config.tie_embeddings:  # one matrix under two names; safetensors keeps one of them
+        tied = [tensors[name] for name in (_EMBEDDING, _OUTPUT) if name in tensors]
+        if len(tied) == 2 and not torch.equal(*tied):
+            raise CheckpointError(f"tie_embeddings is true, but {_EMBEDDING} and {_OUTPUT} differ: set it to false")
+        if tied:
+            tensors[_EMBEDDING] = tensors[_OUTPUT] = tied[0]
+    if config.num_heads == 1:
+        # One head as wide as the tokens needs no output projection; where the file has none, the identity is one.
+        for layer in range(config.encoder_layers):
+            for block, width in enumerate((config.d_model, 2 * config.d_model)):
+                out = f"encoder.encoder_trans.selftrans.{layer}.{block}.att.to_out.0"
+                if config.a_dim == width:
+                    tensors.setdefault(f"{out}.weight", torch.eye(width))
+                    tensors.setdefault(f"{out}.bias", torch.zeros(width))
+
+
+def _read_options(path: Path) -> dict[str, Any]:
+    """The options of config.json, each of the type that it should have."""
+    options = _read_json(path, "--config")
+    known = (*_MODEL_OPTIONS, *_TRAINING_OPTIONS)
+    if unknown := sorted(set(options) - set(known)):
+        raise CheckpointError(f"{path}: unknown option(s) {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+    for name, default in _MODEL_OPTIONS.items():
+        value = options.get(name, default)
+        fits = type(value) is type(default) or (name == "dropout" and type(value) is int)
+        if not fits:
+            raise CheckpointError(f"{path}: {name} = {value!r} should be like {default!r}")
+        if type(default) is int and value < 1 and name != "encoder_layers":
+            raise CheckpointError(f"{path}: {name} = {value} should be at least 1")
+    return options
+
+
+def _model_config(options: dict[str, Any], trunk: TrunkConfig | None) -> ModelConfig:
+    values = {name: options.get(name, default) for name, default in _MODEL_OPTIONS.items()}
+    layers = values.pop("decoder_layers")  # so many of each kind
+    return ModelConfig(**values, trunk=trunk, unimodal_layers=layers, multimodal_layers=layers)
+
+
+def _read_words(path: Path) -> tuple[str, ...]:
+    """The vocabulary's words in the order of their ids."""
+    ids = _read_json(path, "--vocab")
+    if not all(type(number) is int for number in ids.values()) or sorted(ids.values()) != list(range(len(ids))):
+        raise CheckpointError(f"{path} is not a vocabulary: each word should have one of the ids 0 to {len(ids) - 1}")
+    words = tuple(sorted(ids, key=lambda word: int(ids[word])))
+    if words[:4] != SPECIAL_WORDS:
+        raise CheckpointError(f"{path}: the first words are {words[:4]}, not {SPECIAL_WORDS}")
+    return words
+
+
+def _no_change_sentences(words: tuple[str, ...]) -> tuple[str, ...]:
+    """LEVIR-CC's five, unless the vocabulary is that of another data set."""
+    known = set(words)
+    return NO_CHANGE_SENTENCES if all(known.issuperset(text.split()) for text in NO_CHANGE_SENTENCES) else ()
+
+
+def _read_json(path: Path, option: str) -> dict[str, Any]:
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"no file {path}: name the one beside the weights by {option}") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a JSON file: {error}") from error
+    if not isinstance(plain, dict):
+        raise CheckpointError(f"{path} holds a {type(plain).__name__}, not a JSON object")
+    return plain

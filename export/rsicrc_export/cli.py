@@ -1,0 +1,53 @@
+"""`rsicrc-export`: from a checkpoint to a model folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from rsicrc import __version__
+from rsicrc.console import run_command
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("checkpoint", metavar="CKPT")
+@click.option("-o", "--output", type=click.Path(path_type=Path), default="model", show_default=True, help="Its folder.")
+@click.option("--force", is_flag=True, help="Replace the model folder; the old one stays until the new one is proven.")
+@click.option("--config", type=click.Path(path_type=Path), help="config.json of the published weights.")
+@click.option("--vocab", type=click.Path(path_type=Path), help="levir_vocab.json of the published weights.")
+@click.version_option(__version__, prog_name="rsicrc-export")
+def command(checkpoint: str, output: Path, force: bool, config: Path | None, vocab: Path | None) -> None:
+    """Export CKPT to a model folder: ONNX graphs, each proven equal to the PyTorch model.
+
+    CKPT is a checkpoint of rsicrc-train, or published weights (a state dict) with their --config and --vocab; a file,
+    or a reference to the Hugging Face hub, hf:owner/repo[/file].
+    """
+    if (config is None) != (vocab is None):
+        raise click.UsageError("published weights need both --config and --vocab")
+
+    from functools import partial
+
+    from rsicrc_export import hub
+    from rsicrc_export.folder import check_target, export_checkpoint
+    from rsicrc_train import checkpoint as checkpoints
+    from rsicrc_train.published import load_published
+
+    check_target(output, force=force)  # before a download or anything else that takes long
+    files = hub.resolve(checkpoint) if hub.is_reference(checkpoint) else hub.HubCheckpoint(Path(checkpoint))
+    config, vocab = config or files.config, vocab or files.vocab
+    read = checkpoints.load
+    if config is not None and vocab is not None:
+        read = partial(load_published, config=config, vocab=vocab)
+    export_checkpoint(files.weights, output, force=force, report=_say, read=read)
+    click.echo(output)
+
+
+def main() -> NoReturn:
+    """Run the command line."""
+    run_command(command, "rsicrc-export", extra="export")
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)

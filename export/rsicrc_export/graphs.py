@@ -1,0 +1,201 @@
+"""The word graphs as PyTorch modules: `text_encoder`, `decoder` (one step of beam search) and `scorer`.
+
+B pairs, K beams, n words, N sentences, T places in the caches, S visual tokens, H heads of width dh; d = H·dh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rsicrc.vocabulary import PAD
+from rsicrc_export.image_graph import ImageEncoderGraph
+from rsicrc_export.search import Finished, Settings, advance
+from rsicrc_export.word_layers import (
+    IMPOSSIBLE,
+    WordLayer,
+    Words,
+    join_heads,
+    mix,
+    mix_causally,
+    split_heads,
+    word_layers,
+)
+from rsicrc_train.model import RSICRC
+
+__all__ = ["DecoderStepGraph", "ImageEncoderGraph", "ScorerGraph", "TextEncoderGraph"]
+
+
+class TextEncoderGraph(nn.Module):
+    """Sentences → embeddings. The last layer is computed for END alone: nothing else of it is used."""
+
+    def __init__(self, model: RSICRC) -> None:
+        super().__init__()
+        self.heads = model.config.num_heads
+        self.words = Words(model.decoder)
+        self.layers = word_layers(model.decoder.unimodal, self.words)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Ids int64 [B, n], right-padded with PAD → unit-length embeddings [B, d]."""
+        layers = _typed(self.layers)
+        places = torch.arange(ids.shape[1], device=ids.device)
+        last = (ids != PAD).sum(dim=1) - 1
+        x, projected = self.words(ids, places, layers[0])
+        for layer, following in pairwise(layers):
+            x = layer.think(layer.look_back(x, mix_causally(projected, self.heads)))
+            projected = following.project(x)
+        query, key, value = (split_heads(part, self.heads) for part in projected)
+        after_end = torch.where(places > last.unsqueeze(1), IMPOSSIBLE, 0.0)
+        mixed, _ = mix(_at(query, last, dim=2), key, value, after_end[:, None, None])
+        top = layers[-1]
+        x = top.think(top.look_back(_at(x, last, dim=1).flatten(1), mixed.flatten(1)))
+        return functional.normalize(x, dim=-1)
+
+
+class ScorerGraph(nn.Module):
+    """Given sentences on image pairs → the log-probability of every word, and where each looked."""
+
+    def __init__(self, model: RSICRC) -> None:
+        super().__init__()
+        self.heads = model.config.num_heads
+        self.words = Words(model.decoder)
+        self.layers = word_layers([*model.decoder.unimodal, *model.decoder.multimodal], self.words)
+        self.unimodal = len(model.decoder.unimodal)
+        self.output = Output(model, self.words)
+
+    def forward(
+        self, ids: Tensor, pair_index: Tensor, cross_keys: Sequence[Tensor], cross_values: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Sentences [N, n] on the pairs `pair_index` [N] of the keys and values [B, H, S, dh].
+
+        Returns:
+            log_probs [N, n - 1]: of word i + 1 given those before it; 0 where it is PAD.
+            attention [N, n, S]: the last layer's, mean over the heads, while word i + 1 is predicted.
+        """
+        layers = _typed(self.layers)
+        x, projected = self.words(ids, torch.arange(ids.shape[1], device=ids.device), layers[0])
+        weights = None
+        for number, layer in enumerate(layers):
+            projected = projected if number == 0 else layer.project(x)
+            x = layer.look_back(x, mix_causally(projected, self.heads))
+            if (cross := number - self.unimodal) >= 0:
+                keys, values = (side[cross].index_select(0, pair_index) for side in (cross_keys, cross_values))
+                mixed, weights = mix(split_heads(layer.ask(x), self.heads), keys, values)
+                x = layer.look_at(x, join_heads(mixed))
+            x = layer.think(x)
+        targets = ids[:, 1:]
+        logits = self.output(x[:, :-1].flatten(0, 1)).view(*targets.shape, -1)
+        log_probs = torch.log_softmax(logits, dim=-1).gather(2, targets.unsqueeze(2)).squeeze(2)
+        return torch.where(targets == PAD, 0.0, log_probs), cast(Tensor, weights).mean(dim=1)
+
+
+class DecoderStepGraph(nn.Module):
+    """One word for every beam of every pair, and the step of the search that selects it."""
+
+    def __init__(self, model: RSICRC) -> None:
+        super().__init__()
+        self.heads = model.config.num_heads
+        self.words = Words(model.decoder)
+        self.layers = word_layers([*model.decoder.unimodal, *model.decoder.multimodal], self.words)
+        self.unimodal = len(model.decoder.unimodal)
+        self.output = Output(model, self.words)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        parents: Tensor,
+        scores: Tensor,
+        position: Tensor,
+        self_keys: Sequence[Tensor],
+        self_values: Sequence[Tensor],
+        cross_keys: Sequence[Tensor],
+        cross_values: Sequence[Tensor],
+        finished: Sequence[Tensor],
+        done: Tensor,
+        length_penalty: Tensor,
+        early_stopping: Tensor,
+        max_length: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """Take one step; docs/graphs.md says what each input is.
+
+        Returns:
+            Tokens, parents and scores of the next step; the caches, keys of all layers and then values; the finished
+            pool; done; and the number of pairs that are not done.
+        """
+        layers = _typed(self.layers)
+        pairs, beams = tokens.shape
+        cache = Cache(parents, position, self.heads, self_keys[0].shape[3])
+        x, projected = self.words(tokens.flatten(), position, layers[0])
+        next_keys, next_values = [], []
+        for number, layer in enumerate(layers):
+            projected = projected if number == 0 else layer.project(x)
+            query, key, value = (part.view(pairs, beams, self.heads, -1) for part in projected)
+            next_keys.append(keys := cache.with_word(self_keys[number], key))
+            next_values.append(values := cache.with_word(self_values[number], value))
+            mixed, _ = mix(query.unsqueeze(3), keys, values, cache.unseen)
+            x = layer.look_back(x, mixed.flatten(0, 1).flatten(1))
+            if (cross := number - self.unimodal) >= 0:
+                # All beams of a pair ask the pair's one set of keys: [B, K, d] → [B, H, K, dh].
+                query = split_heads(layer.ask(x).view(pairs, beams, -1), self.heads)
+                mixed, _ = mix(query, cross_keys[cross], cross_values[cross])
+                x = layer.look_at(x, join_heads(mixed).flatten(0, 1))
+            x = layer.think(x)
+
+        log_probs = torch.log_softmax(self.output(x), dim=-1).view(pairs, beams, -1)
+        settings = Settings(length_penalty, early_stopping, max_length)
+        step = advance(log_probs, scores, position, Finished(*finished), done, settings)
+        unfinished = (~step.done).sum()
+        beam_state = (step.tokens, step.parents, step.scores)
+        return (*beam_state, *next_keys, *next_values, *step.finished, step.done, unfinished)
+
+
+class Cache:
+    """Where the caches [B, K, H, T, dh] are read and written in this step; the indices are made once for all layers.
+
+    Gathering and writing are a GatherND and a ScatterND on the caches' own shape, one copy each. (In ONNX Runtime a
+    `where` over the places takes nine times as long as ScatterND, and reshaping a graph's input or output is a copy.)
+    """
+
+    def __init__(self, parents: Tensor, position: Tensor, heads: int, places: int) -> None:
+        shape = (*parents.shape, heads)
+        pair, beam, head = (torch.arange(size, device=parents.device) for size in shape)
+        self.rows = (pair[:, None].expand(shape[:2]), parents)
+        self.here = (
+            pair[:, None, None].expand(shape),
+            beam[None, :, None].expand(shape),
+            head[None, None].expand(shape),
+            position.expand(shape),
+        )
+        self.unseen = torch.where(torch.arange(places, device=parents.device) > position, IMPOSSIBLE, 0.0)
+
+    def with_word(self, cache: Tensor, new: Tensor) -> Tensor:
+        """The cache of the beams that go on, with the new word [B, K, H, dh] at its place."""
+        return cache[self.rows].index_put(self.here, new)
+
+
+class Output(nn.Module):
+    """Words [N, d] → logits [N, V]. A tied output layer is the very table in which the words are looked up."""
+
+    def __init__(self, model: RSICRC, words: Words) -> None:
+        super().__init__()
+        own = model.decoder.output.weight
+        self.table = words.embedding if own is model.decoder.embedding.weight else nn.Buffer(own.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, d] → [N, V]."""
+        return functional.linear(x, self.table)
+
+
+def _at(x: Tensor, places: Tensor, dim: int) -> Tensor:
+    """From every row of x [N, ...] the entry of `dim` that `places` [N] names, `dim` kept."""
+    index = places.view(-1, *[1] * (x.dim() - 1)).expand(*x.shape[:dim], 1, *x.shape[dim + 1 :])
+    return x.gather(dim, index)
+
+
+def _typed(layers: nn.ModuleList) -> list[WordLayer]:
+    return cast(list[WordLayer], list(layers))

@@ -1,0 +1,181 @@
+"""The `image_encoder` graph: the pixels of B pairs → embedding, the decoder's cross keys and values, similarity.
+
+Tokens stay in one layout from the trunk to the merge, [B, S, 2, d] in image order: as [B, S, 2d] it is the two dates
+side by side along the channels, and the attention within each date only splits its heads differently. So the published
+model's concatenations, splits and transposes are views here.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rsicrc_export import fold
+from rsicrc_train.model import RSICRC, AttentionPool, FusionBlock, ImageEncoder, ResidualBlock
+
+_COSINE_EPSILON = 1e-8
+
+
+class ImageEncoderGraph(nn.Module):
+    """Images → trunk on all dates → fusion layers → merged tokens → pool, cross keys and values."""
+
+    def __init__(self, model: RSICRC) -> None:
+        super().__init__()
+        encoder = model.encoder
+        self.heads, self.width = model.config.num_heads, model.config.d_model
+        self.trunk = TokenTrunk(encoder)
+        self.fusion = nn.ModuleList()
+        for layer in encoder.fusion:
+            self.fusion.append(BlockGraph(cast(FusionBlock, layer.date)))
+            self.fusion.append(BlockGraph(cast(FusionBlock, layer.pair)))
+        self.merge = MergeGraph(encoder.merge)
+        self.residual = ResidualGraph(encoder.residual, model.config.image_trunk.map_size)
+        self.pool = PoolGraph(encoder.pool)
+        attentions = [layer.cross_attention for layer in model.decoder.multimodal]
+        self.memory = nn.Buffer(fold.fold_cross_memory(cast(list[nn.MultiheadAttention], attentions)))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Pixels uint8 [B, 2, size, size, 3] → embedding [B, d], similarity [B, h, w], cross keys and values.
+
+        The last ones are the keys of all multimodal layers, then their values, each [B, H, S, dh].
+        """
+        first = x = self.trunk(images)
+        for date, pair in zip(self.fusion[::2], self.fusion[1::2], strict=True):
+            x = date(x) + x
+            x = pair(x.flatten(2).unsqueeze(2)).view_as(x) + first
+        tokens, similarity = self.merge(x)
+        tokens = self.residual(tokens)
+        # [B, S, 2·M·d] → 2·M tensors [B, H, S, dh]
+        memory = (tokens @ self.memory).reshape(*tokens.shape[:2], -1, self.heads, self.width // self.heads)
+        maps = similarity.view(-1, *self.residual.map_shape)
+        return self.pool(tokens), maps, *memory.permute(2, 0, 3, 1, 4).unbind()
+
+
+class TokenTrunk(nn.Module):
+    """Both dates' pixels → positioned tokens [B, S, 2, d]: the trunk, `proj` and the positions."""
+
+    shift: Tensor | None
+    proj: Tensor | None
+
+    def __init__(self, encoder: ImageEncoder) -> None:
+        super().__init__()
+        self.is_transformer = encoder.trunk.config.kind == "clip_vit"
+        self.visual = fold.fold_batch_norms(encoder.trunk.visual)
+        first = next(name for name, module in self.visual.named_modules() if isinstance(module, nn.Conv2d))
+        conv = cast(nn.Conv2d, self.visual.get_submodule(first))
+        conv, shift = fold.fold_pixel_scale(conv, encoder.mean, encoder.std)
+        self.visual.set_submodule(first, conv)
+        self.register_buffer("shift", shift)
+        edge = encoder.trunk.config.map_size
+        positions = encoder._positions(edge).detach()
+        proj = None
+        if isinstance(encoder.proj, nn.Conv2d):
+            # (x @ W + b) + p = x @ W + (b + p): the projection's bias goes into the positions
+            proj, bias = fold.pointwise_product(encoder.proj)
+            positions = positions + bias
+        self.register_buffer("proj", proj)
+        self.positions = nn.Buffer(positions[:, None].clone())
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Pixels uint8 [B, 2, size, size, 3] → [B, S, 2, d]."""
+        pixels = fold.stack_dates(images).to(self.positions.dtype)
+        if self.shift is not None:
+            pixels = pixels - self.shift
+        x = self.visual(pixels)[1].transpose(1, 2) if self.is_transformer else self.visual(pixels).flatten(2)
+        x = x.reshape(images.shape[0], 2, *x.shape[1:]).permute(0, 3, 1, 2)  # [2B, C, S] → [B, S, 2, C]
+        if self.proj is not None:
+            x = x @ self.proj
+        return cast(Tensor, x + self.positions)
+
+
+class BlockGraph(nn.Module):
+    """A fusion block on [B, S, G, width]: attention within each of G groups of tokens, then the feed-forward."""
+
+    def __init__(self, block: FusionBlock) -> None:
+        super().__init__()
+        attention, first, last = block.attention, block.feed_forward[0], block.feed_forward[3]
+        self.heads = attention.heads
+        self.query_key = nn.Buffer(fold.fold_shared_keys(attention))
+        self.out = ProductGraph(fold.linear_product(attention.out))
+        self.attention_norm = block.attention_norm
+        self.hidden = ProductGraph(fold.linear_product(cast(nn.Linear, first)))
+        self.last = ProductGraph(fold.linear_product(cast(nn.Linear, last)))
+        self.feed_forward_norm = block.feed_forward_norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, S, G, width] → the same."""
+        # [B, S, G, 2·a_dim] → query and key [B, G, H, S, dh]
+        projected = (x @ self.query_key).reshape(*x.shape[:3], 2, self.heads, -1).permute(3, 0, 2, 4, 1, 5)
+        query, key = projected.unbind()
+        mixed = torch.softmax(query @ key.transpose(-1, -2), dim=-1) @ key
+        x = self.attention_norm(self.out(mixed.permute(0, 3, 1, 2, 4).flatten(3)) + x)
+        out: Tensor = self.feed_forward_norm(self.last(functional.relu(self.hidden(x))) + x)
+        return out
+
+
+class MergeGraph(nn.Module):
+    """The two dates' tokens → one token per place, and how similar the dates are there."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        folded = fold.fold_merge(conv)
+        self.weight, self.cosine, self.bias = (nn.Buffer(part) for part in folded)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, S, 2, d] → tokens [B, S, d] and cosines [B, S]."""
+        before, after = x.unbind(2)
+        lengths = x.square().sum(-1).sqrt().clamp_min(_COSINE_EPSILON)
+        cosine = (before * after).sum(-1) / (lengths[..., 0] * lengths[..., 1])
+        return x.flatten(2) @ self.weight + (cosine.unsqueeze(-1) * self.cosine + self.bias), cosine
+
+
+class ResidualGraph(nn.Module):
+    """The residual block on tokens in image order: only the 3×3 convolution needs a map."""
+
+    def __init__(self, block: ResidualBlock, edge: int) -> None:
+        super().__init__()
+        left = fold.fold_batch_norms(block.left)
+        narrow, around, wide = (cast(nn.Conv2d, left.get_submodule(name)) for name in ("0", "3", "6"))
+        self.map_shape = (edge, edge)
+        self.narrow = ProductGraph(fold.pointwise_product(narrow))
+        self.around = fold.transpose_kernel(around)
+        self.wide = ProductGraph(fold.pointwise_product(wide))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[B, S, d] → [B, S, d]."""
+        maps = functional.relu(self.narrow(tokens)).transpose(1, 2).reshape(tokens.shape[0], -1, *self.map_shape)
+        around = functional.relu(self.around(maps)).flatten(2).transpose(1, 2)
+        return functional.relu(self.wide(around) + tokens)
+
+
+class PoolGraph(nn.Module):
+    """The attention pool with its one query folded into the keys → the pair's embedding of unit length."""
+
+    def __init__(self, pool: AttentionPool) -> None:
+        super().__init__()
+        self.scores, self.value, self.out, self.bias = (nn.Buffer(part) for part in fold.fold_pool(pool))
+        self.norm = pool.norm
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[B, S, d] → [B, d]."""
+        weights = torch.softmax((tokens @ self.scores).transpose(1, 2), dim=-1)
+        pooled = (weights @ tokens).transpose(0, 1) @ self.value  # [H, B, d] @ [H, d, dh]
+        embedding = torch.addmm(self.bias, pooled.transpose(0, 1).flatten(1), self.out)
+        return functional.normalize(self.norm(embedding), dim=-1)
+
+
+class ProductGraph(nn.Module):
+    """A linear layer with its weight stored as [in, out]."""
+
+    def __init__(self, product: fold.Product) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Buffer(product.weight), nn.Buffer(product.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[…, in] → […, out]."""
+        if x.dim() == 2:
+            return torch.addmm(self.bias, x, self.weight)  # one Gemm
+        return x @ self.weight + self.bias

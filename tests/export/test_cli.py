@@ -1,0 +1,83 @@
+"""`rsicrc-export` as a command."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rsicrc.console import run_command
+from rsicrc.manifest import Manifest, sha256_file
+from rsicrc_export.cli import command
+from tests.hub_cache import add_repository, use_offline
+
+
+def export(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
+    """Run the command → its exit code, stdout and stderr."""
+    with pytest.raises(SystemExit) as ended:
+        run_command(command, "rsicrc-export", [str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return int(ended.value.code or 0), captured.out, captured.err
+
+
+def test_force_replaces_a_folder(
+    model_folder: Path,
+    checkpoint_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With a checkpoint from the hub."""
+    use_offline(tmp_path / "hub", monkeypatch)
+    add_repository(tmp_path / "hub", "owner/repo", {"ckpt.pt": checkpoint_file.read_bytes()})
+    output = tmp_path / "models" / "model"
+    shutil.copytree(model_folder, output)
+    (output / "stale.txt").write_text("of the old model")
+    code, out, err = export(capsys, "hf:owner/repo", "-o", output, "--force")
+    assert (code, out) == (0, f"{output}\n")
+    assert "image_encoder: exporting" in err
+    assert "text_embedding, relative, largest difference" in err
+    manifest = Manifest.load(output)
+    assert manifest.checkpoint["sha256"] == sha256_file(checkpoint_file)
+    assert sorted(path.name for path in output.iterdir()) == sorted([*manifest.files, "manifest.json"])
+    assert [path.name for path in output.parent.iterdir()] == ["model"]
+
+
+def test_existing_folder(checkpoint_file: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = export(capsys, checkpoint_file, "-o", model_folder)
+    assert (code, out) == (1, "")
+    assert err.startswith("rsicrc-export: error: ")
+    assert "--force" in err
+
+
+def test_not_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "ckpt.pt").write_text("no")
+    code, out, err = export(capsys, tmp_path / "ckpt.pt", "-o", tmp_path / "model")
+    assert (code, out) == (1, "")
+    assert "ckpt.pt is not a PyTorch file" in err
+    assert not (tmp_path / "model").exists()
+    code, _, err = export(capsys, tmp_path / "none.pt", "-o", tmp_path / "model")
+    assert (code, "no checkpoint at" in err) == (1, True)
+
+
+def test_published_weights_need_both_files(checkpoint_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = export(capsys, checkpoint_file, "--config", "config.json")
+    assert code == 2
+    assert "both --config and --vocab" in err
+
+
+def test_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert export(capsys)[0] == 2
+
+
+def test_help_is_quick() -> None:
+    started = time.perf_counter()
+    listing = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "rsicrc_export.cli"], capture_output=True, text=True, check=False
+    ).stderr
+    assert time.perf_counter() - started < 5.0
+    assert not [name for name in ("torch", "onnx", "numpy", "onnxruntime") if f"| {name}\n" in listing]

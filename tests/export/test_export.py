@@ -1,0 +1,324 @@
+"""The exported folder: its graphs' files, the proof of parity, and how it is put in place."""
+
+from __future__ import annotations
+
+import errno
+import getpass
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir
+import onnxruntime
+import pytest
+import torch
+
+import rsicrc
+from rsicrc.backends.onnxruntime import OnnxRuntimeBackend
+from rsicrc.errors import ExportError
+from rsicrc.manifest import DECODER, GRAPH_NAMES, IMAGE_ENCODER, SCORER, TEXT_ENCODER, Manifest, TensorSpec
+from rsicrc_export.costs import graph_cost
+from rsicrc_export.folder import export_checkpoint
+from rsicrc_export.onnx_graphs import OPSET, check_signature, export_graph, signatures
+from rsicrc_export.parity import BEAMS, PAIRS, check_parity, example_images
+from rsicrc_train import checkpoint
+from rsicrc_train.checkpoint import Checkpoint
+from rsicrc_train.config import ModelConfig, TrunkConfig
+from rsicrc_train.model import RSICRC
+from tests.models import SMALL, VOCABULARY, random_checkpoint, with_options
+
+SIZES = {"B": 2, "K": 3, "T": 12, "n": 9, "N": 5}
+VARIED = {"B", "K", "T", "n", "n - 1", "N"}
+
+
+@pytest.fixture(scope="session")
+def model(checkpoint_file: Path) -> RSICRC:
+    return checkpoint.load(checkpoint_file).build_model().requires_grad_(False)
+
+
+@pytest.fixture
+def folder(model_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the exported folder."""
+    return shutil.copytree(model_folder, tmp_path / "model")
+
+
+class Stop(Exception):  # noqa: N818
+    """Ends an export on purpose."""
+
+
+def leftovers(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# ---- the files
+
+
+def test_axes(model_folder: Path, model: RSICRC) -> None:
+    """Names, dtypes and shapes in the files are those of the manifest, and only the named axes vary."""
+    manifest, expected = Manifest.load(model_folder), signatures(model)
+    assert list(manifest.graphs) == list(GRAPH_NAMES)
+    for name, graph in manifest.graphs.items():
+        assert (graph.inputs, graph.outputs) == (expected[name].inputs, expected[name].outputs)
+        loaded = onnx_ir.load(model_folder / graph.file)
+        check_signature(loaded, name, expected[name])
+        specs = [*graph.inputs.values(), *graph.outputs.values()]
+        assert {axis for spec in specs for axis in spec.shape if isinstance(axis, str)} <= VARIED
+    heads, width = SMALL.num_heads, SMALL.d_model // SMALL.num_heads
+    decoder = manifest.graphs[DECODER]
+    assert decoder.inputs["self_keys_1"] == TensorSpec("float32", ("B", "K", heads, "T", width))
+    assert decoder.inputs["position"] == TensorSpec("int64", ())
+    assert decoder.outputs["unfinished"] == TensorSpec("int64", ())
+    assert {f"next_{name}" for name in decoder.inputs} >= set(decoder.outputs) - {"unfinished"}
+    assert manifest.graphs[SCORER].outputs["attention"].shape == ("N", "n", 9)
+
+
+def test_a_frozen_axis_is_refused(model_folder: Path, model: RSICRC) -> None:
+    loaded = onnx_ir.load(model_folder / "text_encoder.onnx")
+    loaded.graph.inputs[0].shape = onnx_ir.Shape((3, "n"))
+    with pytest.raises(ExportError, match=r"input_ids is .*3, 'n'.*, not .*'B', 'n'"):
+        check_signature(loaded, TEXT_ENCODER, signatures(model)[TEXT_ENCODER])
+
+
+def test_files_are_plain(model_folder: Path) -> None:
+    """Nothing of the machine that made them: no paths, no stack traces, no user."""
+    private = [
+        str(Path(__file__).resolve().parents[2]),
+        str(Path.home()),
+        str(Path.cwd()),
+        "site-packages",
+        "Traceback",
+    ]
+    private += [".py", "stack_trace", "pkg.torch", f"/{getpass.getuser()}"]
+    for path in model_folder.iterdir():
+        content = path.read_bytes()
+        assert not [text for text in private if text.encode() in content], path.name
+    for name in GRAPH_NAMES:
+        loaded = onnx.load(model_folder / f"{name}.onnx")
+        onnx.checker.check_model(loaded)
+        assert [(entry.domain, entry.version) for entry in loaded.opset_import] == [("", OPSET)]
+        assert not loaded.metadata_props
+        assert not any(node.doc_string or node.metadata_props for node in loaded.graph.node)
+
+
+def test_same_model_same_bytes(model_folder: Path, model: RSICRC, tmp_path: Path) -> None:
+    export_graph(model, TEXT_ENCODER, tmp_path)
+    assert (tmp_path / "text_encoder.onnx").read_bytes() == (model_folder / "text_encoder.onnx").read_bytes()
+
+
+def test_every_weight_is_read_once(model_folder: Path) -> None:
+    for name in GRAPH_NAMES:
+        reads = graph_cost(model_folder / f"{name}.onnx", SIZES).reads
+        assert set(reads.values()) == {1}, name
+
+
+def test_costs(model_folder: Path) -> None:
+    """The decoder's step does what its layers need for B·K words, and nothing for the first layer's projections."""
+    d, rows, layers, length = SMALL.d_model, 2 * 3, 2, SIZES["T"]
+    tokens = SMALL.image_trunk.map_size**2
+    first, second, cross, feed_forward = d * d, 4 * d * d, 2 * d * d, 8 * d * d
+    mixing = layers * 2 * length * d + 2 * tokens * d
+    macs = rows * (first + second + cross + 2 * feed_forward + d * len(VOCABULARY) + mixing)
+    assert graph_cost(model_folder / "decoder.onnx", SIZES).macs == macs
+
+
+# ---- parity
+
+
+def test_parity_report(model_folder: Path) -> None:
+    report = Manifest.load(model_folder).parity
+    assert set(report["comparisons"]) == set(GRAPH_NAMES)
+    for comparisons in report["comparisons"].values():
+        for comparison in comparisons:
+            assert 0.0 <= comparison["largest_difference"] <= comparison["tolerance"]
+            assert comparison["inputs"]
+    assert PAIRS == (1, 2, 5)
+    assert BEAMS == (1, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "graphs"),
+    [
+        ("encoder.pool.attention.out_proj.weight", {IMAGE_ENCODER}),
+        ("decoder.unimodal.0.feed_forward.3.weight", {TEXT_ENCODER, SCORER, DECODER}),
+        ("decoder.multimodal.0.cross_attention.in_proj_weight", {IMAGE_ENCODER, SCORER, DECODER}),
+    ],
+)
+@pytest.mark.parametrize("broken", [1.05, float("nan")], ids=["off", "nan"])
+def test_parity_fails_when_weights_differ(
+    name: str, graphs: set[str], broken: float, model_folder: Path, checkpoint_file: Path
+) -> None:
+    source = checkpoint.load(checkpoint_file)
+    tensors = {**source.state_dict, name: source.state_dict[name] * broken}
+    other = replace(source, state_dict=tensors).build_model().requires_grad_(False)
+    manifest = Manifest.load(model_folder)
+    with pytest.raises(ExportError, match="do not equal the PyTorch model") as caught:
+        check_parity(other, manifest, OnnxRuntimeBackend(model_folder, manifest, 1))
+    assert {graph for graph in GRAPH_NAMES if f"{graph}: " in str(caught.value)} == graphs
+
+
+def test_golden(model_folder: Path) -> None:
+    engine, golden = rsicrc.load(model_folder, threads=1), np.load(model_folder / "golden.npz")
+    pairs = [(pair[0], pair[1]) for pair in golden["images"]]
+    np.testing.assert_allclose(engine.embed_images(pairs), golden["image_embedding"], atol=1e-5)
+    assert golden["similarity"].shape == (2, 3, 3)
+    assert golden["log_probs"].shape == (4, SMALL.max_len - 1)
+    assert golden["attention"].shape == (4, SMALL.max_len, 9)
+    for beams in (1, 3, 5):
+        captions = engine.caption(pairs, beams=beams, n_best=beams)
+        for caption, ids, scores in zip(
+            captions, golden[f"caption_ids_{beams}"], golden[f"caption_scores_{beams}"], strict=True
+        ):
+            assert [best.text for best in caption.n_best] == [engine.vocabulary.decode(row) for row in ids]
+            np.testing.assert_allclose([best.score for best in caption.n_best], scores, rtol=1e-4)
+
+
+# ---- options
+
+
+VIT = TrunkConfig("clip_vit", (2,), width=48, heads=3, patch=14, image_size=112)
+OPTIONS = {
+    "vit": replace(SMALL, trunk=VIT, prenorm=True, tie_embeddings=False),
+    "torchvision": replace(
+        SMALL,
+        trunk=TrunkConfig("torchvision_resnet", (1, 1, 1, 1), image_size=256),
+        unimodal_layers=2,
+        multimodal_layers=2,
+        learnable=True,
+    ),
+    "no-fusion": with_options(encoder_layers=0),
+    "deep-prenorm": with_options(unimodal_layers=3, multimodal_layers=3, prenorm=True),
+    "one-head": with_options(num_heads=1),
+    "same-width": replace(SMALL, trunk=TrunkConfig("clip_resnet", (1, 1, 1, 1), width=4, image_size=64), d_model=128),
+    "quick-gelu": replace(SMALL, trunk=TrunkConfig("clip_vit", (1,), width=64, heads=2, quick_gelu=True)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", OPTIONS.values(), ids=OPTIONS.keys())
+def test_options_export(config: ModelConfig, tmp_path: Path) -> None:
+    """Exports, and so is proven."""
+    checkpoint.save(random_checkpoint(1, config), tmp_path / "ckpt.pt")
+    manifest = export_checkpoint(tmp_path / "ckpt.pt", tmp_path / "model")
+    assert Manifest.load(tmp_path / "model").to_dict() == manifest.to_dict()
+    assert ModelConfig.from_dict(manifest.model).to_dict() == config.to_dict()
+    edge = config.image_trunk.map_size
+    assert manifest.graphs[IMAGE_ENCODER].outputs["similarity"].shape == ("B", edge, edge)
+
+
+def test_vision_transformer(tmp_path: Path) -> None:
+    """The quick one of these: the image encoder alone."""
+    model = random_checkpoint(1, replace(SMALL, trunk=VIT)).build_model().requires_grad_(False)
+    export_graph(model, IMAGE_ENCODER, tmp_path)
+    session = onnxruntime.InferenceSession(tmp_path / "image_encoder.onnx", providers=["CPUExecutionProvider"])
+    for pairs in (1, 3):
+        images = example_images(pairs, 112)
+        (found,) = session.run(["image_embedding"], {"images": images})
+        expected = torch.nn.functional.normalize(model.encode_images(torch.from_numpy(images)).embedding)
+        np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)
+
+
+@pytest.mark.slow
+def test_published_size(tmp_path: Path) -> None:
+    """Issue's limits: at most 195 M parameters and 24 GMAC per pair, and the step reads each weight once."""
+    config = ModelConfig()
+    with torch.no_grad():
+        model = RSICRC(config, 468).eval()
+        for name in (IMAGE_ENCODER, DECODER):
+            export_graph(model, name, tmp_path)
+    image = graph_cost(tmp_path / "image_encoder.onnx", {"B": 1})
+    print(f"image encoder: {image.parameters / 1e6:.1f} M parameters, {image.macs / 1e9:.2f} GMAC per pair")
+    assert image.parameters <= 195e6
+    assert image.macs <= 24e9
+    step = graph_cost(tmp_path / "decoder.onnx", {"B": 1, "K": 5, "T": config.max_len})
+    print(f"decoder: {step.parameters / 1e6:.1f} M parameters, {step.macs / 1e9:.3f} GMAC per step of 5 beams")
+    assert set(step.reads.values()) == {1}
+    assert step.parameters <= 101e6
+
+
+# ---- putting the folder in place
+
+
+def test_existing_folder_is_refused(checkpoint_file: Path, folder: Path) -> None:
+    (folder / "golden.npz").write_text("mine")
+    with pytest.raises(ExportError, match=r"model exists: name another folder with -o, or replace it with --force"):
+        export_checkpoint(checkpoint_file, folder)
+    assert (folder / "golden.npz").read_text() == "mine"
+
+
+def test_force_replaces_only_model_folders(checkpoint_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "holiday.jpg").write_text("dear")
+    with pytest.raises(ExportError, match="not a model folder"):
+        export_checkpoint(checkpoint_file, tmp_path / "photos", force=True)
+    with pytest.raises(ExportError, match="is a file"):
+        export_checkpoint(checkpoint_file, tmp_path / "photos" / "holiday.jpg", force=True)
+    assert leftovers(tmp_path) == ["photos"]
+    assert leftovers(tmp_path / "photos") == ["holiday.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("failure", "raised", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), ExportError, "disk of .* is full"),
+        (OSError(errno.EACCES, "Permission denied"), ExportError, "cannot write .*model: Permission denied"),
+        (Stop("on purpose"), Stop, "on purpose"),
+        (KeyboardInterrupt(), KeyboardInterrupt, None),
+    ],
+    ids=["disk full", "not allowed", "an error", "Ctrl-C"],
+)
+def test_failure_leaves_the_target_as_it_was(
+    failure: BaseException, raised: type[BaseException], message: str | None, checkpoint_file: Path, folder: Path
+) -> None:
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def fail(line: str) -> None:
+        (beside,) = set(folder.parent.iterdir()) - {folder}
+        assert (beside / "tokenizer.json").exists()
+        raise failure
+
+    with pytest.raises(raised, match=message):
+        export_checkpoint(checkpoint_file, folder, force=True, report=fail)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert leftovers(folder.parent) == ["model"]
+
+
+def test_a_full_disk(checkpoint_file: Path, tmp_path: Path) -> None:
+    """The real thing, in small: no file may grow beyond 300 kB."""
+    import resource
+    import signal
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, limits[1]))
+    try:
+        with pytest.raises(ExportError, match=r"cannot write .*model"):
+            export_checkpoint(checkpoint_file, tmp_path / "model")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert leftovers(tmp_path) == []
+
+
+def test_a_target_that_cannot_be_written(checkpoint_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ExportError, match=r"cannot write beside .*file/model"):
+        export_checkpoint(checkpoint_file, tmp_path / "file" / "model")
+
+
+def test_permissions_are_those_of_any_new_folder(model_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    assert model_folder.stat().st_mode == (tmp_path / "new").stat().st_mode
+
+
+def test_checkpoint_is_recorded(model_folder: Path, checkpoint_file: Path) -> None:
+    from rsicrc.manifest import sha256_file
+
+    manifest, source = Manifest.load(model_folder), checkpoint.load(checkpoint_file)
+    assert isinstance(source, Checkpoint)
+    assert manifest.checkpoint == {"sha256": sha256_file(checkpoint_file)}
+    assert manifest.no_change_sentences == source.no_change_sentences
+    assert manifest.vocab_size == len(source.vocabulary)
+    assert set(manifest.files) == {"golden.npz", "tokenizer.json", *(f"{name}.onnx" for name in GRAPH_NAMES)}
+    assert set(manifest.producers) >= {"rsicrc", "torch", "onnx"}

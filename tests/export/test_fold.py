@@ -1,0 +1,203 @@
+"""Every fold against the unfolded PyTorch module, in float64."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rsicrc_export import fold
+from rsicrc_export.word_layers import mix, split_heads
+from rsicrc_train.config import TrunkConfig
+from rsicrc_train.model import AttentionPool, ResidualBlock, SharedKeyAttention
+from rsicrc_train.trunks import Trunk, normalise
+
+WIDTH, HEADS = 12, 3
+
+
+@pytest.fixture(autouse=True)
+def float64() -> None:
+    torch.manual_seed(0)
+
+
+def shaken(module: nn.Module) -> nn.Module:
+    """The module in float64 and evaluation mode, with no tensor left at a value that hides a term."""
+    for tensor in module.parameters():
+        tensor.data.add_(0.3 * torch.randn_like(tensor))
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.get_buffer("running_mean").normal_()
+            part.get_buffer("running_var").uniform_(0.5, 2.0)
+    return module.double().eval().requires_grad_(False)
+
+
+def close(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-11)
+
+
+def attention() -> nn.MultiheadAttention:
+    module = shaken(nn.MultiheadAttention(WIDTH, HEADS, batch_first=True))
+    assert isinstance(module, nn.MultiheadAttention)
+    return module
+
+
+def joined(mixed: Tensor) -> Tensor:
+    return mixed.transpose(1, 2).flatten(2)
+
+
+def test_stack_dates() -> None:
+    images = torch.randint(0, 256, (3, 2, 4, 4, 3), dtype=torch.uint8)
+    stacked = fold.stack_dates(images)
+    assert stacked.shape == (6, 3, 4, 4)
+    assert torch.equal(stacked[2 * 1 + 1], images[1, 1].permute(2, 0, 1))
+
+
+@pytest.mark.parametrize(("stride", "padding", "bias"), [(1, 0, True), (2, 1, False), (1, 1, True)])
+def test_batch_norm(stride: int, padding: int, bias: bool) -> None:
+    conv, norm = nn.Conv2d(3, 5, 3, stride, padding, bias=bias), nn.BatchNorm2d(5)
+    block = shaken(nn.Sequential(conv, norm))
+    x = torch.randn(2, 3, 7, 8, dtype=torch.float64)
+    close(fold.fold_batch_norm(conv, norm)(x), block(x))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TrunkConfig("clip_resnet", (2, 1, 1, 1), width=4, image_size=64),
+        TrunkConfig("torchvision_resnet", (1, 2, 1, 1), image_size=64),
+        TrunkConfig("clip_vit", (1,), width=8, heads=2, patch=32, image_size=64),
+    ],
+    ids=lambda config: config.kind,
+)
+def test_batch_norms_of_a_trunk(config: TrunkConfig) -> None:
+    trunk = shaken(Trunk(config))
+    before = copy.deepcopy(trunk.state_dict())
+    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    expected = trunk(x)
+    folded = fold.fold_batch_norms(trunk)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    torch.testing.assert_close(folded(x), expected, rtol=1e-8, atol=1e-9 * float(expected.abs().max()))
+    assert all(torch.equal(before[name], tensor) for name, tensor in trunk.state_dict().items())
+
+
+def test_batch_norms_of_the_residual_block() -> None:
+    block = shaken(ResidualBlock(8))
+    x = torch.randn(2, 8, 3, 3, dtype=torch.float64)
+    close(fold.fold_batch_norms(block)(x), block(x))
+
+
+def test_batch_norm_without_a_convolution() -> None:
+    with pytest.raises(TypeError, match="without a convolution"):
+        fold.fold_batch_norms(nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3)))
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_pixel_scale(padding: int) -> None:
+    mean, std = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.3, 0.25])
+    conv = shaken(nn.Conv2d(3, 4, 3, stride=2, padding=padding))
+    assert isinstance(conv, nn.Conv2d)
+    images = torch.randint(0, 256, (2, 9, 9, 3), dtype=torch.uint8)
+    expected = conv(((images.double() / 255.0 - mean.double()) / std.double()).permute(0, 3, 1, 2))
+    torch.testing.assert_close(conv(normalise(images, mean, std).double()), expected, rtol=1e-4, atol=1e-4)
+    folded, shift = fold.fold_pixel_scale(conv, mean, std)
+    assert (shift is None) == (padding == 0)
+    pixels = images.permute(0, 3, 1, 2).double()
+    close(folded(pixels if shift is None else pixels - shift), expected)
+
+
+def test_shared_keys() -> None:
+    module = shaken(SharedKeyAttention(10, WIDTH, HEADS, 0.0))
+    assert isinstance(module, SharedKeyAttention)
+    x = torch.randn(2, 5, 10, dtype=torch.float64)
+    query, key = (split_heads(part, HEADS) for part in (x @ fold.fold_shared_keys(module)).chunk(2, dim=-1))
+    mixed, _ = mix(query, key, key)
+    weight, bias = fold.linear_product(module.out)
+    close(joined(mixed) @ weight + bias, module(x))
+
+
+def test_merge() -> None:
+    conv = shaken(nn.Conv2d(8, 4, 1))
+    assert isinstance(conv, nn.Conv2d)
+    before, after = torch.randn(2, 2, 4, 3, 3, dtype=torch.float64)
+    cosine = nn.functional.cosine_similarity(before, after, dim=1)
+    expected = conv(torch.cat([before, after], dim=1) + cosine.unsqueeze(1))
+    weight, of_cosine, bias = fold.fold_merge(conv)
+    tokens = torch.cat([before, after], dim=1).flatten(2).transpose(1, 2)
+    found = tokens @ weight + cosine.flatten(1).unsqueeze(-1) * of_cosine + bias
+    close(found, expected.flatten(2).transpose(1, 2))
+
+
+def test_transposed_kernel() -> None:
+    conv = shaken(nn.Conv2d(4, 5, 3, padding=1))
+    assert isinstance(conv, nn.Conv2d)
+    x = torch.randn(2, 4, 5, 5, dtype=torch.float64)
+    close(fold.transpose_kernel(conv)(x), conv(x.transpose(2, 3)).transpose(2, 3))
+
+
+def test_pool() -> None:
+    pool = shaken(AttentionPool(WIDTH, HEADS))
+    assert isinstance(pool, AttentionPool)
+    tokens = torch.randn(4, 9, WIDTH, dtype=torch.float64)
+    scores, value, out, bias = fold.fold_pool(pool)
+    weights = torch.softmax(tokens @ scores, dim=1).transpose(1, 2)
+    pooled = ((weights @ tokens).transpose(0, 1) @ value).transpose(0, 1).flatten(1)
+    close(pool.norm(pooled @ out + bias), pool(tokens))
+
+
+def test_cross_attention() -> None:
+    """Keys and values without biases, computed once for two layers; the scaled query; the value bias behind it all."""
+    layers = [attention(), attention()]
+    words, tokens = torch.randn(2, 4, WIDTH, dtype=torch.float64), torch.randn(2, 9, WIDTH, dtype=torch.float64)
+    parts = (tokens @ fold.fold_cross_memory(layers)).chunk(4, dim=-1)
+    for layer, key, value in zip(layers, parts[:2], parts[2:], strict=True):
+        query, query_bias = fold.fold_cross_query(layer)
+        asked, found, said = (split_heads(part, HEADS) for part in (words @ query + query_bias, key, value))
+        mixed, _ = mix(asked, found, said)
+        weight, bias = fold.fold_value_bias(layer)
+        close(joined(mixed) @ weight + bias, layer(words, tokens, tokens)[0])
+
+
+def test_self_attention() -> None:
+    layer = attention()
+    x = torch.randn(2, 5, WIDTH, dtype=torch.float64)
+    causal = torch.ones(5, 5, dtype=torch.bool).triu(1)
+    weight, query_bias = fold.fold_self_projection(layer)
+    query, key, value = (x @ weight).chunk(3, dim=-1)
+    asked, found, said = (split_heads(part, HEADS) for part in (query + query_bias, key, value))
+    mixed, _ = mix(asked, found, said, torch.where(causal, -1e9, 0.0))
+    out, bias = fold.fold_value_bias(layer)
+    close(joined(mixed) @ out + bias, layer(x, x, x, attn_mask=causal)[0])
+
+
+def test_first_layer() -> None:
+    projection = fold.fold_self_projection(attention())
+    words, positions = torch.randn(7, WIDTH, dtype=torch.float64), torch.randn(4, WIDTH, dtype=torch.float64)
+    tables = fold.fold_first_layer(words, positions, projection)
+    expected = (words[5] + positions[2]) @ projection.weight
+    expected[:WIDTH] += projection.query_bias
+    close(tables.words[5] + tables.positions[2], expected)
+
+
+def test_all_beams_ask_one_set_of_keys() -> None:
+    pairs, beams = 2, 3
+    queries = torch.randn(pairs, beams, WIDTH, dtype=torch.float64)
+    keys, values = torch.randn(2, pairs, HEADS, 9, WIDTH // HEADS, dtype=torch.float64)
+    together, _ = mix(split_heads(queries, HEADS), keys, values)
+    for beam in range(beams):
+        alone, _ = mix(split_heads(queries[:, beam : beam + 1], HEADS), keys, values)
+        close(together[:, :, beam : beam + 1], alone)
+
+
+def test_folds_leave_the_model_as_it_is() -> None:
+    layer, pool = attention(), shaken(AttentionPool(WIDTH, HEADS))
+    assert isinstance(pool, AttentionPool)
+    before = [tensor.clone() for module in (layer, pool) for tensor in module.parameters()]
+    fold.fold_self_projection(layer)
+    fold.fold_cross_query(layer)
+    fold.fold_value_bias(layer)
+    fold.fold_cross_memory([layer])
+    fold.fold_pool(pool)
+    after = [tensor for module in (layer, pool) for tensor in module.parameters()]
+    assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))

@@ -1,0 +1,90 @@
+"""Checkpoints named by `hf:owner/repo[/file]`, over a local cache of the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rsicrc.errors import CheckpointError
+from rsicrc_export import folder
+from rsicrc_export.cli import command
+from rsicrc_export.hub import HubCheckpoint, resolve
+from rsicrc_train.checkpoint import Checkpoint
+from tests.hub_cache import REVISION, add_repository, use_offline
+from tests.models import SMALL, random_checkpoint
+from tests.published import published_files
+
+NATIVE = {"ckpt.pt": b"ours", "config.json": b"of something else"}
+PUBLISHED = {"model_best.pt": b"weights", "config.json": b"config", "levir_vocab.json": b"vocabulary"}
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    use_offline(tmp_path / "hub", monkeypatch)
+    return tmp_path / "hub"
+
+
+def contents(found: HubCheckpoint) -> tuple[bytes | None, ...]:
+    return tuple(path.read_bytes() if path else None for path in (found.weights, found.config, found.vocab))
+
+
+@pytest.mark.parametrize(
+    ("files", "reference", "expected"),
+    [
+        (NATIVE, "hf:owner/repo", (b"ours", None, None)),
+        ({**PUBLISHED, **NATIVE}, "hf:owner/repo", (b"ours", None, None)),
+        ({**PUBLISHED, **NATIVE}, "hf:owner/repo/ckpt.pt", (b"ours", None, None)),
+        (PUBLISHED, "hf:owner/repo", (b"weights", b"config", b"vocabulary")),
+        (PUBLISHED, "hf:owner/repo/model_best.pt", (b"weights", b"config", b"vocabulary")),
+        ({"model_best.safetensors": b"safe", **PUBLISHED}, "hf:owner/repo", (b"weights", b"config", b"vocabulary")),
+        ({f"rn50/{name}": data for name, data in PUBLISHED.items()}, "hf:owner/repo/rn50/model_best.pt",
+         (b"weights", b"config", b"vocabulary")),
+        ({"runs/best.pt": b"ours"}, "hf:owner/repo/runs/best.pt", (b"ours", None, None)),
+    ],
+)  # fmt: skip
+def test_resolve(files: dict[str, bytes], reference: str, expected: tuple[bytes | None, ...], cache: Path) -> None:
+    add_repository(cache, "owner/repo", files)
+    found = resolve(reference)
+    assert contents(found) == expected
+    assert REVISION in str(found.weights)
+
+
+def test_safetensors_in_the_published_layout(cache: Path) -> None:
+    files = {("model_best.safetensors" if name == "model_best.pt" else name): data for name, data in PUBLISHED.items()}
+    add_repository(cache, "owner/repo", files)
+    assert contents(resolve("hf:owner/repo")) == (b"weights", b"config", b"vocabulary")
+
+
+def test_nothing_fitting(cache: Path) -> None:
+    add_repository(cache, "owner/repo", {"README.md": b""})
+    with pytest.raises(CheckpointError, match=r"owner/repo has neither ckpt.pt nor model_best.pt .* HF_HUB_OFFLINE"):
+        resolve("hf:owner/repo")
+
+
+def test_half_of_the_published_layout(cache: Path) -> None:
+    add_repository(cache, "owner/repo", {"model_best.pt": b"weights", "levir_vocab.json": b"vocabulary"})
+    with pytest.raises(CheckpointError, match=r"has levir_vocab.json but no config.json beside model_best.pt"):
+        resolve("hf:owner/repo")
+
+
+def test_the_command_reads_the_published_layout_from_the_hub(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to the export itself: the trunk is too large for a quick one."""
+    ours = random_checkpoint(0, replace(SMALL, backbone="RN50", trunk=None))
+    files = published_files(ours, tmp_path / "files")
+    content = {path.name: path.read_bytes() for path in (files.weights, files.config, files.vocab)}
+    add_repository(cache, "owner/repo", content)
+    read_in: list[Checkpoint] = []
+
+    def export(path: Path, output: Path, *, read: Callable[[Path], Checkpoint], **_: Any) -> None:
+        read_in.append(read(path))
+
+    monkeypatch.setattr(folder, "export_checkpoint", export)
+    command.main(["hf:owner/repo", "-o", str(tmp_path / "model")], standalone_mode=False)
+    assert read_in[0].config == ours.config
+    assert read_in[0].vocabulary == ours.vocabulary

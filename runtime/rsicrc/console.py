@@ -31,7 +31,9 @@ class Advance(Protocol):
         """Count `steps` more as done."""
 
 
-def run_command(group: click.Group, name: str, args: Sequence[str] | None = None) -> NoReturn:
+def run_command(
+    group: click.Command, name: str, args: Sequence[str] | None = None, *, extra: str | None = None
+) -> NoReturn:
     """Run a command line to its end and leave the process with the right exit code.
 
     An error that a user can act on becomes one line on stderr, `NAME: error: …`; a traceback means a bug of ours.
@@ -41,6 +43,7 @@ def run_command(group: click.Group, name: str, args: Sequence[str] | None = None
         group: The command and its sub-commands.
         name: What the user typed (`rsicrc-run`), for help and messages.
         args: The arguments; None takes them from `sys.argv`.
+        extra: The extra of rsicrc that brings what the command imports, for when it is not installed.
 
     Raises:
         SystemExit: Always; the code is 0, 1, 2 or 130.
@@ -61,6 +64,10 @@ def run_command(group: click.Group, name: str, args: Sequence[str] | None = None
     except ArgumentError as error:
         _failed(str(error), name)
         code = WRONG_USAGE
+    except ModuleNotFoundError as error:
+        if extra is None:
+            raise
+        code = _failed(f"{error.name} is not installed: pip install 'rsicrc[{extra}]'", name)
     except RsicrcError as error:
         code = _failed(str(error), name)
     except OSError as error:
@@ -89,7 +96,7 @@ def progress(total: int | None, description: str, *, completed: int = 0) -> Iter
         The function that moves the bar on: `advance()`, `advance(8)`, `advance(note="loss 1.23")`.
     """
     if not sys.stderr.isatty():
-        yield _advance_nothing
+        yield advance_nothing
         return
 
     from rich.console import Console
@@ -127,7 +134,7 @@ def progress(total: int | None, description: str, *, completed: int = 0) -> Iter
         yield advance
 
 
-def _advance_nothing(steps: int = 1, note: str | None = None) -> None:
+def advance_nothing(steps: int = 1, note: str | None = None) -> None:
     """Stand in for a bar that nobody would see."""
 
 

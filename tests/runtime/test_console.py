@@ -29,7 +29,7 @@ def end(action: Callable[[], None], *args: str) -> int:
         action()
 
     with pytest.raises(SystemExit) as caught:
-        run_command(group, "rsicrc-test", args or ["work"])
+        run_command(group, "rsicrc-test", args or ["work"], extra="train")
     assert isinstance(caught.value.code, int)
     return caught.value.code
 
@@ -55,6 +55,7 @@ def leave(code: int) -> Callable[[], None]:
         (OSError("odd"), 1, "rsicrc-test: error: odd"),
         (click.ClickException("no"), 1, "rsicrc-test: error: no"),
         (click.UsageError("give two"), 2, "rsicrc-test: error: give two (see 'rsicrc-test work --help')"),
+        (ModuleNotFoundError(name="cv2"), 1, "rsicrc-test: error: cv2 is not installed: pip install 'rsicrc[train]'"),
         (KeyboardInterrupt(), 130, "rsicrc-test: interrupted"),
     ],
 )

@@ -82,7 +82,7 @@ def fit(
 
 def main() -> None:
     """Run the command line."""
-    run_command(commands, "rsicrc-train")
+    run_command(commands, "rsicrc-train", extra="train")
 
 
 if __name__ == "__main__":

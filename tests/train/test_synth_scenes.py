@@ -10,10 +10,11 @@ import pytest
 from numpy.typing import NDArray
 
 from rsicrc.levir import NO_CHANGE_SENTENCES
-from rsicrc_train.synth.captions import _PATTERNS, describe
+from rsicrc_train.synth.captions import describe
 from rsicrc_train.synth.changes import KINDS
-from rsicrc_train.synth.facts import PLACES, Facts
+from rsicrc_train.synth.facts import PLACES, Facts, roof_of
 from rsicrc_train.synth.pairs import is_changed, make_pair, make_scenes
+from rsicrc_train.synth.patterns import CLAUSES, PATTERNS
 from rsicrc_train.synth.render import render
 from rsicrc_train.synth.weather import Weather, photograph
 
@@ -48,7 +49,7 @@ def place_of(mask: NDArray[np.bool_]) -> str:
 
 def test_every_change_is_seen_where_its_caption_says() -> None:
     kinds = set()
-    for index in (i for i in range(400) if is_changed(11, i)):
+    for index in (i for i in range(800) if is_changed(11, i)):
         mask, facts = visible(index)
         kinds.add(facts.kind)
         # 0.4 % of the scene are 260 pixels: half a small house.
@@ -56,7 +57,7 @@ def test_every_change_is_seen_where_its_caption_says() -> None:
         # What is extended to the right is seen from the centre on.
         if facts.place and facts.kind != "extension":
             assert place_of(mask) == facts.place, (index, facts)
-    assert kinds == set(_PATTERNS)
+    assert kinds == {*PATTERNS, "two changes"}
 
 
 def test_shares_of_the_kinds() -> None:
@@ -97,14 +98,64 @@ def test_first_sentence_follows_from_the_facts() -> None:
     assert len({five[3] for five in sentences}) > 5
 
 
+def test_two_changes_are_told_in_one_sentence_in_the_order_of_their_places() -> None:
+    parts = (Facts("house", "meadow", "top", 1), Facts("trees", "meadow", "left"))
+    five = describe(np.random.default_rng(0), Facts("two changes", "meadow", parts=parts))
+    assert five[0] == "a house is built at the top and the trees on the left are removed"
+    assert len(set(five)) > 2
+
+
+def test_two_changes_are_each_seen_in_their_place() -> None:
+    found = 0
+    for index in (i for i in range(300) if is_changed(11, i)):
+        _, _, edit = make_scenes(11, index)
+        if not edit.facts.parts:
+            continue
+        found += 1
+        mask, _ = visible(index)
+        for part, area in zip(edit.facts.parts, edit.reserved, strict=True):
+            (x0, y0), (x1, y1) = np.clip(area.min(0), 0, 255).astype(int), np.clip(area.max(0), 0, 255).astype(int)
+            inside = np.zeros_like(mask)
+            inside[y0:y1, x0:x1] = mask[y0:y1, x0:x1]
+            assert inside.mean() > 0.002, (index, part)
+            assert place_of(inside) == part.place
+        assert make_pair(11, index).kinds == tuple(part.kind for part in edit.facts.parts)
+    assert found > 3
+
+
+def test_what_the_careful_annotator_says_does_not_depend_on_roof_or_neighbours() -> None:
+    facts = Facts("house", "meadow", "right", 1)
+    named = replace(facts, roof="red", beside="road")
+    for seed in range(20):
+        first, second = (describe(np.random.default_rng(seed), each) for each in (facts, named))
+        assert first[0] == second[0] == "on the right a house is built on the meadow"
+        assert "roof" not in " ".join(first)
+    said = {s for seed in range(30) for s in describe(np.random.default_rng(seed), named)}
+    assert any("with a red roof" in sentence for sentence in said)
+    assert any("beside the road" in sentence for sentence in said)
+
+
+@pytest.mark.parametrize(
+    ("colour", "name"),
+    [((186, 74, 66), "red"), ((96, 128, 172), "blue"), ((222, 222, 218), "white"), ((152, 150, 146), "")],
+)
+def test_names_of_roofs(colour: tuple[float, float, float], name: str) -> None:
+    assert roof_of(colour) == name
+
+
 def all_sentences() -> list[str]:
     found = set(NO_CHANGE_SENTENCES)
-    for kind in _PATTERNS:
+    for kind in PATTERNS:
         for seed in range(60):
             rng = np.random.default_rng(seed)
             ground = ("bareland", "meadow", "woods")[seed % 3]
             facts = Facts(kind, ground, PLACES[seed % 9], 1 + seed % 5, ("horizontal", "vertical")[seed % 2])
+            facts = replace(facts, roof=("", "red", "blue", "white")[seed % 4], beside=("", "road", "pond")[seed % 3])
             found.update(describe(rng, facts))
+    for kind in CLAUSES:
+        for seed in range(40):
+            parts = (Facts(kind, "meadow", PLACES[seed % 9], 1), Facts("trees", "meadow", "right"))
+            found.update(describe(np.random.default_rng(seed), Facts("two changes", "meadow", parts=parts)))
     return sorted(found)
 
 

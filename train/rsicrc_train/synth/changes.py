@@ -1,143 +1,69 @@
 """The kinds of change: what is there before, what after, and the facts that a caption may tell."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
-from rsicrc_train.synth.facts import PLACES, Facts
-from rsicrc_train.synth.ground import Colour
-from rsicrc_train.synth.layout import BARE, band, house_beside, straight, winding
+from rsicrc_train.synth.edits import QUARTER, Edit, Site, around, cluster, wood
+from rsicrc_train.synth.facts import PLACES, Facts, roof_of
+from rsicrc_train.synth.landscape import (
+    greening,
+    lot_extension,
+    planting,
+    playground,
+    pond_gone,
+    roundabout,
+)
+from rsicrc_train.synth.layout import band, house_beside, straight, winding
 from rsicrc_train.synth.objects import (
-    NOTHING,
     Building,
     Grove,
-    Patch,
     Points,
     Road,
     Things,
-    blob,
-    box,
     draw_hall,
-    draw_house,
     draw_lot,
     draw_pond,
     draw_road,
 )
 
-_QUARTER = float(np.pi / 2)
-# Far from any colour of bare land, on which it must be seen too.
-_RUBBLE: tuple[Colour, ...] = ((208, 204, 198), (92, 88, 84))
-
-
-@dataclass(frozen=True, slots=True)
-class Edit:
-    """A change before it is in a scene.
-
-    Attributes:
-        facts: What a caption may tell.
-        reserved: Outlines which nothing else may enter.
-        before: Things of the first date alone.
-        after: Things of the second date alone.
-        both: Things that the change needs and that stay, such as the road along which houses are built.
-    """
-
-    facts: Facts
-    reserved: tuple[Points, ...]
-    before: Things = NOTHING
-    after: Things = NOTHING
-    both: Things = NOTHING
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """Where a change is to be: the ground and the angle of roads and buildings in radians."""
-
-    rng: np.random.Generator
-    ground: str
-    tilt: float
-
-    def place(self) -> str:
-        """One of the nine places."""
-        return PLACES[self.rng.integers(len(PLACES))]
-
-    def spot(self, place: str, inset: float) -> tuple[float, float]:
-        """A point well inside a place; `inset` is its distance from the frame where the place lies at one."""
-        # The jitter keeps centres of different places apart by a quarter of the scene.
-        middle = 128 + self.rng.uniform(-12, 12, 2)
-        edge = inset + self.rng.uniform(-6, 6, 2)
-        x = edge[0] if "left" in place else 256 - edge[0] if "right" in place else middle[0]
-        y = edge[1] if "top" in place else 256 - edge[1] if "bottom" in place else middle[1]
-        return float(x), float(y)
-
-    def angle(self) -> float:
-        """Angle of a building."""
-        return self.tilt + float(self.rng.choice([0.0, _QUARTER]))
-
-    def earth(self, x: float, y: float, radius: float, kind: str = "bareland") -> Patch:
-        """Ground that work has laid bare."""
-        outline = blob(self.rng, x, y, radius, radius * float(self.rng.uniform(0.8, 1)), 0.12)
-        colours = _RUBBLE if kind == "rubble" else BARE
-        return Patch(kind, outline, colours[self.rng.integers(len(colours))])
-
-
-def _around(x: float, y: float, radius: float) -> Points:
-    return box(x, y, 2 * radius, 2 * radius, 0.0)
-
-
-def _cluster(site: Site, count: int, x: float, y: float) -> tuple[Building, ...]:
-    """Houses close together around (x, y)."""
-    patterns = {
-        1: ((0, 0),),
-        2: ((-0.52, 0), (0.52, 0)),
-        3: ((-0.52, -0.5), (0.52, -0.5), (0, 0.5)),
-        4: ((-0.52, -0.5), (0.52, -0.5), (-0.52, 0.5), (0.52, 0.5)),
-        5: ((-1, -0.5), (0, -0.5), (1, -0.5), (-0.52, 0.5), (0.52, 0.5)),
-    }
-    angle = site.angle()
-    c, s = np.cos(angle), np.sin(angle)
-    houses = []
-    for u, v in patterns[count]:
-        dx, dy = 37 * u + site.rng.uniform(-2, 2), 38 * v + site.rng.uniform(-2, 2)
-        turn = angle + float(site.rng.normal(0, 0.06))
-        houses.append(draw_house(site.rng, float(x + c * dx - s * dy), float(y + s * dx + c * dy), turn))
-    return tuple(houses)
-
 
 def _house(site: Site) -> Edit:
     place = site.place()
     x, y = site.spot(place, 42)
-    after = Things(buildings=_cluster(site, 1, x, y))
-    return Edit(Facts("house", site.ground, place, 1), (_around(x, y, 30),), after=after)
+    after = Things(buildings=cluster(site, 1, x, y))
+    facts = Facts("house", site.ground, place, 1, roof=roof_of(after.buildings[0].colour))
+    return Edit(facts, (around(x, y, 30),), after=after)
 
 
 def _houses(site: Site) -> Edit:
     place = site.place()
     count = int(site.rng.choice([2, 3, 4, 5], p=[0.34, 0.33, 0.17, 0.16]))
     x, y = site.spot(place, 52 if count < 4 else 56)
-    after = Things(buildings=_cluster(site, count, x, y))
-    return Edit(Facts("houses", site.ground, place, count), (_around(x, y, 52),), after=after)
+    after = Things(buildings=cluster(site, count, x, y))
+    return Edit(Facts("houses", site.ground, place, count), (around(x, y, 52),), after=after)
 
 
 def _building(site: Site) -> Edit:
     place = site.place()
     x, y = site.spot(place, 50)
     after = Things(buildings=(draw_hall(site.rng, x, y, site.angle()),))
-    return Edit(Facts("building", site.ground, place), (_around(x, y, 44),), after=after)
+    facts = Facts("building", site.ground, place, roof=roof_of(after.buildings[0].colour))
+    return Edit(facts, (around(x, y, 44),), after=after)
 
 
 def _parking(site: Site) -> Edit:
     place = site.place()
     x, y = site.spot(place, 50)
     after = Things(lots=(draw_lot(site.rng, x, y, site.angle()),))
-    return Edit(Facts("parking", site.ground, place), (_around(x, y, 46),), after=after)
+    return Edit(Facts("parking", site.ground, place), (around(x, y, 46),), after=after)
 
 
 def _pond(site: Site) -> Edit:
     place = site.place()
     x, y = site.spot(place, 50)
     after = Things(ponds=(draw_pond(site.rng, x, y),))
-    return Edit(Facts("pond", site.ground, place), (_around(x, y, 46),), after=after)
+    return Edit(Facts("pond", site.ground, place), (around(x, y, 46),), after=after)
 
 
 def _side(site: Site) -> tuple[str, bool, float]:
@@ -154,7 +80,7 @@ def _lined_up(site: Site, upright: bool, across: float, road: float) -> tuple[Bu
     return tuple(house_beside(site.rng, along, across, toward, upright, site.tilt) for along in spots)
 
 
-def _band_around(upright: bool, across: float, tilt: float, reach: float = 20) -> Points:
+def _bandaround(upright: bool, across: float, tilt: float, reach: float = 20) -> Points:
     low, high = across - reach, across + reach
     return band(np.array([[-170, low], [170, low], [170, high], [-170, high]], np.float32), upright, tilt)
 
@@ -167,7 +93,7 @@ def _row(site: Site) -> Edit:
     opposite = _lined_up(site, upright, road - sign * 34, road)
     stay = tuple(house for house in opposite if site.rng.random() < 0.5) if site.rng.random() < 0.5 else ()
     both = Things(roads=(draw_road(site.rng, line),), buildings=stay)
-    reserved = (_band_around(upright, road, site.tilt, 54),)
+    reserved = (_bandaround(upright, road, site.tilt, 54),)
     return Edit(Facts("row", site.ground, place, 6), reserved, after=after, both=both)
 
 
@@ -176,7 +102,7 @@ def _rows(site: Site) -> Edit:
     line = straight(upright, 0, site.tilt)
     after = Things(buildings=_lined_up(site, upright, -34, 0) + _lined_up(site, upright, 34, 0))
     both = Things(roads=(draw_road(site.rng, line),))
-    reserved = (_band_around(upright, 0, site.tilt, 56),)
+    reserved = (_bandaround(upright, 0, site.tilt, 56),)
     return Edit(Facts("rows", site.ground, count=12), reserved, after=after, both=both)
 
 
@@ -187,7 +113,7 @@ def _road(site: Site) -> Edit:
     across = sign * 76 + float(site.rng.uniform(-8, 8))
     after = Things(roads=(draw_road(site.rng, straight(upright, across, site.tilt)),))
     facts = Facts("road", site.ground, place, way="vertical" if upright else "horizontal")
-    return Edit(facts, (_band_around(upright, across, site.tilt),), after=after)
+    return Edit(facts, (_bandaround(upright, across, site.tilt),), after=after)
 
 
 def _winding_road(site: Site) -> Edit:
@@ -203,7 +129,7 @@ def _crossroad(site: Site) -> Edit:
     lines = [straight(upright, float(at), site.tilt) for upright, at in zip((False, True), across, strict=True)]
     first = draw_road(site.rng, lines[0])
     roads = (first, Road(lines[1], first.width, first.colour, first.lined))
-    reserved = tuple(_band_around(u, float(at), site.tilt) for u, at in zip((False, True), across, strict=True))
+    reserved = tuple(_bandaround(u, float(at), site.tilt) for u, at in zip((False, True), across, strict=True))
     return Edit(Facts("crossroad", site.ground), reserved, after=Things(roads=roads))
 
 
@@ -219,23 +145,17 @@ def _extension(site: Site) -> Edit:
     whole = Road(straight(upright, across, site.tilt, ends[0], 170.0 * sign), old.width, old.colour, old.lined)
     facts = Facts("extension", site.ground, place)
     before, after = Things(roads=(old,)), Things(roads=(whole,))
-    return Edit(facts, (_band_around(upright, across, site.tilt),), before=before, after=after)
-
-
-def _wood(site: Site, x: float, y: float) -> Grove:
-    """Trees that are to go: a grove of about 80 pixels, or a part of the wood that is everywhere."""
-    outline = blob(site.rng, x, y, float(site.rng.uniform(38, 46)), float(site.rng.uniform(38, 46)), 0.08)
-    return Grove(outline, 255)
+    return Edit(facts, (_bandaround(upright, across, site.tilt),), before=before, after=after)
 
 
 def _trees(site: Site) -> Edit:
     place = site.place()
     x, y = site.spot(place, 50)
-    grove = _wood(site, x, y)
+    grove = wood(site, x, y)
     # In the wood, "before" adds nothing to see; what counts is the clearing after.
     after = Things(patches=(site.earth(x, y, 38),), groves=(Grove(grove.outline, 0),))
     before = Things(groves=(grove,))
-    return Edit(Facts("trees", site.ground, place), (_around(x, y, 50),), before=before, after=after)
+    return Edit(Facts("trees", site.ground, place), (around(x, y, 50),), before=before, after=after)
 
 
 def _demolition(site: Site) -> Edit:
@@ -246,14 +166,13 @@ def _demolition(site: Site) -> Edit:
         kind, radius = "building gone", 38.0
     else:
         x, y = site.spot(place, 42)
-        (old,) = _cluster(site, 1, x, y)
-        kind, radius = "house gone", 25.0
-    after = Things(patches=(site.earth(x, y, radius, "rubble"),))
-    if site.ground == "woods":
-        # Trees do not come back between the dates.
-        after = after.plus(Things(groves=(Grove(_around(x, y, radius + 4), 0),)))
-    facts = Facts(kind, site.ground, place, int(kind == "house gone"))
-    return Edit(facts, (_around(x, y, radius + 8),), before=Things(buildings=(old,)), after=after)
+        (old,) = cluster(site, 1, x, y)
+        kind, radius = "house gone", 28.0
+    # Trees do not come back between the dates, nor do any hide what is left.
+    clearing = Grove(around(x, y, radius + 4), 0)
+    after = Things(patches=(site.earth(x, y, radius, "rubble"),), groves=(clearing,))
+    facts = Facts(kind, site.ground, place, int(kind == "house gone"), roof=roof_of(old.colour))
+    return Edit(facts, (around(x, y, radius + 8),), before=Things(buildings=(old,)), after=after)
 
 
 def _replacement(site: Site) -> Edit:
@@ -261,16 +180,16 @@ def _replacement(site: Site) -> Edit:
     x, y = site.spot(place, 52)
     kind = str(site.rng.choice(["houses to building", "trees to parking", "building to parking"]))
     if kind == "houses to building":
-        before = Things(buildings=_cluster(site, int(site.rng.integers(2, 4)), x, y))
+        before = Things(buildings=cluster(site, int(site.rng.integers(2, 4)), x, y))
         after = Things(buildings=(draw_hall(site.rng, x, y, site.angle()),))
     elif kind == "trees to parking":
-        before = Things(groves=(_wood(site, x, y),))
+        before = Things(groves=(wood(site, x, y),))
         after = Things(lots=(draw_lot(site.rng, x, y, site.angle()),), patches=(site.earth(x, y, 42),))
     else:
         angle = site.angle()
         before = Things(buildings=(draw_hall(site.rng, x, y, angle),))
         after = Things(lots=(draw_lot(site.rng, x, y, angle),))
-    return Edit(Facts(kind, site.ground, place), (_around(x, y, 50),), before=before, after=after)
+    return Edit(Facts(kind, site.ground, place), (around(x, y, 50),), before=before, after=after)
 
 
 def _road_and_houses(site: Site) -> Edit:
@@ -284,16 +203,16 @@ def _road_and_houses(site: Site) -> Edit:
     slots = sorted(site.rng.choice(5, 2, replace=False))
     houses = outer[slots[0] : slots[0] + 2] + inner[slots[1] : slots[1] + 2]
     after = Things(roads=(draw_road(site.rng, line),), buildings=houses)
-    reserved = (_band_around(upright, road, site.tilt, 54),)
+    reserved = (_bandaround(upright, road, site.tilt, 54),)
     return Edit(Facts("road and houses", site.ground, place, len(houses)), reserved, after=after)
 
 
 def _trees_to_houses(site: Site) -> Edit:
     place = site.place()
     x, y = site.spot(place, 52)
-    after = Things(buildings=_cluster(site, 2, x, y), patches=(site.earth(x, y, 42),))
-    before = Things(groves=(_wood(site, x, y),))
-    return Edit(Facts("trees to houses", site.ground, place, 2), (_around(x, y, 50),), before=before, after=after)
+    after = Things(buildings=cluster(site, 2, x, y), patches=(site.earth(x, y, 42),))
+    before = Things(groves=(wood(site, x, y),))
+    return Edit(Facts("trees to houses", site.ground, place, 2), (around(x, y, 50),), before=before, after=after)
 
 
 def _building_and_parking(site: Site) -> Edit:
@@ -302,11 +221,25 @@ def _building_and_parking(site: Site) -> Edit:
     if site.rng.random() < 0.5:
         spots = spots[::-1]
     (x, y), (u, v) = band(spots.astype(np.float32), upright, site.tilt)
-    angle = site.tilt + (0.0 if upright else _QUARTER)
+    angle = site.tilt + (0.0 if upright else QUARTER)
     hall, lot = draw_hall(site.rng, float(x), float(y), angle), draw_lot(site.rng, float(u), float(v), angle)
-    reserved = (_band_around(upright, sign * 76, site.tilt, 46),)
+    reserved = (_bandaround(upright, sign * 76, site.tilt, 46),)
     facts = Facts("building and parking", site.ground, place)
     return Edit(facts, reserved, after=Things(buildings=(hall,), lots=(lot,)))
+
+
+def _two(site: Site) -> Edit:
+    """Two changes of different kinds in places apart from each other."""
+    makers = (_house, _building, _trees, _demolition) + ((_parking, _pond, pond_gone) if site.ground in _OPEN else ())
+    while True:
+        pick = site.rng.choice(len(makers), 2, replace=False)
+        first, second = sorted((makers[n](site) for n in pick), key=lambda edit: PLACES.index(edit.facts.place))
+        apart = np.abs(first.reserved[0].mean(0) - second.reserved[0].mean(0)).max()
+        if apart > 110:
+            break
+    facts = Facts("two changes", site.ground, parts=(first.facts, second.facts))
+    before, after = first.before.plus(second.before), first.after.plus(second.after)
+    return Edit(facts, first.reserved + second.reserved, before=before, after=after)
 
 
 _ANYWHERE = ("bareland", "meadow", "woods")
@@ -314,23 +247,30 @@ _OPEN = ("bareland", "meadow")
 
 # Share of the changed pairs, what makes it, and the grounds on which it can be seen.
 KINDS: tuple[tuple[float, Callable[[Site], Edit], tuple[str, ...]], ...] = (
-    (0.07, _house, _ANYWHERE),
-    (0.145, _houses, _ANYWHERE),
-    (0.07, _building, _ANYWHERE),
-    (0.05, _row, _ANYWHERE),
-    (0.03, _rows, _ANYWHERE),
-    (0.065, _road, _ANYWHERE),
-    (0.025, _winding_road, _ANYWHERE),
-    (0.025, _crossroad, _ANYWHERE),
-    (0.05, _extension, _ANYWHERE),
-    (0.065, _trees, _ANYWHERE),
-    (0.08, _demolition, _ANYWHERE),
-    (0.09, _replacement, _OPEN),
-    (0.05, _parking, _OPEN),
-    (0.05, _pond, _OPEN),
-    (0.055, _road_and_houses, _ANYWHERE),
-    (0.04, _trees_to_houses, _OPEN),
-    (0.04, _building_and_parking, _OPEN),
+    (0.06, _house, _ANYWHERE),
+    (0.10, _houses, _ANYWHERE),
+    (0.05, _building, _ANYWHERE),
+    (0.035, _row, _ANYWHERE),
+    (0.025, _rows, _ANYWHERE),
+    (0.05, _road, _ANYWHERE),
+    (0.02, _winding_road, _ANYWHERE),
+    (0.02, _crossroad, _ANYWHERE),
+    (0.035, _extension, _ANYWHERE),
+    (0.05, _trees, _ANYWHERE),
+    (0.065, _demolition, _ANYWHERE),
+    (0.07, _replacement, _OPEN),
+    (0.035, _parking, _OPEN),
+    (0.035, _pond, _OPEN),
+    (0.04, _road_and_houses, _ANYWHERE),
+    (0.03, _trees_to_houses, _OPEN),
+    (0.03, _building_and_parking, _OPEN),
+    (0.03, pond_gone, _OPEN),
+    (0.03, greening, ("bareland",)),
+    (0.03, lot_extension, _OPEN),
+    (0.03, playground, _OPEN),
+    (0.02, roundabout, _OPEN),
+    (0.03, planting, _OPEN),
+    (0.08, _two, _ANYWHERE),
 )
 _SHARES = np.cumsum([share for share, _, _ in KINDS])
 

@@ -16,6 +16,9 @@ class Facts:
         place: One of `PLACES`, or "" where the change goes through the whole scene.
         count: How many houses, 0 where there are none to count.
         way: Direction of a road: "horizontal" or "vertical", or "".
+        roof: Colour of the one roof that there is to name: "red", "blue" or "white", or "".
+        beside: What is near at both dates: "road", "pond" or "woods", or "".
+        parts: The facts of two changes at once, in the order of their places, else empty.
     """
 
     kind: str
@@ -23,3 +26,16 @@ class Facts:
     place: str = ""
     count: int = 0
     way: str = ""
+    roof: str = ""
+    beside: str = ""
+    parts: tuple["Facts", ...] = ()
+
+
+def roof_of(colour: tuple[float, float, float]) -> str:
+    """The name of a roof's colour, where it has one that anybody would name."""
+    red, green, blue = colour
+    if red > 1.5 * green and red > 1.5 * blue:
+        return "red"
+    if blue > 1.25 * red:
+        return "blue"
+    return "white" if min(colour) > 205 else ""

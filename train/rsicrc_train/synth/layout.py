@@ -15,9 +15,11 @@ from rsicrc_train.synth.objects import (
     Things,
     blob,
     box,
+    draw_container,
     draw_hall,
     draw_house,
     draw_lot,
+    draw_path,
     draw_pond,
     draw_road,
     turned,
@@ -104,22 +106,38 @@ def surroundings(rng: np.random.Generator, plot: Plot, ground: str, tilt: float)
     things = Things(patches=_patches(rng, plot, ground), groves=_trees(rng, plot, ground))
     for _ in range(rng.choice([0, 1, 2], p=[0.3, 0.5, 0.2])):
         things = things.plus(_street(rng, plot, tilt))
-    for _ in range(rng.integers(0, 4)):
+    for _ in range(rng.integers(1, 6)):
         things = things.plus(_single(rng, plot, ground, tilt))
-    return things
+    return things.plus(_clutter(rng, plot))
+
+
+def _clutter(rng: np.random.Generator, plot: Plot) -> Things:
+    """Paths and containers, where there is room."""
+    paths, small = [], []
+    if rng.random() < 0.4:
+        line = winding(rng, bool(rng.random() < 0.5), float(rng.uniform(-110, 110)), 18.0)
+        if plot.free_line(line, 12):
+            plot.take_line(line, 8)
+            paths.append(draw_path(rng, line))
+    for _ in range(rng.integers(0, 4)):
+        x, y = (float(v) for v in rng.uniform(8, SIZE - 8, 2))
+        if plot.free(box(x, y, 22, 22, 0.0)):
+            plot.take(box(x, y, 16, 16, 0.0), 1)
+            small.append(draw_container(rng, x, y, float(rng.uniform(0, np.pi))))
+    return Things(roads=tuple(paths), buildings=tuple(small))
 
 
 def _patches(rng: np.random.Generator, plot: Plot, ground: str) -> tuple[Patch, ...]:
     """Fields and stains of other ground, which never reach under the change."""
     patches = []
-    for _ in range(rng.integers(0, 3) if ground != "woods" else 0):
+    for _ in range(rng.integers(1, 6) if ground != "woods" else 0):
         x, y = rng.uniform(10, SIZE - 10, 2)
         if rng.random() < 0.5:
-            length, width = rng.uniform(60, 110, 2)
+            length, width = rng.uniform(40, 110, 2)
             outline = box(x, y, length, width, float(rng.normal(0, 0.1)))
             patch = Patch("field", outline, _CROPS[rng.integers(len(_CROPS))])
         else:
-            radius_x, radius_y = rng.uniform(22, 45, 2)
+            radius_x, radius_y = rng.uniform(12, 45, 2)
             outline = blob(rng, x, y, radius_x, radius_y, 0.15)
             other, colours = ("meadow", GREEN) if ground == "bareland" else ("bareland", BARE)
             patch = Patch(other, outline, colours[rng.integers(len(colours))])

@@ -52,12 +52,13 @@ class Pond:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Road:
-    """A road along a line; `width` in pixels, `lined` with a broken centre line."""
+    """A road along a line; `width` in pixels, `lined` with a broken centre line, `cars` where any drive."""
 
     line: Points
     width: float
     colour: Colour
     lined: bool
+    cars: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,7 @@ class Building:
         colour: RGB of the roof in full light.
         wing: Where a wing stands out, from -1 to 1 along the ridge; 0 for no wing.
         drive: End of a paved drive that leads here, or None.
+        second: RGB of the wing's roof, or of one side of a flat roof, where it is another.
         seed: Decides small things, such as what stands on a flat roof.
     """
 
@@ -106,6 +108,7 @@ class Building:
     colour: Colour
     wing: float = 0.0
     drive: tuple[float, float] | None = None
+    second: Colour | None = None
     seed: int = 0
 
     @property
@@ -178,23 +181,41 @@ _ROOFS: tuple[Colour, ...] = (
     (164, 84, 66),
     (86, 72, 64),
     (98, 112, 136),
+    (176, 74, 58),
+    (186, 172, 150),
+    (122, 104, 92),
+    (214, 212, 208),
+    (112, 128, 118),
+    (66, 66, 72),
 )
-_HALLS: tuple[Colour, ...] = ((222, 222, 218), (196, 198, 200), (96, 128, 172), (186, 74, 66), (168, 172, 168))
+_HALLS: tuple[Colour, ...] = (
+    (222, 222, 218),
+    (196, 198, 200),
+    (96, 128, 172),
+    (186, 74, 66),
+    (168, 172, 168),
+    (148, 138, 126),
+    (120, 124, 130),
+    (206, 194, 170),
+)
 _SURFACES: tuple[Colour, ...] = ((112, 112, 114), (134, 132, 130), (158, 155, 148))
 
 
 def draw_house(rng: np.random.Generator, x: float, y: float, angle: float) -> Building:
-    """A house of 22 to 29 by 17 to 21 pixels around (x, y), its ridge along `angle`."""
+    """A house of 20 to 31 by 15 to 22 pixels around (x, y), its ridge along `angle`."""
+    style = rng.random()
     return Building(
         x=x,
         y=y,
-        length=float(rng.uniform(22, 29)),
-        width=float(rng.uniform(17, 21)),
+        length=float(rng.uniform(20, 31)),
+        width=float(rng.uniform(15, 22)),
         angle=angle,
-        height=float(rng.uniform(5, 7)),
-        roof="hip" if rng.random() < 0.65 else "gable",
+        height=float(rng.uniform(5, 7.5)),
+        roof="hip" if style < 0.5 else "gable" if style < 0.85 else "flat",
         colour=_ROOFS[rng.integers(len(_ROOFS))],
         wing=float(rng.choice([-1, 1]) * rng.uniform(0.5, 1)) if rng.random() < 0.5 else 0.0,
+        second=_ROOFS[rng.integers(len(_ROOFS))] if rng.random() < 0.2 else None,
+        seed=int(rng.integers(1 << 30)),
     )
 
 
@@ -209,6 +230,8 @@ def draw_hall(rng: np.random.Generator, x: float, y: float, angle: float) -> Bui
         height=float(rng.uniform(8, 12)),
         roof="flat",
         colour=_HALLS[rng.integers(len(_HALLS))],
+        wing=float(rng.choice([-0.8, 0.8])) if rng.random() < 0.25 else 0.0,
+        second=_HALLS[rng.integers(len(_HALLS))] if rng.random() < 0.25 else None,
         seed=int(rng.integers(1 << 30)),
     )
 
@@ -228,3 +251,16 @@ def draw_pond(rng: np.random.Generator, x: float, y: float) -> Pond:
 def draw_road(rng: np.random.Generator, line: Points) -> Road:
     """A road of 10 to 15 pixels along a line."""
     return Road(line, float(rng.uniform(10, 15)), _SURFACES[rng.integers(len(_SURFACES))], bool(rng.random() < 0.5))
+
+
+def draw_path(rng: np.random.Generator, line: Points) -> Road:
+    """A foot path or a dirt track of 3 to 5 pixels along a line."""
+    colour = ((168, 148, 120), (150, 132, 106), (180, 174, 162))[rng.integers(3)]
+    return Road(line, float(rng.uniform(3, 5)), colour, False, cars=False)
+
+
+def draw_container(rng: np.random.Generator, x: float, y: float, angle: float) -> Building:
+    """A container or shed of 9 to 12 by 4 to 6 pixels."""
+    colours: tuple[Colour, ...] = ((60, 92, 140), (150, 66, 50), (196, 196, 192), (96, 112, 84), (170, 140, 70))
+    length, width = float(rng.uniform(9, 12)), float(rng.uniform(4, 6))
+    return Building(x, y, length, width, angle, 3.0, "flat", colours[rng.integers(len(colours))])

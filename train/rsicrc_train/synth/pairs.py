@@ -1,15 +1,17 @@
 """One pair: a place, a change or none, two dates."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rsicrc.levir import NO_CHANGE_SENTENCES
 from rsicrc_train.synth.captions import describe
-from rsicrc_train.synth.changes import Edit, draw_edit
+from rsicrc_train.synth.changes import draw_edit
+from rsicrc_train.synth.edits import Edit
+from rsicrc_train.synth.facts import Facts
 from rsicrc_train.synth.layout import BARE, GREEN, Plot, surroundings
-from rsicrc_train.synth.objects import Scene
+from rsicrc_train.synth.objects import Scene, Things
 from rsicrc_train.synth.render import render
 from rsicrc_train.synth.weather import draw_weather
 
@@ -52,6 +54,7 @@ def make_scenes(seed: int, index: int) -> tuple[Scene, Scene, Edit]:
     for outline in edit.reserved:
         plot.take(outline, 1)
     common = surroundings(rng, plot, ground, tilt).plus(edit.both)
+    edit = replace(edit, facts=replace(edit.facts, beside=_beside(edit, common)))
     floor = ground if ground != "woods" else ("bareland", "meadow")[rng.integers(2)]
     colours = GREEN if floor == "meadow" else BARE
     colour = colours[rng.integers(len(colours))]
@@ -63,6 +66,23 @@ def make_scenes(seed: int, index: int) -> tuple[Scene, Scene, Edit]:
     if not is_changed(seed, index):
         before = after = (before, after)[rng.integers(2)]
     return before, after, edit
+
+
+def _beside(edit: Edit, common: Things) -> str:
+    """What stays and is close to a change that has one place: "pond", "road" or nothing."""
+    if not edit.facts.place:
+        return ""
+    centre = edit.reserved[0].mean(0)
+    for pond in common.ponds:
+        if np.linalg.norm(pond.outline - centre, axis=1).min() < 60:
+            return "pond"
+    for road in common.roads:
+        # A line of two points is filled in, so that the nearest is close to one of them.
+        start, end = road.line[:-1, None], road.line[1:, None]
+        points = start + np.linspace(0, 1, 30)[None, :, None] * (end - start)
+        if road.cars and np.linalg.norm(points - centre, axis=2).min() < 62:
+            return "road"
+    return ""
 
 
 def make_pair(seed: int, index: int) -> Pair:
@@ -79,5 +99,11 @@ def make_pair(seed: int, index: int) -> Pair:
     rng = np.random.default_rng(np.random.SeedSequence((seed, index, 2)))
     pictures = render(before, draw_weather(rng)), render(after, draw_weather(rng))
     if is_changed(seed, index):
-        return Pair(*pictures, describe(rng, edit.facts), True, tuple(edit.facts.kind.split(" and ")))
+        return Pair(*pictures, describe(rng, edit.facts), True, _kinds(edit.facts))
     return Pair(*pictures, NO_CHANGE_SENTENCES, False, ())
+
+
+def _kinds(facts: Facts) -> tuple[str, ...]:
+    if facts.parts:
+        return tuple(part.kind for part in facts.parts)
+    return tuple(facts.kind.split(" and "))

@@ -15,6 +15,8 @@ from rsicrc_train.synth.weather import Weather, photograph
 Image = NDArray[np.uint8]
 _AA, _BITS = cv2.LINE_AA, 4
 _CARS = ((225, 225, 225), (150, 152, 156), (60, 62, 68), (150, 45, 40), (50, 70, 115), (30, 30, 32))
+# What grows on a field belongs to the date: green, ripe, stubble or ploughed.
+_CROPS: tuple[Colour, ...] = ((84, 118, 58), (178, 158, 98), (146, 132, 92), (122, 98, 74), (104, 126, 70))
 _CONCRETE = (186.0, 182.0, 174.0)
 _PITCH = {"hip": 0.5, "gable": 0.55}
 
@@ -43,7 +45,8 @@ def render(scene: Scene, weather: Weather) -> Image:
     away = (-weather.shadow[0], -weather.shadow[1])
     dark, bright = weather.grown((14, 26, 14)), weather.grown((118, 148, 84))
     for crown, dense in woods:
-        cv2.copyTo(leaves(dense, scene.wood, away, dark, bright), crown, image)
+        look = leaves(dense, scene.wood, away, dark, bright, (weather.autumn, weather.leafless))
+        cv2.copyTo(look, crown, image)
     return photograph(image, weather)
 
 
@@ -83,7 +86,9 @@ def _patches(image: Image, scene: Scene, weather: Weather) -> None:
         soft = 3 if patch.kind == "field" else 11
         cv2.compare(cv2.blur(mask, (soft, soft)), level, cv2.CMP_GT, mask)
         origin = (scene.origin[0], (scene.origin[1] + 97 * number) % 500)
-        colour = weather.grown(patch.colour) if patch.kind in ("meadow", "field") else patch.colour
+        colour = weather.grown(patch.colour) if patch.kind == "meadow" else patch.colour
+        if patch.kind == "field":
+            colour = _CROPS[(weather.seed + 3 * number) // 7 % len(_CROPS)]
         flip = (scene.flip + number) % 8
         cv2.copyTo(floor(patch.kind, origin, flip, colour), mask, image)
 
@@ -101,6 +106,11 @@ def _ponds(image: Image, things: Things, weather: Weather) -> None:
         cv2.polylines(image, [outline], True, (98, 92, 72), 3, _AA, _BITS)
         cv2.fillPoly(mask, [outline], 255, _AA, _BITS)
     cv2.copyTo(water, cv2.inRange(mask, 128, 255), image)
+    rng = np.random.default_rng(weather.seed)
+    for pond in things.ponds:
+        if rng.random() < 0.3:
+            x, y = (float(v) for v in pond.outline.mean(0) + rng.uniform(-9, 9, 2))
+            _fill(image, box(x, y, 6, 2.5, float(rng.uniform(0, 3))), (222, 220, 214))
 
 
 def _roads(image: Image, roads: Sequence[Road], weather: Weather) -> None:
@@ -116,8 +126,9 @@ def _roads(image: Image, roads: Sequence[Road], weather: Weather) -> None:
         if road.lined:
             _centre_line(image, road)
     rng = np.random.default_rng(weather.seed)
-    cars = [_cars_on(road, rng) for road in roads]
-    _cars(image, np.concatenate(cars), rng)
+    cars = [_cars_on(road, rng) for road in roads if road.cars]
+    if cars:
+        _cars(image, np.concatenate(cars), rng)
 
 
 def _drives(image: Image, buildings: Sequence[Building]) -> None:
@@ -208,10 +219,13 @@ def _building_shadow(shade: Image, building: Building, weather: Weather) -> None
 
 def _building(image: Image, building: Building, weather: Weather) -> None:
     if building.roof == "flat":
+        if building.wing:
+            _fill(image, building.wing_outline, building.second or _scaled(building.colour, 0.94))
         _flat_roof(image, building, weather)
         return
     if building.wing:
-        _pitched_roof(image, building.wing_outline, building.angle + math.pi / 2, "gable", building.colour, weather)
+        colour = building.second or building.colour
+        _pitched_roof(image, building.wing_outline, building.angle + math.pi / 2, "gable", colour, weather)
     _pitched_roof(image, building.outline, building.angle, building.roof, building.colour, weather)
 
 
@@ -236,6 +250,9 @@ def _flat_roof(image: Image, building: Building, weather: Weather) -> None:
     """A level roof with a parapet, seams and a few machines."""
     outline = building.outline
     _fill(image, outline, building.colour)
+    if building.second and not building.wing:
+        a, b, c, d = outline
+        _fill(image, np.stack([a, 0.6 * a + 0.4 * b, 0.6 * d + 0.4 * c, d]), building.second)
     rng = np.random.default_rng(building.seed)
     seams = np.arange(-building.length / 2 + 6, building.length / 2 - 3, 7.0)
     half = building.width / 2 - 2

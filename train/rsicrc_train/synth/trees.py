@@ -27,6 +27,7 @@ class Canopy:
         slope_y: uint8 around 128, slope downwards.
         tint: uint8 around 128, brightness of the tree and of its leaves.
         rank: uint8, one value a tree; a tree is shown where the wanted density is above its rank.
+        species: uint8, one value a tree; which trees turn first in autumn.
         centre: int32, flat index of the tree's centre in a padded scene that begins at the bank's origin.
     """
 
@@ -36,6 +37,7 @@ class Canopy:
     tint: NDArray[np.uint8]
     rank: NDArray[np.uint8]
     centre: NDArray[np.int32]
+    species: NDArray[np.uint8]
 
 
 @cache
@@ -73,7 +75,8 @@ def canopy(dense: bool) -> Canopy:
     rank = rng.integers(0, 255, len(points) + 1).astype(np.uint8)
     flat = np.rint(centre_y).astype(np.int32) * _ROW + np.rint(centre_x).astype(np.int32)
     inside = np.where(label > 0, 255, 0).astype(np.uint8)
-    return Canopy(inside, slope_x, slope_y, np.clip(tint, 0, 255).astype(np.uint8), rank[label], flat)
+    species = rng.integers(0, 255, len(points) + 1).astype(np.uint8)
+    return Canopy(inside, slope_x, slope_y, np.clip(tint, 0, 255).astype(np.uint8), rank[label], flat, species[label])
 
 
 def crowns(dense: bool, origin: tuple[int, int], density: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -103,6 +106,7 @@ def leaves(
     light: tuple[float, float],
     dark: Colour,
     bright: Colour,
+    turned: tuple[float, float] = (0.0, 0.0),
 ) -> NDArray[np.uint8]:
     """The wood as it looks from above, everywhere.
 
@@ -112,6 +116,7 @@ def leaves(
         light: Direction towards the sun in the image plane (x right, y down), longer when the sun is low.
         dark: RGB of a leaf in the shade.
         bright: RGB of a leaf in the sun.
+        turned: Shares of the trees that are yellow or brown, and that have no leaves.
 
     Returns:
         uint8 [256, 256, 3] RGB.
@@ -123,4 +128,16 @@ def leaves(
     a, b = -0.8 * light[0], -0.8 * light[1]
     slope = cv2.addWeighted(bank.slope_x[window], a, bank.slope_y[window], b, 118 - 128 * (a + b))
     value = cv2.addWeighted(slope, 1.0, bank.tint[window], 1.2, -128 * 1.2)
-    return tinted(np.asarray(value, np.uint8), dark, bright)
+    grey, kinds = np.asarray(value, np.uint8), bank.species[window]
+    image = tinted(grey, dark, bright)
+    # Conifers stay as they are; what turns early is yellow and what turns late is brown.
+    looks = (
+        (204.0, 255.0, (10.0, 22.0, 16.0), (88.0, 122.0, 84.0)),
+        (0.0, 204 * 0.6 * turned[0], (40.0, 30.0, 8.0), (206.0, 168.0, 74.0)),
+        (204 * 0.6 * turned[0], 204 * turned[0], (34.0, 20.0, 10.0), (176.0, 116.0, 66.0)),
+        (204 * (1 - turned[1]), 204.0, (40.0, 34.0, 28.0), (140.0, 126.0, 108.0)),
+    )
+    for low, high, shade, sun in looks:
+        if high > low:
+            cv2.copyTo(tinted(grey, shade, sun), cv2.inRange(kinds, low, high - 1), image)
+    return image

@@ -28,6 +28,10 @@ class Weather:
         blur: Deviation of the lens's Gaussian, pixels.
         grain: Amplitude of the sensor's noise, 0 to 1.
         shift: Of the picture, (x, y) pixels, at most 2 each.
+        autumn: Share of the trees that are yellow or brown.
+        leafless: Share of the trees without leaves.
+        clouds: Strength of soft shadows of clouds, 0 to 1.
+        mist: Strength of patches of mist, 0 to 1.
         seed: Decides what moves by itself: cars, wear of the ground, grain.
     """
 
@@ -42,6 +46,10 @@ class Weather:
     grain: float
     shift: tuple[float, float]
     seed: int
+    autumn: float = 0.0
+    leafless: float = 0.0
+    clouds: float = 0.0
+    mist: float = 0.0
 
     @property
     def shadow(self) -> tuple[float, float]:
@@ -59,12 +67,12 @@ class Weather:
         """Colour of grass or leaves in this season."""
         red, green, blue = colour
         dry = self.drought
-        return red * (0.88 + 0.26 * dry), green * (1.02 + 0.04 * dry), blue * (0.95 + 0.05 * dry)
+        return red * (0.84 + 0.38 * dry), green * (1.02 + 0.05 * dry), blue * (0.94 + 0.1 * dry)
 
 
 def draw_weather(rng: np.random.Generator) -> Weather:
     """Weather of one date."""
-    warmth = rng.normal(0, 0.03)
+    warmth = rng.normal(0, 0.04)
     angle, reach = rng.uniform(0, 2 * np.pi), rng.uniform(0, 2)
     return Weather(
         # The sun stands in the south, so that shadows point up in the picture, more or less.
@@ -72,13 +80,17 @@ def draw_weather(rng: np.random.Generator) -> Weather:
         elevation=float(rng.uniform(0.7, 1.15)),
         drought=float(rng.random()),
         gains=(float(1 + warmth + rng.normal(0, 0.012)), 1.0, float(1 - warmth + rng.normal(0, 0.012))),
-        gamma=float(np.exp(rng.normal(0, 0.12))),
-        contrast=float(rng.uniform(0.82, 1.15)),
+        gamma=float(np.exp(rng.normal(0, 0.15))),
+        contrast=float(rng.uniform(0.75, 1.2)),
         haze=float(rng.choice([0.0, rng.uniform(0, 0.18)])),
         blur=float(rng.uniform(0.4, 0.85)),
         grain=float(rng.uniform(0.05, 0.6)),
         shift=(float(reach * np.cos(angle)), float(reach * np.sin(angle))),
         seed=int(rng.integers(1 << 30)),
+        autumn=float(rng.choice([0.0, rng.uniform(0.1, 0.6)])),
+        leafless=float(rng.uniform(0.1, 0.45)) if rng.random() < 0.25 else 0.0,
+        clouds=float(rng.uniform(0.15, 0.4)) if rng.random() < 0.3 else 0.0,
+        mist=float(rng.uniform(0.1, 0.3)) if rng.random() < 0.25 else 0.0,
     )
 
 
@@ -88,6 +100,13 @@ def photograph(image: NDArray[np.uint8], weather: Weather) -> NDArray[np.uint8]:
     toned = cv2.LUT(image, np.clip(curve * 255, 0, 255).astype(np.uint8))
     gains = np.diag(weather.gains) * (1 - weather.haze)
     aired = cv2.transform(toned, np.column_stack([gains, np.full(3, 0.72 * 255 * weather.haze)]))
+    place = (weather.seed % 511, weather.seed // 511 % 511)
+    if weather.clouds:
+        cv2.multiply(aired, 255 - _veil(place, weather.clouds), aired, 1 / 255)
+    if weather.mist:
+        aired = cv2.add(
+            cv2.multiply(aired, 255 - _veil(place, weather.mist), None, 1 / 255), _veil(place, 0.75 * weather.mist)
+        )
     # Shift and blur are one separable filter: a Gaussian beside its anchor.
     (across, x), (down, y) = (_lens(weather.blur, part) for part in weather.shift)
     blurred = cv2.sepFilter2D(aired, -1, across, down, anchor=(x, y), borderType=cv2.BORDER_REFLECT_101)
@@ -105,6 +124,18 @@ def _lens(blur: float, shift: float) -> tuple[NDArray[np.float64], int]:
     kernel[1:] += (1 - (shift - whole)) * gauss
     kernel[:-1] += (shift - whole) * gauss
     return np.asarray(kernel / kernel.sum(), np.float64), whole + 3
+
+
+def _veil(place: tuple[int, int], strength: float) -> NDArray[np.uint8]:
+    """Soft patches [256, 256, 3] up to a strength, 0 to 1."""
+    return np.asarray(cv2.convertScaleAbs(crop(_veil_bank(), place), None, strength), np.uint8)
+
+
+@cache
+def _veil_bank() -> NDArray[np.uint8]:
+    """Soft patches, uint8 [768, 768, 3], half of them 0."""
+    field = noise(np.random.default_rng(_GRAIN_SEED + 1), BANK, ((5, 1.0), (11, 0.4)))
+    return cv2.merge([np.clip(160 * field, 0, 255).astype(np.uint8)] * 3).astype(np.uint8)
 
 
 @cache

@@ -175,6 +175,7 @@ class Run:
             batch_sampler=[chunk.tolist() for chunk in torch.split(order, size)[skip:]],
             collate_fn=collate,
             num_workers=self.training.workers,
+            generator=torch.Generator(),  # else every pass draws from the global one, and a resumed run once more
         )
         for batch in loader:
             yield Batch(*(tensor.to(self.fabric.device) for tensor in batch))

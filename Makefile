@@ -1,0 +1,56 @@
+# make demo    from nothing to a caption: environment, export of the example checkpoint, captions of two generated pairs
+#              (BEFORE=a.png AFTER=b.png captions a pair of your own as well)
+# make test    the tests that need a few minutes;  make test-slow   the others
+# make lint    ruff and mypy;  make wheel   the wheel;  make example   train examples/tiny.pt anew (about 40 minutes)
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+MODEL := demo/model
+
+.PHONY: demo test test-slow lint wheel example install clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "rsicrc needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 …" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(MODEL): $(VENV)/.installed examples/tiny.pt
+	mkdir -p demo
+	$(BIN)/rsicrc-export examples/tiny.pt --output $(MODEL) --force
+	touch $(MODEL)
+
+demo: $(MODEL)
+	@echo; echo "A generated pair with a change:"
+	@$(BIN)/rsicrc-run caption examples/changed_before.png examples/changed_after.png --model $(MODEL) --heatmap demo/changed.png
+	@echo; echo "A generated pair without one:"
+	@$(BIN)/rsicrc-run caption examples/unchanged_before.png examples/unchanged_after.png --model $(MODEL) --heatmap demo/unchanged.png
+	@if [ -n "$(BEFORE)$(AFTER)" ]; then \
+		echo; echo "Your pair, $(BEFORE) and $(AFTER):"; \
+		$(BIN)/rsicrc-run caption "$(BEFORE)" "$(AFTER)" --model $(MODEL) --heatmap demo/yours.png; \
+	fi
+
+test: install
+	$(BIN)/pytest -m "not slow and not gpu"
+
+test-slow: install
+	$(BIN)/pytest -m "slow and not gpu"
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+wheel: install
+	rm -rf dist
+	$(BIN)/python -m build --wheel --outdir dist
+
+example: install
+	examples/train.sh
+
+clean:
+	rm -rf $(VENV) demo dist model runs

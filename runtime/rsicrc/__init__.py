@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rsicrc.captions import Caption, Explanation, Hypothesis, PairFailure
+    from rsicrc.captions import Caption, EncodedPair, Explanation, Hypothesis, PairFailure
     from rsicrc.engine import Engine, load
     from rsicrc.errors import (
         ArgumentError,
@@ -22,19 +22,25 @@ if TYPE_CHECKING:
         DataError,
         ExportError,
         ImageError,
+        IndexFolderError,
         ModelFolderError,
         ModelNotFoundError,
         PairsError,
         RsicrcError,
     )
+    from rsicrc.index.hits import Hits
+    from rsicrc.index.index import Index
 
 __version__ = "0.1.0.dev0"
 
 _HOMES = {
     "Caption": "captions",
+    "EncodedPair": "captions",
     "Explanation": "captions",
     "Hypothesis": "captions",
     "PairFailure": "captions",
+    "Hits": "index.hits",
+    "Index": "index.index",
     "Engine": "engine",
     "load": "engine",
     "ArgumentError": "errors",
@@ -43,6 +49,7 @@ _HOMES = {
     "DataError": "errors",
     "ExportError": "errors",
     "ImageError": "errors",
+    "IndexFolderError": "errors",
     "ModelFolderError": "errors",
     "ModelNotFoundError": "errors",
     "PairsError": "errors",
@@ -55,11 +62,15 @@ __all__ = [
     "Caption",
     "CheckpointError",
     "DataError",
+    "EncodedPair",
     "Engine",
     "Explanation",
     "ExportError",
+    "Hits",
     "Hypothesis",
     "ImageError",
+    "Index",
+    "IndexFolderError",
     "ModelFolderError",
     "ModelNotFoundError",
     "PairFailure",

@@ -62,8 +62,23 @@ class Caption:
 
 
 @dataclass(frozen=True)
+class EncodedPair:
+    """What one look at a pair gave.
+
+    Attributes:
+        embedding: float32 [d], of length 1, to be compared with texts by a dot product.
+        caption: the caption, where one was asked for.
+        log_probs: log p(text | pair) of each sentence that was asked about.
+    """
+
+    embedding: NDArray[np.float32]
+    caption: Caption | None
+    log_probs: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class PairFailure:
-    """Stands in a stream of captions where a pair could not be read.
+    """Stands in a stream of results where a pair could not be read.
 
     Attributes:
         index: position of the pair in the input, from 0.

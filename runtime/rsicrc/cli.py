@@ -14,7 +14,9 @@ from rsicrc import __version__
 from rsicrc.commands.caption import caption
 from rsicrc.commands.doctor import doctor
 from rsicrc.commands.evaluate import evaluate
+from rsicrc.commands.index import index
 from rsicrc.commands.info import info
+from rsicrc.commands.search import search
 from rsicrc.console import run_command
 
 _NAME = "rsicrc-run"
@@ -27,6 +29,8 @@ def cli() -> None:
 
 
 cli.add_command(caption)
+cli.add_command(index)
+cli.add_command(search)
 cli.add_command(evaluate)
 cli.add_command(info)
 cli.add_command(doctor)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rsicrc.backends import Backend, open_backend
-from rsicrc.captions import Caption, Explanation, Hypothesis, PairFailure
+from rsicrc.captions import Caption, EncodedPair, Explanation, Hypothesis, PairFailure
 from rsicrc.errors import ArgumentError, ModelFolderError, ModelNotFoundError
 from rsicrc.images import Pair
 from rsicrc.manifest import DECODER, IMAGE_ENCODER, SCORER, TEXT_ENCODER, TOKENIZER_FILE, Manifest
@@ -23,6 +23,7 @@ from rsicrc.sentences import encode_sentences, pad
 from rsicrc.vocabulary import END, START, Vocabulary
 
 logger = logging.getLogger("rsicrc")
+_Result = TypeVar("_Result")
 
 MODEL_VARIABLE = "RSICRC_MODEL"
 DEFAULT_MODEL = "model"
@@ -191,8 +192,41 @@ class Engine:
         """
         options = SearchOptions.resolve(self.manifest, beams, n_best, length_penalty, early_stopping, max_length)
         batch_size, workers = self._reading(batch_size, workers)
-        # A generator of its own, so that wrong settings are reported at the call and not at the first result.
-        return self._caption_batches(pairs, options, batch_size, workers)
+        return self._batches(pairs, lambda encoded: self._captions(encoded, options), batch_size, workers)
+
+    def encode_stream(
+        self,
+        pairs: Iterable[Pair],
+        *,
+        captions: bool = False,
+        beams: int | None = None,
+        texts: Sequence[str] = (),
+        batch_size: int = 32,
+        workers: int | None = None,
+    ) -> Iterator[EncodedPair | PairFailure]:
+        """Embed any number of pairs, and if asked caption them and score sentences on them, from one look at each.
+
+        The image encoder runs once for a pair, whatever is asked for. Reading, order and memory are as in
+        `caption_stream`.
+
+        Args:
+            pairs: the pairs.
+            captions: caption the pairs too, with the manifest's search defaults.
+            beams: of captions: how many sentences are followed at once, instead of the manifest's number.
+            texts: sentences whose log p(text | pair) is wanted, as from `score`.
+            batch_size: pairs that go through the graphs together.
+            workers: threads that read images.
+
+        Returns:
+            An iterator over an `EncodedPair`, or a `PairFailure` where a pair cannot be used, for each pair.
+
+        Raises:
+            ArgumentError: a setting is out of its range, or a sentence is empty.
+        """
+        options = SearchOptions.resolve(self.manifest, beams, 1, None, None, None) if captions else None
+        ids = encode_sentences(self.vocabulary, texts)
+        batch_size, workers = self._reading(batch_size, workers)
+        return self._batches(pairs, lambda encoded: self._encoded_pairs(encoded, options, ids), batch_size, workers)
 
     def embed_images(self, pairs: Sequence[Pair], *, batch_size: int = 32) -> NDArray[np.float32]:
         """Embed pairs, to be compared with texts by a dot product.
@@ -278,18 +312,25 @@ class Engine:
         maps = attention[0, : len(words)].reshape(len(words), *similarity.shape)
         return Explanation(" ".join(words), words, maps, similarity)
 
-    def _caption_batches(
-        self, pairs: Iterable[Pair], options: SearchOptions, batch_size: int, workers: int
-    ) -> Iterator[Caption | PairFailure]:
+    def _batches(
+        self, pairs: Iterable[Pair], work: Callable[[_Encoded], Sequence[_Result]], batch_size: int, workers: int
+    ) -> Iterator[_Result | PairFailure]:
+        # A generator of its own, so that wrong settings are reported at the call and not at the first result.
         for batch in read_batches(pairs, self.manifest.preprocessing, batch_size, workers):
-            captions = iter(self._caption_images(batch.images, options))
+            results = iter(work(self._encode_images(batch.images)) if len(batch.images) else ())
             for failure in batch.failures:
-                yield next(captions) if failure is None else failure
+                yield next(results) if failure is None else failure
 
-    def _caption_images(self, images: NDArray[np.uint8], options: SearchOptions) -> list[Caption]:
-        if not len(images):
-            return []
-        encoded = self._encode_images(images)
+    def _encoded_pairs(
+        self, encoded: _Encoded, options: SearchOptions | None, ids: Sequence[list[int]]
+    ) -> list[EncodedPair]:
+        # Copied, so that a caller who keeps one pair does not keep its batch.
+        embeddings = [row.copy() for row in self.backend.numpy(encoded.outputs["image_embedding"])]
+        captions = [None] * encoded.pairs if options is None else self._captions(encoded, options)
+        log_probs = map(tuple, self._log_probabilities(encoded, ids).tolist())
+        return [EncodedPair(*parts) for parts in zip(embeddings, captions, log_probs, strict=True)]
+
+    def _captions(self, encoded: _Encoded, options: SearchOptions) -> list[Caption]:
         changes = self._change_scores(encoded)
         n_best = [tuple(map(self._hypothesis, beams)) for beams in self._search(encoded, options)]
         return [_caption(hypotheses, change) for hypotheses, change in zip(n_best, changes, strict=True)]

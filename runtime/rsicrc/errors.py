@@ -30,6 +30,10 @@ class PairsError(RsicrcError, ValueError):
     """A list of image pairs (a CSV file) cannot be used."""
 
 
+class IndexFolderError(RsicrcError, ValueError):
+    """An index of pairs is not there, is damaged, or was made with another model."""
+
+
 class BackendError(RsicrcError, RuntimeError):
     """A backend or device is not there, or it failed."""
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from rsicrc.captions import Caption, PairFailure
+from rsicrc.captions import Caption, EncodedPair, PairFailure
 from rsicrc.errors import ArgumentError, DataError
 from rsicrc.levir import CaptionedPair, read_levir
 from rsicrc.metrics.captioning import PERIOD_FREE, PROTOCOLS, PUBLISHED, bare, caption_metrics, meteor_problem
@@ -153,7 +153,7 @@ def evaluate_pairs(
         pairs: the pairs, each with at least one sentence.
         beams: width of the beam search; by default the model's.
         batch_size: pairs that go through the graphs together.
-        on_progress: called with the number of steps just done; there are two for every pair (caption, embedding).
+        on_progress: called with the number of pairs just done.
 
     Raises:
         DataError: a pair without sentences, no pairs, or none that can be read.
@@ -165,19 +165,23 @@ def evaluate_pairs(
             raise DataError(f"{pair.after}: no sentence, or an empty one. Every pair needs a caption to compare with")
     skipped = meteor_problem()  # before the long work: this is where a missing pycocoevalcap is found
     advance = on_progress or _ignore
-    predictions = []
+    predictions: list[Prediction] = []
+    captions: list[Caption] = []
+    known: list[CaptionedPair] = []
+    vectors: list[NDArray[np.float32]] = []
     paths = [(pair.before, pair.after) for pair in pairs]
-    for pair, result in zip(pairs, engine.caption_stream(paths, beams=beams, batch_size=batch_size), strict=True):
-        predictions.append(Prediction(pair, result))
+    stream = engine.encode_stream(paths, captions=True, beams=beams, batch_size=batch_size)
+    for pair, result in zip(pairs, stream, strict=True):
+        if isinstance(result, EncodedPair) and result.caption is not None:
+            captions.append(result.caption)
+            known.append(pair)
+            vectors.append(result.embedding)
+        predictions.append(Prediction(pair, result if isinstance(result, PairFailure) else captions[-1]))
         advance(1)
-    measured = [(each.pair, each.result) for each in predictions if isinstance(each.result, Caption)]
-    if not measured:
+    if not known:
         raise DataError(_nothing(predictions))
-    failed = len(predictions) - len(measured)
-    advance(failed)
-    known = [pair for pair, _ in measured]
-    captions = [caption for _, caption in measured]
-    embeddings = _embed(engine, known, batch_size, advance)
+    failed = len(predictions) - len(known)
+    embeddings = np.stack(vectors)
 
     changed = [pair.changed for pair in known]
     notes = [skipped] if skipped else []
@@ -197,17 +201,6 @@ def evaluate_pairs(
         notes=tuple(notes),
         predictions=tuple(predictions),
     )
-
-
-def _embed(engine: Engine, pairs: Sequence[CaptionedPair], batch_size: int, advance: Progress) -> NDArray[np.float32]:
-    # The engine has no call yet that gives captions and embeddings from one run of the image encoder.
-    paths = [(pair.before, pair.after) for pair in pairs]
-    rows = []
-    step = 8 * batch_size  # several batches a call, so that images are read ahead
-    for start in range(0, len(paths), step):
-        rows.append(engine.embed_images(paths[start : start + step], batch_size=batch_size))
-        advance(len(rows[-1]))
-    return np.concatenate(rows)
 
 
 def _caption_figures(pairs: Sequence[CaptionedPair], texts: Sequence[str]) -> dict[str, dict[str, Metrics]]:

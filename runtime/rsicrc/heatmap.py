@@ -95,11 +95,11 @@ def draw_heatmap(before: Image.Image, after: Image.Image, explanation: Explanati
 
     if rows:
         _draw_legend(sheet, draw, words_top - 46)
-    square = _centred_square(after).resize((panel, panel), Image.Resampling.LANCZOS)
+    square = centred_square(after).resize((panel, panel), Image.Resampling.LANCZOS)
     for index, (word, attention) in enumerate(zip(explanation.words, explanation.attention, strict=True)):
         row, column = divmod(index, columns)
         left, top = _MARGIN + column * (panel + _GAP), words_top + row * (panel_height + _GAP)
-        sheet.paste(_blend(square, attention), (left, top))
+        sheet.paste(overlay(square, attention), (left, top))
         line = _fit(word, panel, size=22)
         draw.text((left, top + panel + 6), line.text, fill=_INK, font=line.font)
         share = f"{100 * float(attention.max()):.0f} % at its peak"
@@ -122,8 +122,16 @@ def colours(values: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
     return np.stack(channels, axis=-1).astype(np.float32)
 
 
-def _blend(photo: Image.Image, attention: NDArray[np.float32]) -> Image.Image:
-    """Lay the attention [h, w] over a square photo: the stronger, the brighter and the more opaque."""
+def overlay(photo: Image.Image, attention: NDArray[np.float32]) -> Image.Image:
+    """Lay attention over a square photo, the stronger, the brighter and the more opaque.
+
+    Args:
+        photo: what the model sees of an image, see `centred_square`.
+        attention: float32 [h, w], summing to 1.
+
+    Returns:
+        An RGB image of the photo's size, in which all colour is attention.
+    """
     smooth = Image.fromarray(attention.astype(np.float32)).resize(photo.size, Image.Resampling.BICUBIC)
     # A peak counts as strong from four times the even share on; the full scale would make noise look like a finding.
     strongest = max(float(attention.max()), 4 / attention.size)
@@ -146,7 +154,8 @@ def _draw_legend(sheet: Image.Image, draw: ImageDraw.ImageDraw, top: int) -> Non
     draw.text((right, top + 13), strongest, fill=_GREY, font=font, anchor="rm")
 
 
-def _centred_square(image: Image.Image) -> Image.Image:
+def centred_square(image: Image.Image) -> Image.Image:
+    """Return what the model sees of an image."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     return image.crop((left, top, left + side, top + side))

@@ -1,4 +1,4 @@
-"""A table of image pairs: a CSV file with a header, or JSON lines with the same keys."""
+"""A table of image pairs: a CSV file with a header, or JSON lines or a Parquet file with the same keys."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ class PairRow:
         folder: What relative paths start from: the table's folder.
         extra: The other columns, passed through to the captions file.
         problem: Why the row cannot be used, where reading the table showed it already.
+        named: Whether the table gives it its id.
     """
 
     id: str
@@ -36,6 +37,7 @@ class PairRow:
     folder: Path
     extra: Mapping[str, Any]
     problem: str | None = None
+    named: bool = True
 
     @property
     def paths(self) -> tuple[Path, Path]:
@@ -54,20 +56,22 @@ def read_pairs(path: Path) -> list[PairRow]:
     is returned with its `problem`, so that a job can report it in its place and do the others.
 
     Args:
-        path: `*.jsonl` or `*.ndjson` is read as JSON lines, anything else as CSV (UTF-8, comma).
+        path: `*.jsonl` or `*.ndjson` is read as JSON lines, `*.parquet` as Parquet (this needs pyarrow), anything else
+            as CSV (UTF-8, comma).
 
     Raises:
         PairsError: The table as a whole cannot be used: no rows, a column missing, an id twice, not UTF-8, …
         OSError: The file cannot be read.
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")  # spreadsheets put a byte order mark first
-    except UnicodeDecodeError as error:
-        raise PairsError(f"{path}: not UTF-8 text (byte {error.start}). Save the table as 'CSV UTF-8'") from error
-    json_lines = path.suffix.lower() in (".jsonl", ".ndjson")
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        records = _parquet_rows(path)
+    else:
+        text = _text(path)
+        records = _json_rows(text, path) if suffix in (".jsonl", ".ndjson") else _csv_rows(text, path)
     rows: list[PairRow] = []
     lines: dict[str, int] = {}
-    for line, fields in _json_rows(text, path) if json_lines else _csv_rows(text, path):
+    for line, fields in records:
         row = _row(fields, number=len(rows) + 1, folder=path.parent, where=f"{path}: line {line}")
         if row.id in lines:
             raise PairsError(f"{path}: id '{row.id}' stands in lines {lines[row.id]} and {line}. Make ids unique")
@@ -76,6 +80,30 @@ def read_pairs(path: Path) -> list[PairRow]:
     if not rows:
         raise PairsError(f"{path}: no rows. The table needs the columns 'before' and 'after', and a row for each pair")
     return rows
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")  # spreadsheets put a byte order mark first
+    except UnicodeDecodeError as error:
+        raise PairsError(f"{path}: not UTF-8 text (byte {error.start}). Save the table as 'CSV UTF-8'") from error
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[Any, Any]]]:
+    with path.open("rb") as file:  # a file that is not there is an OSError like that of the other tables
+        try:
+            from pyarrow import ArrowException
+            from pyarrow.parquet import read_table
+        except ImportError as error:
+            raise PairsError(f"{path}: Parquet needs pyarrow: `pip install 'rsicrc[search]'`") from error
+        try:
+            table = read_table(file)
+        except ArrowException as error:
+            raise PairsError(f"{path}: not a Parquet file ({error})") from error
+    missing = [name for name in COLUMNS if name not in table.column_names]
+    if missing:
+        raise PairsError(f"{path}: no column '{missing[0]}', only {', '.join(map(repr, table.column_names))}")
+    yield from enumerate(table.to_pylist(), start=1)
 
 
 def _csv_rows(text: str, path: Path) -> Iterator[tuple[int, dict[Any, Any]]]:
@@ -131,4 +159,4 @@ def _row(fields: dict[Any, Any], number: int, folder: Path, where: str) -> PairR
         if not path:
             problem = problem or f"no path in '{name}'"
         paths.append(path)
-    return PairRow(row_id, paths[0], paths[1], folder, fields, problem)
+    return PairRow(row_id, paths[0], paths[1], folder, fields, problem, named=given_id is not None)

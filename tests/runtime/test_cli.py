@@ -28,7 +28,7 @@ from rsicrc.cli import cli
 from click.testing import CliRunner
 for args in [["--help"], ["--version"], *([name, "--help"] for name in cli.commands)]:
     assert CliRunner().invoke(cli, args).exit_code == 0, args
-print(sorted({"numpy", "PIL", "rich", "onnxruntime", "tokenizers", "torch"} & sys.modules.keys()))
+print(sorted({"numpy", "PIL", "rich", "onnxruntime", "tokenizers", "torch", "lancedb", "pyarrow"} & sys.modules.keys()))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

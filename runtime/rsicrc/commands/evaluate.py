@@ -73,7 +73,7 @@ def evaluate(
         output.parent.stat()  # a folder that is not there is no news for the end of a long run
     pairs = read_levir(data, split)[:limit]
     engine = load(model, threads=threads)
-    with progress(2 * len(pairs), "evaluating") as advance:
+    with progress(len(pairs), "evaluating") as advance:
         report = evaluate_pairs(engine, pairs, beams=beams, on_progress=advance)
     if as_json:
         source = {"data": str(data), "split": split, "model": model_id(engine.folder)}

@@ -1,0 +1,48 @@
+"""What a search returns: rows of the index with their scores, best first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Hits:
+    """The rows that a search found.
+
+    Columns of the table: `rank` (from 1), `similarity` (cosine of the pair and the query, -1 to 1), after a rerank
+    `log_prob` (log p of the query given the pair; null where the images could not be read) and `rank_score` (what the
+    order follows), then the row's own: `id`, `before`, `after`, `caption`, `score`, `change_score`, and the columns of
+    the table that was indexed.
+
+    Attributes:
+        query: the sentence as the model read it; None after a search by example.
+        unknown: the words of the sentence that the model does not know.
+        table: the rows, best first.
+    """
+
+    query: str | None
+    unknown: Sequence[str]
+    table: pa.Table
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        yield from self.to_list()
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """Return a dict for each row."""
+        rows: list[dict[str, Any]] = self.table.to_pylist()
+        return rows
+
+    def to_arrow(self) -> pa.Table:
+        """Return the rows as an Arrow table."""
+        return self.table
+
+    def to_pandas(self) -> Any:
+        """Return the rows as a pandas data frame; needs pandas."""
+        return self.table.to_pandas()

@@ -1,0 +1,295 @@
+"""The LanceDB table of an index on disk: its identity, its commits, filters, and vector search.
+
+LanceDB commits are atomic, so whatever ends a writer leaves the table as it was before a commit or after it. Two
+writers take turns by a lock file: LanceDB settles conflicts between commits itself, but two upserts of the same new id
+that run at the same time would both insert it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import lancedb
+import numpy as np
+import pyarrow as pa
+from lancedb.index import IvfPq
+from numpy.typing import NDArray
+
+from rsicrc.errors import ArgumentError, IndexFolderError
+from rsicrc.index.columns import base_schema, extra_names
+from rsicrc.index.nearest import Ranked
+
+FORMAT_VERSION = 1
+# From so many rows on, a scan of all vectors takes longer than people like to wait for an answer.
+APPROXIMATE_FROM = 200_000
+_TABLE = "pairs"
+_LOCK = ".lock"
+_METADATA = b"rsicrc"
+_READ_ROWS = 8192
+_PROBES = 48
+_REFINE = 10
+_SYSTEM_ERROR = re.compile(r"([A-Z][a-z][A-Za-z ]+) \(os error \d+\)")
+_SYNTAX_ERROR = re.compile(r"\((sql parser error: .*)\)")
+_NOISE = re.compile(r"^(lance error: |Invalid input, |Schema error: )*|\. Valid fields are.*|,? ?/\S+\.rs:\d+(:\d+)?")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What the vectors of an index were made with.
+
+    Attributes:
+        checkpoint: SHA-256 of the checkpoint that the model folder was exported from.
+        model: where the model folder was.
+        width: numbers in a vector.
+    """
+
+    checkpoint: str
+    model: str
+    width: int
+
+
+class Store:
+    """The table of an index. One object sees the table as it was when it was opened, and what it writes itself.
+
+    Attributes:
+        folder: where the index is.
+        identity: what it was made with.
+        approximate: whether vectors are found through an approximate index.
+    """
+
+    def __init__(self, folder: Path, table: Any) -> None:
+        self.folder = folder
+        self._table = table
+        self.identity = _read_identity(folder, table.schema)
+        self.approximate = self._has_vector_index()
+
+    @classmethod
+    def open(cls, folder: Path) -> Store:
+        """Open an index.
+
+        Raises:
+            IndexFolderError: there is none, it is damaged, or a newer version made it.
+        """
+        if not is_index(folder):
+            raise IndexFolderError(f"{folder}: no index here. Make one with `rsicrc-run index PAIRS -o {folder}`")
+        try:
+            return cls(folder, lancedb.connect(str(folder)).open_table(_TABLE))
+        except (ValueError, RuntimeError, OSError) as error:
+            if isinstance(error, IndexFolderError):
+                raise
+            raise IndexFolderError(f"{folder}: damaged ({_reason(error)}). Remove it and index anew") from error
+
+    @classmethod
+    def create(cls, folder: Path, identity: Identity) -> Store:
+        """Make an empty index, or open the one that another process has just made.
+
+        Raises:
+            IndexFolderError: the folder holds something else.
+            OSError: it cannot be written.
+        """
+        if folder.exists() and not folder.is_dir():
+            raise IndexFolderError(f"{folder}: a file. An index is a folder: give another name")
+        if folder.is_dir() and not is_index(folder):
+            strangers = {path.name for path in folder.iterdir()} - {_LOCK, f"{_TABLE}.lance"}
+            if strangers:
+                raise IndexFolderError(f"{folder}: not an index, and not empty ('{min(strangers)}'). Give another name")
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder):
+            if not is_index(folder):
+                fields = {"format_version": FORMAT_VERSION, **asdict(identity)}
+                schema = base_schema(identity.width, {_METADATA: json.dumps(fields).encode()})
+                with _writing(folder):
+                    lancedb.connect(str(folder)).create_table(_TABLE, schema=schema)
+        return cls.open(folder)
+
+    def __len__(self) -> int:
+        return int(self._table.count_rows())
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns, without LanceDB's own."""
+        return self._table.schema
+
+    def refresh(self) -> None:
+        """See what others have written since."""
+        self._table.checkout_latest()
+        self.approximate = self._has_vector_index()
+
+    def columns(self, names: Sequence[str]) -> pa.Table:
+        """Read whole columns."""
+        return self._table.search().select(list(names)).to_arrow()
+
+    def add_columns(self, types: Mapping[str, pa.DataType]) -> None:
+        """Make sure that there are columns of these names; those that are there keep their types.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        with _locked(self.folder):
+            self.refresh()
+            missing = [pa.field(name, kind) for name, kind in types.items() if name not in self.schema.names]
+            if missing:
+                with _writing(self.folder):
+                    self._table.add_columns(pa.schema(missing))
+
+    def upsert(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write rows in one commit: new ids are added, known ones replaced. Columns that are not given become null.
+
+        Raises:
+            OSError: nothing was written.
+        """
+        self.merge(pa.Table.from_pylist([dict(row) for row in rows], schema=self._table.schema))
+
+    def merge(self, rows: pa.Table) -> None:
+        """As `upsert`, from an Arrow table with all columns."""
+        self._merge(rows, insert=True)
+
+    def update(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write some columns of rows that are there, in one commit; all rows give the same columns, `id` among them.
+
+        Raises:
+            OSError: nothing was written.
+        """
+        schema = pa.schema([self._table.schema.field(name) for name in rows[0]])
+        self._merge(pa.Table.from_pylist([dict(row) for row in rows], schema=schema), insert=False)
+
+    def tidy(self) -> None:
+        """Join small pieces, and build or extend the approximate index where the table is large.
+
+        Raises:
+            OSError: it could not be written; the table is good all the same.
+        """
+        with _locked(self.folder), _writing(self.folder):
+            self._table.optimize()
+            if len(self) >= APPROXIMATE_FROM and not self.approximate:
+                # Half as many codes as numbers: with fewer, the true neighbours are not among those that are refined.
+                config = IvfPq(distance_type="dot", num_sub_vectors=max(1, self.identity.width // 2))
+                self._table.create_index("vector", config=config)
+            self.refresh()
+
+    def vectors(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Read all vectors, float32 [N, d], and the row numbers by which `take` knows them, ascending."""
+        matrix = np.empty((len(self), self.identity.width), np.float32)
+        numbers = np.empty(len(matrix), np.int64)
+        start = 0
+        for batch in self._table.search().select(["vector"]).with_row_id(True).to_batches(_READ_ROWS):
+            part = batch.column("vector").flatten().to_numpy().reshape(-1, self.identity.width)
+            matrix[start : start + len(part)] = part
+            numbers[start : start + len(part)] = batch.column("_rowid").to_numpy()
+            start += len(part)
+        if start != len(matrix):
+            raise IndexFolderError(f"{self.folder}: damaged ({start} of {len(matrix)} rows). Remove it and index anew")
+        if (np.diff(numbers) > 0).all():  # the rule; LanceDB does not promise it
+            return matrix, numbers
+        order = np.argsort(numbers)
+        return matrix[order], numbers[order]
+
+    def matching(self, where: str) -> NDArray[np.int64]:
+        """Return the row numbers of the rows for which an SQL condition holds, ascending.
+
+        Raises:
+            ArgumentError: it is not a condition on the table's columns.
+        """
+        with self._filtering(where):
+            found = self._table.search().where(where).select(["_rowid"]).with_row_id(True).to_arrow()
+        return np.sort(found.column("_rowid").to_numpy().astype(np.int64))
+
+    def nearest(self, vector: NDArray[np.float32], count: int, where: str | None) -> Ranked:
+        """Find the rows with the most similar vectors through the approximate index, best first.
+
+        Raises:
+            ArgumentError: `where` is not a condition on the table's columns.
+        """
+        query = self._table.search(vector).distance_type("dot").limit(count)
+        # No maximum: where a condition leaves few rows, the search goes on until it has enough.
+        query = query.minimum_nprobes(_PROBES).maximum_nprobes(0).refine_factor(_REFINE)
+        query = query.select(["_rowid", "_distance"]).with_row_id(True)
+        if where is None:
+            found = query.to_arrow()
+        else:
+            with self._filtering(where):
+                found = query.where(where, prefilter=True).to_arrow()
+        distances = found.column("_distance").to_numpy()  # for dot products: 1 - the product
+        return Ranked(found.column("_rowid").to_numpy().astype(np.int64), 1 - distances.astype(np.float32))
+
+    def take(self, numbers: NDArray[np.int64]) -> pa.Table:
+        """Read rows by number, in the order given, without vectors and checksums."""
+        names = ["id", "before", "after", "caption", "score", "change_score", *extra_names(self._table.schema)]
+        if not len(numbers):
+            return self._table.schema.empty_table().select(names)
+        query = self._table.take_row_ids([int(number) for number in numbers])
+        rows = query.select(names).with_row_id().to_arrow()
+        place = {number: row for row, number in enumerate(rows.column("_rowid").to_pylist())}
+        return rows.take([place[int(number)] for number in numbers]).select(names)
+
+    def _has_vector_index(self) -> bool:
+        return any("vector" in index.columns for index in self._table.list_indices())
+
+    def _merge(self, data: pa.Table, insert: bool) -> None:
+        with _locked(self.folder), _writing(self.folder):
+            self.refresh()
+            merge = self._table.merge_insert("id").when_matched_update_all()
+            (merge.when_not_matched_insert_all() if insert else merge).execute(data)
+
+    @contextmanager
+    def _filtering(self, where: str) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, RuntimeError) as error:
+            columns = [name for name in self._table.schema.names if name not in ("vector", "stamp")]
+            raise ArgumentError(
+                f"where {where!r}: {_reason(error)}. It is an SQL condition on the columns {', '.join(columns)}"
+            ) from error
+
+
+def is_index(folder: Path) -> bool:
+    """Tell whether an index, or at least a LanceDB table of its name, is in a folder."""
+    return any((folder / f"{_TABLE}.lance" / "_versions").glob("*.manifest"))
+
+
+def _read_identity(folder: Path, schema: pa.Schema) -> Identity:
+    try:
+        fields = json.loads((schema.metadata or {})[_METADATA])
+        version = fields.pop("format_version")
+        identity = Identity(**fields)
+    except (KeyError, TypeError, ValueError) as error:
+        raise IndexFolderError(f"{folder}: a LanceDB table, but no index of rsicrc. Name another folder") from error
+    if version != FORMAT_VERSION:
+        raise IndexFolderError(
+            f"{folder}: made by another rsicrc (index format {version}; this one reads {FORMAT_VERSION}). Index anew"
+        )
+    return identity
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Wait until no other process writes to the index. The system frees the lock of a process that dies."""
+    with (folder / _LOCK).open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Turn LanceDB's errors into one that names the index and the reason; a commit that fails leaves nothing behind."""
+    try:
+        yield
+    except (RuntimeError, OSError, ValueError) as error:
+        reason = f"{_reason(error)}; what was indexed before is kept, run the same again to go on"
+        raise OSError(None, reason, str(folder)) from error
+
+
+def _reason(error: Exception) -> str:
+    """Say what LanceDB says, without its source locations and lists of columns, on one line."""
+    text = " ".join(str(error).split())
+    for wanted in (_SYSTEM_ERROR, _SYNTAX_ERROR):
+        if found := wanted.search(text):
+            return found.group(1)
+    return _NOISE.sub("", text).rstrip(" .") or type(error).__name__

@@ -1,0 +1,55 @@
+"""`Engine.encode_stream`: embeddings, captions and log-probabilities from one run of the image encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import rsicrc
+from rsicrc.captions import EncodedPair, PairFailure
+from rsicrc.manifest import IMAGE_ENCODER
+
+TEXTS = ["a road is built", "no change"]
+
+
+def test_all_from_one_look(model_folder: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = rsicrc.load(model_folder, threads=1)
+    pairs = [(pictures / f"{number}a.png", pictures / f"{number}b.png") for number in range(1, 6)]
+    embeddings, captions, scores = engine.embed_images(pairs), engine.caption(pairs), engine.score(pairs, TEXTS)
+    runs = []
+    run = engine.backend.run
+
+    def counted(graph: str, feeds: Mapping[str, Any], outputs: Sequence[str] | None = None) -> dict[str, Any]:
+        runs.append(graph)
+        return run(graph, feeds, outputs)
+
+    monkeypatch.setattr(engine.backend, "run", counted)
+    results = list(engine.encode_stream(pairs, captions=True, texts=TEXTS, batch_size=2))
+    assert runs.count(IMAGE_ENCODER) == 3
+    for result, embedding, caption, score in zip(results, embeddings, captions, scores, strict=True):
+        assert isinstance(result, EncodedPair)
+        np.testing.assert_allclose(result.embedding, embedding, atol=1e-5)
+        np.testing.assert_allclose(result.log_probs, score, rtol=1e-4)
+        assert result.caption is not None
+        assert result.caption.text == caption.text
+
+
+def test_nothing_more_than_asked_for(model_folder: Path, pictures: Path) -> None:
+    engine = rsicrc.load(model_folder, threads=1)
+    good = (pictures / "1a.png", pictures / "1b.png")
+    first, second = engine.encode_stream([(pictures / "absent.png", pictures / "1b.png"), good])
+    assert isinstance(first, PairFailure)
+    assert isinstance(second, EncodedPair)
+    assert (second.caption, second.log_probs) == (None, ())
+
+
+def test_wrong_settings_are_told_at_the_call(model_folder: Path) -> None:
+    engine = rsicrc.load(model_folder, threads=1)
+    with pytest.raises(rsicrc.ArgumentError, match="batch_size"):
+        engine.encode_stream([], batch_size=0)
+    with pytest.raises(rsicrc.ArgumentError, match="empty"):
+        engine.encode_stream([], texts=[""])

@@ -74,7 +74,7 @@ class Recipe:
 
 _TRAININGS = {
     "tiny": Training(
-        epochs=4,
+        epochs=5,
         batch_size=32,
         captions=5,
         learning_rate=1e-3,

@@ -207,8 +207,8 @@ def test_variants_through_export(config: ModelConfig, tmp_path: Path) -> None:
     """Each variant, saved in the published layout, exported from there, against the PyTorch model it came from."""
     source = random_checkpoint(9, config)
     if config.prenorm:
-        # Nothing normalises the last layer's states: random ones make logits of hundreds, of which float32 keeps no more
-        # than the tolerance.
+        # Nothing normalises the last layer's states: random ones make logits of hundreds, and float32 then keeps no
+        # more than the tolerance.
         for name in ("decoder.output.weight", "decoder.embedding.weight"):
             source.state_dict[name] = source.state_dict[name] * 0.1
     files = published_files(source, tmp_path / "files")

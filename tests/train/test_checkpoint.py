@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import resource
-import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -95,16 +94,22 @@ def test_a_full_disk_keeps_the_checkpoint_that_was_there(tmp_path: Path) -> None
     path = tmp_path / "ckpt.pt"
     checkpoints.save(random_checkpoint(0), path)
     before = path.read_bytes()
-    child = os.fork()
-    if child == 0:  # the limit on file sizes cannot be taken back, so it is set in a process of its own
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-        try:
-            checkpoints.save(random_checkpoint(1), path)
-        except OSError:
-            os._exit(3)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 3
+    # The limit on file sizes cannot be taken back, so it is set in a process of its own.
+    script = """
+import resource, signal, sys
+from pathlib import Path
+from rsicrc_train import checkpoint
+from tests.models import random_checkpoint
+other = random_checkpoint(1)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    checkpoint.save(other, Path(sys.argv[1]))
+except OSError:
+    sys.exit(3)
+"""
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", script, str(path)], cwd=root)
+    assert done.returncode == 3
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["ckpt.pt"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-# The weight of the log-probability beside the cosine; measured, see docs/search.md.
+# The weight of the log-probability beside the cosine: a first choice, benchmarks/rerank.py compares others.
 LOG_PROB_WEIGHT = 0.1
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rsicrc.backends import Backend
-from rsicrc.manifest import DECODER, SCORER, TEXT_ENCODER, Manifest
+from rsicrc.manifest import SCORER, TEXT_ENCODER, Manifest
 from rsicrc.search import SearchOptions, beam_search
 from rsicrc.vocabulary import PAD, START
 from rsicrc_export.parity import encode, example_images, example_sentences
@@ -33,15 +33,13 @@ def write_golden(path: Path, manifest: Manifest, backend: Backend) -> None:
     outputs, cross = encode(backend, images)
     ids = example_sentences(SENTENCES, manifest.max_len, manifest.vocab_size)
     text = backend.run(TEXT_ENCODER, {"input_ids": ids})
-    index = np.arange(SENTENCES, dtype=np.int64) % PAIRS
-    scored = backend.run(SCORER, {"input_ids": ids, "pair_index": index, **cross})
+    scored = backend.run(SCORER, {"input_ids": ids, **cross})
     arrays: dict[str, Any] = {
         "images": images,
         "image_embedding": backend.numpy(outputs["image_embedding"]),
         "similarity": backend.numpy(outputs["similarity"]),
         "input_ids": ids,
         "text_embedding": backend.numpy(text["text_embedding"]),
-        "pair_index": index,
         "log_probs": backend.numpy(scored["log_probs"]),
         "attention": backend.numpy(scored["attention"]),
     }
@@ -49,7 +47,7 @@ def write_golden(path: Path, manifest: Manifest, backend: Backend) -> None:
         if 2 * beams > manifest.vocab_size:
             continue
         options = SearchOptions.resolve(manifest, beams, beams, None, None, None)
-        found = beam_search(backend, manifest.graphs[DECODER], cross, PAIRS, options)
+        found = beam_search(backend, cross, PAIRS, options).sentences
         captions = np.full((PAIRS, beams, manifest.max_len), PAD, np.int64)
         captions[:, :, 0] = START
         for pair, hypotheses in enumerate(found):

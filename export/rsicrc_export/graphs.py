@@ -1,6 +1,6 @@
 """The word graphs as PyTorch modules: `text_encoder`, `decoder` (one step of beam search) and `scorer`.
 
-B pairs, K beams, n words, N sentences, T places in the caches, S visual tokens, H heads of width dh; d = H·dh.
+B pairs, K beams, n words, N sentences, P places in the caches, S visual tokens, H heads of width dh; d = H·dh.
 """
 
 from __future__ import annotations
@@ -58,7 +58,11 @@ class TextEncoderGraph(nn.Module):
 
 
 class ScorerGraph(nn.Module):
-    """Given sentences on image pairs → the log-probability of every word, and where each looked."""
+    """Given sentences on image pairs → the log-probability of every word, and where each looked.
+
+    Every sentence is scored on every pair. What depends on the sentence alone, down to the question that it asks of the
+    first image pair, is computed once for all pairs.
+    """
 
     def __init__(self, model: RSICRC) -> None:
         super().__init__()
@@ -69,13 +73,13 @@ class ScorerGraph(nn.Module):
         self.output = Output(model, self.words)
 
     def forward(
-        self, ids: Tensor, pair_index: Tensor, cross_keys: Sequence[Tensor], cross_values: Sequence[Tensor]
+        self, ids: Tensor, cross_keys: Sequence[Tensor], cross_values: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Sentences [N, n] on the pairs `pair_index` [N] of the keys and values [B, H, S, dh].
+        """Sentences [N, n] on the pairs whose keys and values are [B, H, S, dh].
 
         Returns:
-            log_probs [N, n - 1]: of word i + 1 given those before it; 0 where it is PAD.
-            attention [N, n, S]: the last layer's, mean over the heads, while word i + 1 is predicted.
+            log_probs [B, N, n - 1]: of word i + 1 given those before it; 0 where it is PAD.
+            attention [B, N, n, S]: the last layer's, mean over the heads, while word i + 1 is predicted.
         """
         layers = _typed(self.layers)
         x, projected = self.words(ids, torch.arange(ids.shape[1], device=ids.device), layers[0])
@@ -84,14 +88,15 @@ class ScorerGraph(nn.Module):
             projected = projected if number == 0 else layer.project(x)
             x = layer.look_back(x, mix_causally(projected, self.heads))
             if (cross := number - self.unimodal) >= 0:
-                keys, values = (side[cross].index_select(0, pair_index) for side in (cross_keys, cross_values))
-                mixed, weights = mix(split_heads(layer.ask(x), self.heads), keys, values)
-                x = layer.look_at(x, join_heads(mixed))
+                query = split_heads(layer.ask(x).flatten(-3, -2), self.heads)  # [H, N·n, dh], then one for each pair
+                mixed, weights = mix(query, cross_keys[cross], cross_values[cross])
+                x = layer.look_at(x, join_heads(mixed).view(mixed.shape[0], *ids.shape, x.shape[-1]))
             x = layer.think(x)
-        targets = ids[:, 1:]
-        logits = self.output(x[:, :-1].flatten(0, 1)).view(*targets.shape, -1)
-        log_probs = torch.log_softmax(logits, dim=-1).gather(2, targets.unsqueeze(2)).squeeze(2)
-        return torch.where(targets == PAD, 0.0, log_probs), cast(Tensor, weights).mean(dim=1)
+        logits = self.output(x[:, :, :-1])
+        targets = ids[:, 1:].expand(x.shape[0], -1, -1)
+        log_probs = torch.log_softmax(logits, dim=-1).gather(3, targets.unsqueeze(3)).squeeze(3)
+        attention = cast(Tensor, weights).mean(dim=1)
+        return torch.where(targets == PAD, 0.0, log_probs), attention.view(x.shape[0], *ids.shape, attention.shape[-1])
 
 
 class DecoderStepGraph(nn.Module):
@@ -110,6 +115,7 @@ class DecoderStepGraph(nn.Module):
         tokens: Tensor,
         parents: Tensor,
         scores: Tensor,
+        lineage: Tensor,
         position: Tensor,
         self_keys: Sequence[Tensor],
         self_values: Sequence[Tensor],
@@ -124,23 +130,23 @@ class DecoderStepGraph(nn.Module):
         """Take one step; docs/graphs.md says what each input is.
 
         Returns:
-            Tokens, parents and scores of the next step; the caches, keys of all layers and then values; the finished
-            pool; done; and the number of pairs that are not done.
+            Tokens, parents and scores of the next step, and the lineage; the caches, keys of all layers and then
+            values; the finished pool; done; and the number of pairs that are not done.
         """
         layers = _typed(self.layers)
         pairs, beams = tokens.shape
-        cache = Cache(parents, position, self.heads, self_keys[0].shape[3])
+        cache = Cache(lineage, parents, position, self.heads)
         x, projected = self.words(tokens.flatten(), position, layers[0])
         next_keys, next_values = [], []
         for number, layer in enumerate(layers):
             projected = projected if number == 0 else layer.project(x)
-            query, key, value = (part.view(pairs, beams, self.heads, -1) for part in projected)
-            next_keys.append(keys := cache.with_word(self_keys[number], key))
-            next_values.append(values := cache.with_word(self_values[number], value))
-            mixed, _ = mix(query.unsqueeze(3), keys, values, cache.unseen)
-            x = layer.look_back(x, mixed.flatten(0, 1).flatten(1))
+            # All beams of a pair ask one set of keys, of its words as of its images: [B, K, d] → [B, H, K, dh].
+            query, key, value = (split_heads(part.view(pairs, beams, -1), self.heads) for part in projected)
+            next_keys.append(keys := cache.with_words(self_keys[number], key))
+            next_values.append(values := cache.with_words(self_values[number], value))
+            mixed, _ = mix(query, keys, values, cache.unseen)
+            x = layer.look_back(x, join_heads(mixed).flatten(0, 1))
             if (cross := number - self.unimodal) >= 0:
-                # All beams of a pair ask the pair's one set of keys: [B, K, d] → [B, H, K, dh].
                 query = split_heads(layer.ask(x).view(pairs, beams, -1), self.heads)
                 mixed, _ = mix(query, cross_keys[cross], cross_values[cross])
                 x = layer.look_at(x, join_heads(mixed).flatten(0, 1))
@@ -150,32 +156,32 @@ class DecoderStepGraph(nn.Module):
         settings = Settings(length_penalty, early_stopping, max_length)
         step = advance(log_probs, scores, position, Finished(*finished), done, settings)
         unfinished = (~step.done).sum()
-        beam_state = (step.tokens, step.parents, step.scores)
+        beam_state = (step.tokens, step.parents, step.scores, cache.lineage)
         return (*beam_state, *next_keys, *next_values, *step.finished, step.done, unfinished)
 
 
 class Cache:
-    """Where the caches [B, K, H, T, dh] are read and written in this step; the indices are made once for all layers.
+    """Where the words of all beams are kept [B, H, P, dh], and which of them each beam descends from [B, K, P].
 
-    Gathering and writing are a GatherND and a ScatterND on the caches' own shape, one copy each. (In ONNX Runtime a
-    `where` over the places takes nine times as long as ScatterND, and reshaping a graph's input or output is a copy.)
+    The words of a step get the K places after those of the step before, and stay there: what a new set of beams
+    continues is said by the lineage, gathered by parent, and not by moving keys and values. A runtime can write a
+    step's words into the cache where it is (a ScatterND whose input and output are one buffer), so a step reads its
+    caches once and copies nothing. All beams of a pair ask all its places, and what is not their own is masked: a few
+    more multiplications, but one product for the pair in place of one for each beam.
     """
 
-    def __init__(self, parents: Tensor, position: Tensor, heads: int, places: int) -> None:
-        shape = (*parents.shape, heads)
-        pair, beam, head = (torch.arange(size, device=parents.device) for size in shape)
-        self.rows = (pair[:, None].expand(shape[:2]), parents)
-        self.here = (
-            pair[:, None, None].expand(shape),
-            beam[None, :, None].expand(shape),
-            head[None, None].expand(shape),
-            position.expand(shape),
-        )
-        self.unseen = torch.where(torch.arange(places, device=parents.device) > position, IMPOSSIBLE, 0.0)
+    def __init__(self, lineage: Tensor, parents: Tensor, position: Tensor, heads: int) -> None:
+        pairs, beams, places = lineage.shape
+        pair, beam, head, place = (torch.arange(size, device=lineage.device) for size in (pairs, beams, heads, places))
+        own = position * beams + beam
+        self.lineage = lineage[pair[:, None].expand(pairs, beams), parents] | (place == own[:, None])
+        self.unseen = torch.where(self.lineage, 0.0, IMPOSSIBLE).unsqueeze(1)
+        shape = (pairs, heads, beams)
+        self.here = (pair[:, None, None].expand(shape), head[None, :, None].expand(shape), own.expand(shape))
 
-    def with_word(self, cache: Tensor, new: Tensor) -> Tensor:
-        """The cache of the beams that go on, with the new word [B, K, H, dh] at its place."""
-        return cache[self.rows].index_put(self.here, new)
+    def with_words(self, cache: Tensor, new: Tensor) -> Tensor:
+        """The cache with the words [B, H, K, dh] of this step."""
+        return cache.index_put(self.here, new)
 
 
 class Output(nn.Module):

@@ -25,7 +25,7 @@ OPSET = 18
 # A protobuf file ends at 2 GiB; what is larger keeps its weights in a file beside it.
 _LARGEST_FILE = 2_000_000_000
 _FINISHED = ("scores", "sums", "lengths", "tokens", "parents")
-_EXAMPLE = {"B": 3, "K": 2, "T": 7, "n": 6, "N": 5}  # all different and none 0 or 1, which would be frozen
+_EXAMPLE = {"B": 3, "K": 2, "P": 14, "n": 6, "N": 5}  # all different and none 0 or 1, which would be frozen
 
 Axes = tuple[int | str, ...]
 
@@ -49,8 +49,9 @@ def signatures(model: RSICRC) -> dict[str, Signature]:
         "tokens": _int("B", "K"),
         "parents": _int("B", "K"),
         "scores": _float("B", "K"),
+        "lineage": TensorSpec("bool", ("B", "K", "P")),
     }
-    caches = _indexed(("self_keys", "self_values"), layers, ("B", "K", heads, "T", narrow))
+    caches = _indexed(("self_keys", "self_values"), layers, ("B", heads, "P", narrow))
     ends = {
         f"finished_{name}": _float("B", "K") if name in ("scores", "sums") else _int("B", "K") for name in _FINISHED
     }
@@ -68,8 +69,8 @@ def signatures(model: RSICRC) -> dict[str, Signature]:
             {**next_state, "unfinished": _int()},
         ),
         SCORER: Signature(
-            {"input_ids": _int("N", "n"), "pair_index": _int("N"), **memory},
-            {"log_probs": _float("N", "n - 1"), "attention": _float("N", "n", tokens)},
+            {"input_ids": _int("N", "n"), **memory},
+            {"log_probs": _float("B", "N", "n - 1"), "attention": _float("B", "N", "n", tokens)},
         ),
     }
 

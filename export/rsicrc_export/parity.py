@@ -188,12 +188,13 @@ def _scorer(model: RSICRC, examples: list[_Example], backend: Backend) -> Iterat
     for example in examples:
         pairs = len(example.expected.embedding)
         ids = example_sentences(2 * pairs, longest if pairs > 1 else 4, size, _SEED + pairs)
-        index = np.arange(len(ids), dtype=np.int64)[::-1].copy() % pairs
-        found = backend.run(SCORER, {"input_ids": ids, "pair_index": index, **example.expected_cross})
-        expected, expected_attention = teacher_forced(model, example.expected.tokens[torch.from_numpy(index)], ids)
-        log_probs = _worse(log_probs, _log_prob_difference(backend.numpy(found["log_probs"]), expected))
-        attention = _worse(attention, float(np.abs(backend.numpy(found["attention"]) - expected_attention).max()))
-    inputs = f"two sentences for each of {_or(PAIRS)} pairs"
+        outputs = backend.run(SCORER, {"input_ids": ids, **example.expected_cross})
+        found = {name: backend.numpy(value) for name, value in outputs.items()}
+        for pair, tokens in enumerate(example.expected.tokens):
+            expected, expected_attention = teacher_forced(model, tokens.expand(len(ids), -1, -1), ids)
+            log_probs = _worse(log_probs, _log_prob_difference(found["log_probs"][pair], expected))
+            attention = _worse(attention, float(np.abs(found["attention"][pair] - expected_attention).max()))
+    inputs = f"2, 4 and 10 sentences on each of {_or(PAIRS)} pairs"
     yield Comparison("log_probs, per word", inputs, log_probs, LOG_PROB_TOLERANCE)
     yield Comparison("attention, absolute", inputs, attention, ATTENTION_TOLERANCE)
 
@@ -207,8 +208,8 @@ def _decoder(model: RSICRC, examples: list[_Example], manifest: Manifest, backen
         longest = manifest.max_len if pairs == 1 else min(manifest.max_len, _SHORTER)
         for beams in beams_used:
             options = SearchOptions.resolve(manifest, beams, beams, None, None, longest)
-            found = beam_search(backend, manifest.graphs[DECODER], example.expected_cross, pairs, options)
-            for tokens, hypotheses in zip(example.expected.tokens, found, strict=True):
+            found = beam_search(backend, example.expected_cross, pairs, options)
+            for tokens, hypotheses in zip(example.expected.tokens, found.sentences, strict=True):
                 difference, regret = _compare_beams(model, tokens, hypotheses)
                 words = _worse(words, difference)
                 choices = _worse(choices, regret) if beams == 1 else choices

@@ -115,13 +115,13 @@ class Words(nn.Module):
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
-    """[N, n, d] → [N, H, n, dh]."""
-    return x.reshape(*x.shape[:-1], heads, -1).transpose(1, 2)
+    """[..., n, d] → [..., H, n, dh]."""
+    return x.reshape(*x.shape[:-1], heads, -1).transpose(-3, -2)
 
 
 def join_heads(x: Tensor) -> Tensor:
-    """[N, H, n, dh] → [N, n, d]."""
-    return x.transpose(1, 2).flatten(2)
+    """[..., H, n, dh] → [..., n, d]."""
+    return x.transpose(-3, -2).flatten(-2)
 
 
 def mix(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -136,8 +136,8 @@ def mix(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -
 
 
 def mix_causally(projected: Projected, heads: int) -> Tensor:
-    """Self-attention of words [N, n, d] in which each sees itself and those before it → [N, n, d]."""
-    places = torch.arange(projected.query.shape[1], device=projected.query.device)
+    """Self-attention of words [..., n, d] in which each sees itself and those before it → [..., n, d]."""
+    places = torch.arange(projected.query.shape[-2], device=projected.query.device)
     unseen = torch.where(places > places.unsqueeze(1), IMPOSSIBLE, 0.0)
     query, key, value = (split_heads(part, heads) for part in projected)
     mixed, _ = mix(query, key, value, unseen)

@@ -21,6 +21,7 @@ from rsicrc.captions import PairFailure
 from rsicrc.errors import PairsError
 from rsicrc.files import replacing
 from rsicrc.pairs import RESULT_COLUMNS, PairRow
+from rsicrc.timings import Timings
 
 if TYPE_CHECKING:
     from rsicrc.captions import Caption
@@ -56,7 +57,7 @@ class BatchSettings:
 
 def caption_rows(
     engine: Engine, rows: Sequence[PairRow], output: CaptionsFile, *, batch_size: int, advance: Advance
-) -> None:
+) -> Timings:
     """Caption the rows that the output lacks and write each as soon as it is known.
 
     Images are read by other threads, ahead of the model. A row whose images cannot be used gets a line with `error`.
@@ -67,6 +68,9 @@ def caption_rows(
         output: Where the lines go; rows that it holds already are left alone.
         batch_size: Pairs that go through the model together.
         advance: Called once for every row done now.
+
+    Returns:
+        Where the time went.
 
     Raises:
         OSError: A line could not be written; those before it are kept.
@@ -80,6 +84,7 @@ def caption_rows(
         length_penalty=settings.length_penalty,
         batch_size=batch_size,
     )
+    total, batch = Timings(), Timings()
     for row in pending:
         outcome = next(stream) if row.problem is None else row.problem
         if isinstance(outcome, str):
@@ -88,8 +93,12 @@ def caption_rows(
             output.append(row, {"error": str(outcome.error)})
         else:
             output.append(row, result_of(outcome, settings.n_best))
+            if outcome.timings is not batch:  # the first pair of another batch
+                batch = outcome.timings
+                total.add(batch)
         advance(note=f"{output.failed} failed" if output.failed else None)
     output.finish()
+    return total
 
 
 def result_of(caption: Caption, n_best: int) -> dict[str, Any]:

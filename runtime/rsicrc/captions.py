@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rsicrc.errors import RsicrcError
+from rsicrc.timings import Timings
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Caption:
         n_best: the best sentences, best first; the first is the caption itself.
         change_score: 1 - the probability that the model gives its no-change sentences, in [0, 1]; None when the model
             lists no such sentences.
+        timings: where the time of its batch went; the pairs of a batch share one.
     """
 
     text: str
@@ -49,6 +51,7 @@ class Caption:
     token_log_probs: tuple[float, ...]
     n_best: tuple[Hypothesis, ...]
     change_score: float | None
+    timings: Timings = field(default_factory=Timings, compare=False, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain containers for JSON."""

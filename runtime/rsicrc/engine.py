@@ -16,10 +16,11 @@ from rsicrc.backends import Backend, open_backend
 from rsicrc.captions import Caption, EncodedPair, Explanation, Hypothesis, PairFailure
 from rsicrc.errors import ArgumentError, ModelFolderError, ModelNotFoundError
 from rsicrc.images import Pair
-from rsicrc.manifest import DECODER, IMAGE_ENCODER, SCORER, TEXT_ENCODER, TOKENIZER_FILE, Manifest
+from rsicrc.manifest import IMAGE_ENCODER, SCORER, TEXT_ENCODER, TOKENIZER_FILE, Manifest
 from rsicrc.reading import prepare_pair, read_batches
 from rsicrc.search import FinishedBeam, SearchOptions, beam_search
 from rsicrc.sentences import encode_sentences, pad
+from rsicrc.timings import Timings
 from rsicrc.vocabulary import END, START, Vocabulary
 
 logger = logging.getLogger("rsicrc")
@@ -86,6 +87,7 @@ class _Encoded:
 
     pairs: int
     outputs: dict[str, Any]
+    timings: Timings
 
     @property
     def cross(self) -> dict[str, Any]:
@@ -297,7 +299,9 @@ class Engine:
             ImageError: the pair cannot be used.
             ArgumentError: the sentence is empty.
         """
-        encoded = self._encode_images(prepare_pair(pair, self.manifest.preprocessing)[np.newaxis])
+        timings = Timings(pairs=1)
+        images = prepare_pair(pair, self.manifest.preprocessing, timings)[np.newaxis]
+        encoded = self._encode_images(images, timings)
         if text is None:
             options = SearchOptions.resolve(self.manifest, None, 1, None, None, None)
             best = self._search(encoded, options)[0][0]
@@ -305,11 +309,11 @@ class Engine:
         else:
             (ids,) = encode_sentences(self.vocabulary, [text])
         words = tuple(self.vocabulary.words[number] for number in ids[1:] if number != END)
-        feeds = {"input_ids": pad([ids]), "pair_index": np.zeros(1, np.int64), **encoded.cross}
+        feeds = {"input_ids": pad([ids]), **encoded.cross}
         attention = self.backend.numpy(self.backend.run(SCORER, feeds, ["attention"])["attention"])
         similarity = self.backend.numpy(encoded.outputs["similarity"])[0]
         # Position i predicts the word after it, so the first word's map is START's.
-        maps = attention[0, : len(words)].reshape(len(words), *similarity.shape)
+        maps = attention[0, 0, : len(words)].reshape(len(words), *similarity.shape)
         return Explanation(" ".join(words), words, maps, similarity)
 
     def _batches(
@@ -317,7 +321,7 @@ class Engine:
     ) -> Iterator[_Result | PairFailure]:
         # A generator of its own, so that wrong settings are reported at the call and not at the first result.
         for batch in read_batches(pairs, self.manifest.preprocessing, batch_size, workers):
-            results = iter(work(self._encode_images(batch.images)) if len(batch.images) else ())
+            results = iter(work(self._encode_images(batch.images, batch.timings)) if len(batch.images) else ())
             for failure in batch.failures:
                 yield next(results) if failure is None else failure
 
@@ -331,12 +335,22 @@ class Engine:
         return [EncodedPair(*parts) for parts in zip(embeddings, captions, log_probs, strict=True)]
 
     def _captions(self, encoded: _Encoded, options: SearchOptions) -> list[Caption]:
-        changes = self._change_scores(encoded)
-        n_best = [tuple(map(self._hypothesis, beams)) for beams in self._search(encoded, options)]
-        return [_caption(hypotheses, change) for hypotheses, change in zip(n_best, changes, strict=True)]
+        timings = encoded.timings
+        with timings.measure("scorer"):
+            changes = self._change_scores(encoded)
+        found = self._search(encoded, options)
+        with timings.measure("detokenise"):
+            n_best = [tuple(map(self._hypothesis, beams)) for beams in found]
+        return [_caption(hypotheses, change, timings) for hypotheses, change in zip(n_best, changes, strict=True)]
 
     def _search(self, encoded: _Encoded, options: SearchOptions) -> list[list[FinishedBeam]]:
-        return beam_search(self.backend, self.manifest.graphs[DECODER], encoded.cross, encoded.pairs, options)
+        timings = encoded.timings
+        with timings.measure("search"):
+            found = beam_search(self.backend, encoded.cross, encoded.pairs, options)
+        timings.search -= found.seconds
+        timings.decoder += found.seconds
+        timings.decoder_steps += found.steps
+        return found.sentences
 
     def _hypothesis(self, beam: FinishedBeam) -> Hypothesis:
         return Hypothesis(self.vocabulary.decode(beam.ids), beam.score, beam.token_log_probs)
@@ -350,13 +364,11 @@ class Engine:
     def _log_probabilities(self, encoded: _Encoded, ids: Sequence[list[int]]) -> NDArray[np.float64]:
         """Return log p of every sentence on every pair, [pairs, sentences]."""
         result = np.zeros((encoded.pairs, len(ids)), np.float64)
-        rows = [(pair, text) for pair in range(encoded.pairs) for text in range(len(ids))]
-        for start in range(0, len(rows), _ROWS):
-            part = rows[start : start + _ROWS]
-            index, texts = np.array(part, np.int64).T
-            feeds = {"input_ids": pad([ids[text] for text in texts]), "pair_index": index, **encoded.cross}
+        step = max(1, _ROWS // encoded.pairs)
+        for start in range(0, len(ids), step):
+            feeds = {"input_ids": pad(ids[start : start + step]), **encoded.cross}
             log_probs = self.backend.numpy(self.backend.run(SCORER, feeds, ["log_probs"])["log_probs"])
-            result[index, texts] = log_probs.sum(axis=1, dtype=np.float64)
+            result[:, start : start + step] = log_probs.sum(axis=2, dtype=np.float64)
         return result
 
     def _encode(self, pairs: Sequence[Pair], batch_size: int) -> Iterator[_Encoded]:
@@ -365,10 +377,12 @@ class Engine:
             for failure in batch.failures:
                 if failure is not None:
                     raise _noted(failure)
-            yield self._encode_images(batch.images)
+            yield self._encode_images(batch.images, batch.timings)
 
-    def _encode_images(self, images: NDArray[np.uint8]) -> _Encoded:
-        return _Encoded(len(images), self.backend.run(IMAGE_ENCODER, {"images": images}))
+    def _encode_images(self, images: NDArray[np.uint8], timings: Timings) -> _Encoded:
+        with timings.measure("image_encoder"):
+            outputs = self.backend.run(IMAGE_ENCODER, {"images": images})
+        return _Encoded(len(images), outputs, timings)
 
     def _reading(self, batch_size: int, workers: int | None) -> tuple[int, int]:
         for name, value in (("batch_size", batch_size), ("workers", workers)):
@@ -381,9 +395,9 @@ class Engine:
         return int(self.manifest.graphs[graph].outputs[name].shape[1])
 
 
-def _caption(n_best: tuple[Hypothesis, ...], change_score: float | None) -> Caption:
+def _caption(n_best: tuple[Hypothesis, ...], change_score: float | None, timings: Timings) -> Caption:
     best = n_best[0]
-    return Caption(best.text, best.score, best.token_log_probs, n_best, change_score)
+    return Caption(best.text, best.score, best.token_log_probs, n_best, change_score, timings)
 
 
 def _noted(failure: PairFailure) -> Exception:

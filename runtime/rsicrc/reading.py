@@ -16,6 +16,7 @@ from rsicrc.captions import PairFailure
 from rsicrc.errors import ImageError
 from rsicrc.images import Pair, load_pair
 from rsicrc.preprocessing import Preprocessing
+from rsicrc.timings import Timings
 
 Prepared: TypeAlias = NDArray[np.uint8]
 
@@ -27,20 +28,30 @@ class Batch:
     Attributes:
         images: uint8 [B, 2, size, size, 3], the pairs that could be read; B may be 0.
         failures: one for each pair that could not, or None in the place of one that could, in the order of the input.
+        timings: what reading and preparing took.
     """
 
     images: NDArray[np.uint8]
     failures: tuple[PairFailure | None, ...]
+    timings: Timings
 
 
-def prepare_pair(pair: Pair, preprocessing: Preprocessing) -> Prepared:
+def prepare_pair(pair: Pair, preprocessing: Preprocessing, timings: Timings | None = None) -> Prepared:
     """Return a pair as the image encoder takes it, uint8 [2, size, size, 3].
+
+    Args:
+        pair: the pair.
+        preprocessing: what the model wants.
+        timings: gets what reading and preparing took.
 
     Raises:
         ImageError: see `rsicrc.images.load_pair`.
     """
-    before, after = load_pair(pair)
-    return np.stack([preprocessing.prepare(before), preprocessing.prepare(after)])
+    timings = timings or Timings()
+    with timings.measure("read"):
+        before, after = load_pair(pair)
+    with timings.measure("prepare"):
+        return np.stack([preprocessing.prepare(before), preprocessing.prepare(after)])
 
 
 def read_batches(pairs: Iterable[Pair], preprocessing: Preprocessing, batch_size: int, workers: int) -> Iterator[Batch]:
@@ -57,29 +68,39 @@ def read_batches(pairs: Iterable[Pair], preprocessing: Preprocessing, batch_size
     """
     size = preprocessing.size
     with ThreadPoolExecutor(workers, thread_name_prefix="rsicrc-read") as pool:
-        pending: deque[Future[Prepared]] = deque()
+        pending: deque[tuple[Future[Prepared], Timings]] = deque()
+
+        def submit(pair: Pair) -> tuple[Future[Prepared], Timings]:
+            timings = Timings()
+            return pool.submit(prepare_pair, pair, preprocessing, timings), timings
+
         source = iter(pairs)
         index = 0
         try:
             while True:
                 images: list[Prepared] = []
+                timings = Timings()
                 failures: list[PairFailure | None] = []
                 while len(failures) < batch_size:
                     # Topped up before every wait: when this batch is full, the next one is already being read.
                     missing = batch_size + 1 - len(pending)
-                    pending.extend(pool.submit(prepare_pair, pair, preprocessing) for pair in islice(source, missing))
+                    pending.extend(map(submit, islice(source, missing)))
                     if not pending:
                         break
+                    future, spent = pending.popleft()
                     try:
-                        images.append(pending.popleft().result())
+                        images.append(future.result())
                         failures.append(None)
+                        timings.read += spent.read
+                        timings.prepare += spent.prepare
                     except ImageError as error:
                         failures.append(PairFailure(index, error))
                     index += 1
                 if not failures:
                     return
                 stacked = np.stack(images) if images else np.zeros((0, 2, size, size, 3), np.uint8)
-                yield Batch(stacked, tuple(failures))
+                timings.pairs = len(images)
+                yield Batch(stacked, tuple(failures), timings)
         finally:
             # The caller may stop early (an error, Ctrl-C): what was not begun is not read.
             pool.shutdown(wait=False, cancel_futures=True)

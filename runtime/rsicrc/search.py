@@ -1,25 +1,32 @@
 """The host side of the beam search: the `decoder` graph takes the steps, this walks the finished sentences back.
 
-The graph holds the search itself. Its outputs named `next_<state>` are fed back in as `<state>`; of each step the host
-only keeps which word each beam took, from which beam, and looks at one number: how many pairs are unfinished.
+The graph holds the search itself, and a loop of the backend feeds its state back in. Of each step the host only keeps
+which word each beam took, from which beam, and looks at one number: how many pairs are unfinished.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rsicrc.backends import Backend
 from rsicrc.errors import ArgumentError
-from rsicrc.manifest import DECODER, GraphSpec, Manifest
+from rsicrc.manifest import DECODER, Manifest
 from rsicrc.vocabulary import START
 
 IMPOSSIBLE = np.float32(-1.0e9)
-_NEXT = "next_"
+_BEAMS = ("tokens", "parents", "scores")
+_FINISHED = "finished_"
+# Steps that the caches have room for at first, and grow by: a step reads all of them, and captions have 8 to 12 words.
+_ROOM = 16
+# When no more than this share of a batch is unfinished, the others leave it.
+_FULL_ENOUGH = 0.75
 
 
 @dataclass(frozen=True)
@@ -94,71 +101,103 @@ class FinishedBeam:
     token_log_probs: tuple[float, ...]
 
 
+class Found(NamedTuple):
+    """What a search found.
+
+    Attributes:
+        sentences: for each pair its `n_best` sentences, best first.
+        steps: how many steps were taken.
+        seconds: time in the `decoder` graph.
+    """
+
+    sentences: list[list[FinishedBeam]]
+    steps: int
+    seconds: float
+
+
 @dataclass(frozen=True)
 class _Step:
-    """What one step left: int64, int64 and float32 [B, K]."""
+    """What one step left: int64, int64 and float32 [B, K]; zeros for pairs that had left the batch before."""
 
     tokens: NDArray[np.int64]
     parents: NDArray[np.int64]
     scores: NDArray[np.float32]
 
 
-def beam_search(
-    backend: Backend, decoder: GraphSpec, cross: Mapping[str, Any], pairs: int, options: SearchOptions
-) -> list[list[FinishedBeam]]:
+def beam_search(backend: Backend, cross: Mapping[str, Any], pairs: int, options: SearchOptions) -> Found:
     """Search the best sentences of a batch of pairs.
+
+    Pairs whose sentences are finished leave the batch once they are a good part of it, and the caches grow with the
+    sentences: a search costs what its captions need and not what the longest possible ones would.
 
     Args:
         backend: runs the `decoder` graph.
-        decoder: the graph's inputs and outputs, from the manifest.
         cross: `cross_keys_*` and `cross_values_*` of the pairs, as the image encoder gave them.
         pairs: how many pairs the batch holds (B).
         options: the settings.
 
     Returns:
-        For each pair its `n_best` sentences, best first.
+        For each pair its `n_best` sentences, and what the search took.
     """
-    state = _initial_state(decoder, pairs, options)
     fixed = {
         **cross,
         "length_penalty": np.array(options.length_penalty, np.float32),
         "early_stopping": np.array(options.early_stopping, np.bool_),
         "max_length": np.array(options.max_length, np.int64),
     }
+    longest = options.max_length - 1
+    room = min(_ROOM, longest)
+    axes = {"B": pairs, "K": options.beams, "P": room * options.beams}
+    first = _first_state(axes)
+    finished = {name: np.zeros_like(values) for name, values in first.items() if name.startswith(_FINISHED)}
     steps: list[_Step] = []
-    for position in range(options.max_length - 1):
-        outputs = backend.run(DECODER, {**fixed, **state, "position": np.array(position, np.int64)})
-        unfinished = int(backend.numpy(outputs.pop("unfinished")))
-        state = {name.removeprefix(_NEXT): value for name, value in outputs.items()}
-        steps.append(_Step(*(backend.numpy(state[name]) for name in ("tokens", "parents", "scores"))))
-        if unfinished == 0:
-            break
-    finished = {name: backend.numpy(value) for name, value in state.items() if name.startswith("finished_")}
-    return [[_follow(finished, steps, pair, rank) for rank in range(options.n_best)] for pair in range(pairs)]
+    decoding = 0.0
+    here = np.arange(pairs)  # the pair that each row of the batch belongs to
+    with closing(backend.loop(DECODER, axes, first, fixed)) as loop:
+        for position in range(longest):
+            if position == room:
+                room = min(room + _ROOM, longest)
+                loop.regroup(np.arange(len(here)), {"P": room * options.beams})
+            started = time.perf_counter()
+            loop.step(position)
+            decoding += time.perf_counter() - started
+            unfinished = int(loop.read("unfinished"))
+            steps.append(_Step(*(_scatter(loop.read(name), here, first[name]) for name in _BEAMS)))
+            if unfinished <= _FULL_ENOUGH * len(here):
+                for name, values in finished.items():
+                    values[here] = loop.read(name)
+                if unfinished == 0:
+                    break
+                rows = np.flatnonzero(~loop.read("done"))
+                loop.regroup(rows, {})
+                here = here[rows]
+    sentences = [[_follow(finished, steps, pair, rank) for rank in range(options.n_best)] for pair in range(pairs)]
+    return Found(sentences, len(steps), decoding)
 
 
-def _initial_state(decoder: GraphSpec, pairs: int, options: SearchOptions) -> dict[str, Any]:
-    shape = (pairs, options.beams)
+def _first_state(axes: Mapping[str, int]) -> dict[str, NDArray[Any]]:
+    shape = (axes["B"], axes["K"])
     scores = np.full(shape, IMPOSSIBLE, np.float32)
     scores[:, 0] = 0.0  # all beams are START: only one of them may be continued
-    state: dict[str, Any] = {
+    return {
         "tokens": np.full(shape, START, np.int64),
         "parents": np.zeros(shape, np.int64),
         "scores": scores,
+        "lineage": np.zeros((*shape, axes["P"]), np.bool_),
         "finished_scores": np.full(shape, IMPOSSIBLE, np.float32),
         "finished_sums": np.full(shape, IMPOSSIBLE, np.float32),
         "finished_lengths": np.zeros(shape, np.int64),
         "finished_tokens": np.zeros(shape, np.int64),
         "finished_parents": np.zeros(shape, np.int64),
-        "done": np.zeros(pairs, np.bool_),
+        "done": np.zeros(axes["B"], np.bool_),
     }
-    for name, spec in decoder.inputs.items():
-        if name.startswith(("self_keys_", "self_values_")):
-            _, _, heads, length, width = spec.shape
-            # A graph of fixed cache length says so; else the cache is as long as this search can become.
-            length = length if isinstance(length, int) else options.max_length
-            state[name] = np.zeros((*shape, int(heads), length, int(width)), np.dtype(spec.dtype))
-    return state
+
+
+def _scatter(values: NDArray[Any], here: NDArray[np.int64], like: NDArray[Any]) -> NDArray[Any]:
+    """The rows of a batch at the places of their pairs."""
+    scattered = np.zeros_like(like)
+    scattered[here] = values
+    return scattered
 
 
 def _follow(finished: Mapping[str, NDArray[Any]], steps: list[_Step], pair: int, rank: int) -> FinishedBeam:

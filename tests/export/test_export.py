@@ -29,8 +29,8 @@ from rsicrc_train.config import ModelConfig, TrunkConfig
 from rsicrc_train.model import RSICRC
 from tests.models import SMALL, VOCABULARY, random_checkpoint, with_options
 
-SIZES = {"B": 2, "K": 3, "T": 12, "n": 9, "N": 5}
-VARIED = {"B", "K", "T", "n", "n - 1", "N"}
+SIZES = {"B": 2, "K": 3, "P": 36, "n": 9, "N": 5}
+VARIED = {"B", "K", "P", "n", "n - 1", "N"}
 
 
 @pytest.fixture(scope="session")
@@ -67,11 +67,11 @@ def test_axes(model_folder: Path, model: RSICRC) -> None:
         assert {axis for spec in specs for axis in spec.shape if isinstance(axis, str)} <= VARIED
     heads, width = SMALL.num_heads, SMALL.d_model // SMALL.num_heads
     decoder = manifest.graphs[DECODER]
-    assert decoder.inputs["self_keys_1"] == TensorSpec("float32", ("B", "K", heads, "T", width))
+    assert decoder.inputs["self_keys_1"] == TensorSpec("float32", ("B", heads, "P", width))
     assert decoder.inputs["position"] == TensorSpec("int64", ())
     assert decoder.outputs["unfinished"] == TensorSpec("int64", ())
     assert {f"next_{name}" for name in decoder.inputs} >= set(decoder.outputs) - {"unfinished"}
-    assert manifest.graphs[SCORER].outputs["attention"].shape == ("N", "n", 9)
+    assert manifest.graphs[SCORER].outputs["attention"].shape == ("B", "N", "n", 9)
 
 
 def test_a_frozen_axis_is_refused(model_folder: Path, model: RSICRC) -> None:
@@ -115,10 +115,10 @@ def test_every_weight_is_read_once(model_folder: Path) -> None:
 
 def test_costs(model_folder: Path) -> None:
     """The decoder's step does what its layers need for B·K words, and nothing for the first layer's projections."""
-    d, rows, layers, length = SMALL.d_model, 2 * 3, 2, SIZES["T"]
+    d, rows, layers, places = SMALL.d_model, 2 * 3, 2, SIZES["P"]
     tokens = SMALL.image_trunk.map_size**2
     first, second, cross, feed_forward = d * d, 4 * d * d, 2 * d * d, 8 * d * d
-    mixing = layers * 2 * length * d + 2 * tokens * d
+    mixing = layers * 2 * places * d + 2 * tokens * d
     macs = rows * (first + second + cross + 2 * feed_forward + d * len(VOCABULARY) + mixing)
     assert graph_cost(model_folder / "decoder.onnx", SIZES).macs == macs
 
@@ -163,8 +163,8 @@ def test_golden(model_folder: Path) -> None:
     pairs = [(pair[0], pair[1]) for pair in golden["images"]]
     np.testing.assert_allclose(engine.embed_images(pairs), golden["image_embedding"], atol=1e-5)
     assert golden["similarity"].shape == (2, 3, 3)
-    assert golden["log_probs"].shape == (4, SMALL.max_len - 1)
-    assert golden["attention"].shape == (4, SMALL.max_len, 9)
+    assert golden["log_probs"].shape == (2, 4, SMALL.max_len - 1)
+    assert golden["attention"].shape == (2, 4, SMALL.max_len, 9)
     for beams in (1, 3, 5):
         captions = engine.caption(pairs, beams=beams, n_best=beams)
         for caption, ids, scores in zip(
@@ -231,7 +231,7 @@ def test_published_size(tmp_path: Path) -> None:
     print(f"image encoder: {image.parameters / 1e6:.1f} M parameters, {image.macs / 1e9:.2f} GMAC per pair")
     assert image.parameters <= 195e6
     assert image.macs <= 24e9
-    step = graph_cost(tmp_path / "decoder.onnx", {"B": 1, "K": 5, "T": config.max_len})
+    step = graph_cost(tmp_path / "decoder.onnx", {"B": 1, "K": 5, "P": 5 * config.max_len})
     print(f"decoder: {step.parameters / 1e6:.1f} M parameters, {step.macs / 1e9:.3f} GMAC per step of 5 beams")
     assert set(step.reads.values()) == {1}
     assert step.parameters <= 101e6

@@ -94,11 +94,12 @@ def test_text_encoder(config: ModelConfig) -> None:
 def test_scorer(config: ModelConfig) -> None:
     model = model_of(config)
     images = torch.from_numpy(example_images(2, 96))
-    ids, index = example_sentences(5, config.max_len, V), torch.tensor([1, 0, 1, 1, 0])
-    found, attention = ScorerGraph(model)(torch.from_numpy(ids), index, *memory_of(model, images))
-    expected, expected_attention = teacher_forced(model, model.encode_images(images).tokens[index], ids)
-    torch.testing.assert_close(found, torch.from_numpy(expected), rtol=0, atol=1e-4)
-    torch.testing.assert_close(attention, torch.from_numpy(expected_attention), rtol=0, atol=1e-6)
+    ids = example_sentences(5, config.max_len, V)
+    found, attention = ScorerGraph(model)(torch.from_numpy(ids), *memory_of(model, images))
+    for pair, tokens in enumerate(model.encode_images(images).tokens):
+        expected, expected_attention = teacher_forced(model, tokens.expand(5, -1, -1), ids)
+        torch.testing.assert_close(found[pair], torch.from_numpy(expected), rtol=0, atol=1e-4)
+        torch.testing.assert_close(attention[pair], torch.from_numpy(expected_attention), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("config", DECODERS.values(), ids=DECODERS.keys())
@@ -109,14 +110,15 @@ def test_decoder_steps(config: ModelConfig) -> None:
     tokens, memory = model.encode_images(images).tokens, memory_of(model, images)
     graph = DecoderStepGraph(model)
     layers = config.unimodal_layers + config.multimodal_layers
-    cache_shape = (pairs, beams, config.num_heads, config.max_len, config.d_model // config.num_heads)
+    places = config.max_len * beams
+    cache_shape = (pairs, config.num_heads, places, config.d_model // config.num_heads)
     caches = [torch.zeros(cache_shape, dtype=torch.float64) for _ in range(2 * layers)]
     words, parents, scores, finished, done = start(pairs, beams)
-    followed = words.unsqueeze(-1)
+    followed, lineage = words.unsqueeze(-1), torch.zeros(pairs, beams, places, dtype=torch.bool)
     settings = (torch.tensor(1.0), torch.tensor(False), torch.tensor(config.max_len))
     for position in range(config.max_len - 2):
-        state = (words, parents, scores, torch.tensor(position), caches[:layers], caches[layers:])
-        words, parents, scores, *rest = graph(*state, *memory, finished, done, *settings)
+        state = (words, parents, scores, lineage, torch.tensor(position), caches[:layers], caches[layers:])
+        words, parents, scores, lineage, *rest = graph(*state, *memory, finished, done, *settings)
         caches, finished, done = rest[: 2 * layers], Finished(*rest[2 * layers : -2]), rest[-2]
         assert int(rest[-1]) == int((~done).sum())
         followed = torch.cat([followed[torch.arange(pairs).unsqueeze(1), parents], words.unsqueeze(-1)], dim=-1)

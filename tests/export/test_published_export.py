@@ -22,9 +22,10 @@ import torch
 
 import rsicrc
 from rsicrc.engine import Engine
-from rsicrc.manifest import DECODER, SCORER
+from rsicrc.manifest import SCORER
 from rsicrc.reading import prepare_pair
 from rsicrc.search import FinishedBeam, SearchOptions, beam_search
+from rsicrc.timings import Timings
 from rsicrc.vocabulary import START
 from rsicrc_export.cli import command
 from rsicrc_export.folder import export_checkpoint
@@ -76,7 +77,7 @@ def options(engine: Engine, beams: int) -> SearchOptions:
 def search(engine: Engine, pairs: list[Pair], beams: int) -> list[list[FinishedBeam]]:
     """All beams' ids; a caption's text would hide the START that random weights sometimes say."""
     prepared = np.stack([prepare_pair(pair, engine.manifest.preprocessing) for pair in pairs])
-    return engine._search(engine._encode_images(prepared), options(engine, beams))
+    return engine._search(engine._encode_images(prepared, Timings()), options(engine, beams))
 
 
 def padded(beams: list[FinishedBeam], length: int) -> list[list[int]]:
@@ -100,10 +101,9 @@ def check_decoder(engine: Engine, model: RSICRC, golden: Golden) -> None:
     """The decoder's graphs on the golden's own visual tokens of the first pair: log-probabilities to 1e-3."""
     cross = cross_memory(model, torch.from_numpy(golden["visual_tokens"]).transpose(0, 1))
     for beams in (3, 5):
-        graph = engine.manifest.graphs[DECODER]
-        check_beams(beam_search(engine.backend, graph, cross, 1, options(engine, beams)), golden, 1e-3)
+        check_beams(beam_search(engine.backend, cross, 1, options(engine, beams)).sentences, golden, 1e-3)
     ids = golden["text_ids"][:1, : golden["text_lengths"][0]]
-    found = engine.backend.run(SCORER, {"input_ids": ids, "pair_index": np.zeros(1, np.int64), **cross}, ["log_probs"])
+    found = engine.backend.run(SCORER, {"input_ids": ids, **cross}, ["log_probs"])
     summed = engine.backend.numpy(found["log_probs"]).sum(dtype=np.float64)
     assert summed == pytest.approx(golden["text_log_probs"][0], abs=1e-3)
 

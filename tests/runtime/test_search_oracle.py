@@ -73,7 +73,7 @@ def search(engine: rsicrc.Engine, images: NDArray[np.uint8], **options: Any) -> 
     cross = engine.backend.run("image_encoder", {"images": images})
     cross = {name: value for name, value in cross.items() if name.startswith("cross_")}
     settings = SearchOptions.resolve(engine.manifest, **options)
-    return beam_search(engine.backend, engine.manifest.graphs["decoder"], cross, len(images), settings)
+    return beam_search(engine.backend, cross, len(images), settings).sentences
 
 
 def generate(case: Case, options: dict[str, Any]) -> Beams:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from rsicrc.errors import BackendError
@@ -15,6 +16,42 @@ from rsicrc.manifest import Manifest
 Array = NDArray[Any]
 BACKENDS = ("onnxruntime",)
 DEVICES = ("cpu",)
+
+
+class Loop(Protocol):
+    """A graph that feeds itself: what a step gives as `next_<state>`, the next one takes as `<state>`.
+
+    The state stays where the backend computes, in buffers that are allocated once and used again by later loops. Close
+    a loop to give them back.
+    """
+
+    def step(self, position: int) -> None:
+        """Run the graph once.
+
+        Args:
+            position: the input of this name.
+
+        Raises:
+            BackendError: the backend refused or failed.
+        """
+        ...
+
+    def read(self, name: str) -> Array:
+        """Return a state, or an output that is no state, as the last step left it; good until the next step."""
+        ...
+
+    def regroup(self, rows: NDArray[np.int64], axes: Mapping[str, int]) -> None:
+        """Go on with some rows of the axis B only, and with other sizes of other axes.
+
+        Args:
+            rows: int64 [B'], which rows go on, of the state and of the fixed inputs.
+            axes: new sizes of axes other than B, at least the old ones; what is new is zero.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give the buffers back; nothing of the loop can be used after it."""
+        ...
 
 
 class Backend(Protocol):
@@ -43,6 +80,17 @@ class Backend(Protocol):
 
         Returns:
             Values by output name.
+        """
+        ...
+
+    def loop(self, graph: str, axes: Mapping[str, int], first: Mapping[str, Array], fixed: Mapping[str, Any]) -> Loop:
+        """Begin a loop over a graph.
+
+        Args:
+            graph: its name in the manifest.
+            axes: the sizes of all axes that vary in it, by name.
+            first: the states that do not begin with any finite numbers.
+            fixed: the inputs that stay as they are, numpy arrays or values.
         """
         ...
 

@@ -13,6 +13,7 @@ from rsicrc.console import FAILED, INTERRUPTED, progress
 
 if TYPE_CHECKING:
     from rsicrc.captions import Caption
+    from rsicrc.timings import Timings
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -32,6 +33,7 @@ _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 @click.option("-o", "--output", type=FILE, metavar="JSONL", help="With --pairs: where to write. [default: stdout]")
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="With --pairs.")
 @click.option("--force", is_flag=True, help="With -o: replace captions that this run would not make.")
+@click.option("--timings", is_flag=True, help="Say where the time went.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of the model. [default: all cores]")
 @click.pass_context
 def caption(
@@ -48,6 +50,7 @@ def caption(
     output: Path | None,
     batch_size: int,
     force: bool,
+    timings: bool,
     threads: int | None,
 ) -> None:
     """Say what changed between two images of the same place.
@@ -64,7 +67,7 @@ def caption(
             raise click.UsageError("--pairs goes with neither BEFORE and AFTER nor --heatmap")
         if output is not None and output.exists() and pairs.exists() and output.samefile(pairs):
             raise click.UsageError("-o is the table itself: give another file")
-        code = _caption_table(pairs, model, threads, search, output, batch_size, force)
+        code = _caption_table(pairs, model, threads, search, output, batch_size, force, timings)
         ctx.exit(code)
     if before is None or after is None:
         raise click.UsageError("give two images, BEFORE and AFTER, or a table of them with --pairs")
@@ -72,7 +75,7 @@ def caption(
         raise click.UsageError("-o and --force go with --pairs")
     if heatmap is not None and heatmap.suffix.lower() not in _PICTURES:
         raise click.UsageError(f"--heatmap {heatmap}: the name must end in one of {', '.join(_PICTURES)}")
-    _caption_one(before, after, model, threads, search, as_json, heatmap)
+    _caption_one(before, after, model, threads, search, as_json, heatmap, timings)
 
 
 def _caption_one(
@@ -83,6 +86,7 @@ def _caption_one(
     search: dict[str, Any],
     as_json: bool,
     heatmap: Path | None,
+    timings: bool,
 ) -> None:
     from rsicrc.engine import load
     from rsicrc.images import load_pair
@@ -95,9 +99,13 @@ def _caption_one(
 
         made = {"before": str(before), "after": str(after), "model": model_id(engine.folder)}
         document = {**made, **rounded(result.to_dict())}
+        if timings:
+            document["timings"] = rounded(result.timings.to_dict())
         click.echo(json.dumps(document, ensure_ascii=False, indent=2))
     else:
         _print_caption(result)
+        if timings:
+            _print_timings(result.timings)
     if heatmap is not None:
         if not result.text:
             raise click.ClickException("no heat map: the caption has no words")
@@ -120,6 +128,13 @@ def _print_caption(result: Caption) -> None:
             click.echo(f"{rank:3d}  {hypothesis.score:9.4f}  {hypothesis.text or '(no words)'}")
 
 
+def _print_timings(timings: Timings) -> None:
+    spent = timings.to_dict()
+    click.echo(f"{spent.pop('pairs')} pairs, {spent.pop('decoder_steps')} decoder steps, milliseconds", err=True)
+    for part, seconds in spent.items():
+        click.echo(f"  {part:<14}{1e3 * seconds:10.2f}", err=True)
+
+
 def _caption_table(
     pairs: Path,
     model: Path | None,
@@ -128,6 +143,7 @@ def _caption_table(
     output: Path | None,
     batch_size: int,
     force: bool,
+    timings: bool,
 ) -> int:
     from rsicrc.batch import BatchSettings, CaptionsFile, caption_rows
     from rsicrc.engine import load
@@ -144,11 +160,13 @@ def _caption_table(
         click.echo(f"{earlier} of {len(rows)} rows are done already", err=True)
     try:
         with progress(len(rows), "captioning", completed=earlier) as advance:
-            caption_rows(engine, rows, captions, batch_size=batch_size, advance=advance)
+            spent = caption_rows(engine, rows, captions, batch_size=batch_size, advance=advance)
     except KeyboardInterrupt:
         again = "; run the same command to go on" if output is not None else ""
         click.echo(f"interrupted after {len(captions.done)} of {len(rows)}{again}", err=True)
         return INTERRUPTED
+    if timings:
+        _print_timings(spent)
     if captions.failed:
         again = "; run the same command to try them again" if output is not None else ""
         click.echo(f"{captions.failed} of {len(rows)} rows failed, see 'error' in their lines{again}", err=True)

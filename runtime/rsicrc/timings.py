@@ -1,0 +1,55 @@
+"""Where the time went: a stopwatch for the parts of the work, and what it showed for one batch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+
+@dataclass
+class Timings:
+    """Seconds that a batch of pairs took, by part.
+
+    Reading and preparing are summed over the pairs, in threads that work while the graphs do.
+
+    Attributes:
+        pairs: how many pairs went through together.
+        read: reading and decoding the images.
+        prepare: resizing them to the model's size.
+        image_encoder: its graph.
+        decoder: its graph, all steps together.
+        decoder_steps: how many steps.
+        search: what the host does between the steps, and walking the sentences back.
+        scorer: the graph that `change_score` asks.
+        detokenise: from ids to sentences.
+    """
+
+    pairs: int = 0
+    read: float = 0.0
+    prepare: float = 0.0
+    image_encoder: float = 0.0
+    decoder: float = 0.0
+    decoder_steps: int = 0
+    search: float = 0.0
+    scorer: float = 0.0
+    detokenise: float = 0.0
+
+    @contextmanager
+    def measure(self, part: str) -> Iterator[None]:
+        """Add the time that the block takes to a part."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            setattr(self, part, getattr(self, part) + time.perf_counter() - started)
+
+    def add(self, other: Timings) -> None:
+        """Add what another batch took."""
+        for name, value in asdict(other).items():
+            setattr(self, name, getattr(self, name) + value)
+
+    def to_dict(self) -> dict[str, float]:
+        """Return plain containers for JSON."""
+        return asdict(self)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import rsicrc
 from rsicrc.errors import ModelNotFoundError, RsicrcError
+from rsicrc.machine import available_cpus, cpu_fields, cpu_flags
 
 LIBRARIES = ("numpy", "pillow", "tokenizers")
 # Each of these puts a module named onnxruntime into the same folder.
@@ -130,20 +131,14 @@ def check_onnx_runtime_module() -> Finding:
 
 def check_cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> Finding:
     """Report the processor and the instruction sets that matter to a model."""
-    fields: dict[str, str] = {}
-    for line in _lines(cpuinfo):
-        name, _, value = line.partition(":")
-        fields.setdefault(name.strip(), value.strip())
-    model = fields.get("model name") or platform.processor() or platform.machine()
-    flags = set(fields.get("flags", "").split())
+    model = cpu_fields(cpuinfo).get("model name") or platform.processor() or platform.machine()
+    flags = cpu_flags(cpuinfo)
     features = [label for flag, label in CPU_FEATURES.items() if flag in flags]
     return Finding("cpu", Level.OK, f"{model}: {', '.join(features) or 'no AVX2, AVX-512 or AMX reported'}")
 
 
 def check_threads() -> Finding:
     """Report how many threads a model will use here."""
-    from rsicrc.backends.onnxruntime import available_cpus
-
     usable, machine = available_cpus(), os.cpu_count() or 1
     limit = f" of the machine's {machine} (affinity or container limit)" if usable < machine else ""
     return Finding("threads", Level.OK, f"{usable}{limit}")

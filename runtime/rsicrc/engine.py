@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from rsicrc.backends import Backend, open_backend
+from rsicrc.backends import Backend
+from rsicrc.backends.choosing import at_precision, open_backend
 from rsicrc.captions import Caption, EncodedPair, Explanation, Hypothesis, PairFailure
 from rsicrc.errors import ArgumentError, ModelFolderError, ModelNotFoundError
 from rsicrc.images import Pair
-from rsicrc.manifest import IMAGE_ENCODER, SCORER, TEXT_ENCODER, TOKENIZER_FILE, Manifest
+from rsicrc.manifest import EXACT, IMAGE_ENCODER, SCORER, TEXT_ENCODER, TOKENIZER_FILE, Manifest
 from rsicrc.reading import prepare_pair, read_batches
 from rsicrc.search import FinishedBeam, SearchOptions, beam_search
 from rsicrc.sentences import encode_sentences, pad
@@ -55,29 +56,39 @@ def find_model(model: str | Path | None = None) -> Path:
 
 
 def load(
-    model: str | Path | None = None, device: str = "auto", *, backend: str = "auto", threads: int | None = None
+    model: str | Path | None = None,
+    device: str = "auto",
+    *,
+    backend: str = "auto",
+    precision: str = EXACT,
+    threads: int | None = None,
+    streams: int | None = None,
 ) -> Engine:
     """Open a model folder; its files are checked against the manifest's hashes, its graphs opened when first used.
 
     Args:
         model: the folder; see `find_model` for the default.
         device: "cpu", or "auto" to choose.
-        backend: "onnxruntime", or "auto" to choose.
+        backend: "onnxruntime", "openvino", "openvino+onnxruntime" (images in the first, words in the second), or "auto"
+            to choose by what is installed and what the processor can do; the log `rsicrc` says what was chosen.
+        precision: "fp32", which is exact; or "bf16" or "int8", faster (docs/precisions.md says what they cost).
         threads: threads for the graphs; by default as many as this process may use.
+        streams: parts of a batch that OpenVINO works on at once, sharing the threads; by default 1.
 
     Raises:
         ModelNotFoundError: no such folder.
         ModelFolderError: the folder is damaged, incomplete or from a newer version.
-        BackendError: the backend or device is not there.
-        ArgumentError: `threads` is not positive.
+        BackendError: no such backend or device, or backend, processor or folder lack the precision.
+        ArgumentError: `threads` or `streams` is not positive, or the backend has no streams.
     """
-    if threads is not None and threads < 1:
-        raise ArgumentError(f"threads must be at least 1, not {threads}")
+    for name, value in (("threads", threads), ("streams", streams)):
+        if value is not None and value < 1:
+            raise ArgumentError(f"{name} must be at least 1, not {value}")
     folder = find_model(model)
-    manifest = Manifest.load(folder)
-    opened = open_backend(folder, manifest, device, backend, threads)
+    manifest = at_precision(folder, Manifest.load(folder), precision)
+    opened = open_backend(folder, manifest, device, backend, threads, streams)
     if "auto" in (device, backend):
-        logger.info("%s: %s on %s with %d threads", folder, opened.name, opened.device, opened.threads)
+        logger.info("%s: %s, %s on %s with %d threads", folder, precision, opened.name, opened.device, opened.threads)
     return Engine(folder, manifest, opened)
 
 
@@ -102,7 +113,7 @@ class Engine:
 
     Attributes:
         folder: the model folder.
-        manifest: what it says about itself.
+        manifest: what it says about itself, at the precision that was asked for.
         vocabulary: its words.
         backend: what runs its graphs.
     """

@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -25,6 +25,7 @@ TOKENIZER_FILE = "tokenizer.json"
 GOLDEN_FILE = "golden.npz"
 IMAGE_ENCODER, TEXT_ENCODER, DECODER, SCORER = "image_encoder", "text_encoder", "decoder", "scorer"
 GRAPH_NAMES = (IMAGE_ENCODER, TEXT_ENCODER, DECODER, SCORER)
+EXACT = "fp32"  # the precision of `graphs`, which every folder has; the others are its variants
 _CHUNK = 1 << 20
 
 
@@ -83,6 +84,29 @@ class GraphSpec:
             "inputs": {name: spec.to_dict() for name, spec in self.inputs.items()},
             "outputs": {name: spec.to_dict() for name, spec in self.outputs.items()},
         }
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The graphs in another precision.
+
+    Attributes:
+        graphs: graph name → file, inputs, outputs; all graphs of the folder. A file may be one of the exact graphs,
+            where the precision does not pay.
+        parity: what the precision costs: the quantities compared with the exact graphs, and on what.
+    """
+
+    graphs: Mapping[str, GraphSpec]
+    parity: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Variant:
+        """Read what `to_dict` wrote."""
+        return cls(_graphs(fields["graphs"]), dict(fields["parity"]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain containers for JSON."""
+        return {"graphs": {name: graph.to_dict() for name, graph in self.graphs.items()}, "parity": dict(self.parity)}
 
 
 @dataclass(frozen=True)
@@ -145,6 +169,7 @@ class Manifest:
         search: beam search defaults.
         precision: number format of the graphs, for example "fp32".
         graphs: graph name → file, inputs, outputs.
+        variants: precision → the same graphs in it, and what it costs.
         files: file name → hash and size, for every file but the manifest.
         checkpoint: what the folder was made from ("sha256").
         producers: package → version that made the folder.
@@ -159,7 +184,8 @@ class Manifest:
     graphs: Mapping[str, GraphSpec]
     files: Mapping[str, FileRecord]
     search: SearchDefaults = field(default_factory=SearchDefaults)
-    precision: str = "fp32"
+    precision: str = EXACT
+    variants: Mapping[str, Variant] = field(default_factory=dict)
     checkpoint: Mapping[str, Any] = field(default_factory=dict)
     producers: Mapping[str, str] = field(default_factory=dict)
     parity: Mapping[str, Any] = field(default_factory=dict)
@@ -225,10 +251,12 @@ class Manifest:
             max_len=int(fields["max_len"]),
             vocab_size=int(fields["vocab_size"]),
             no_change_sentences=tuple(str(sentence) for sentence in fields["no_change_sentences"]),
-            graphs={str(name): GraphSpec.from_dict(graph) for name, graph in fields["graphs"].items()},
+            graphs=_graphs(fields["graphs"]),
             files={str(name): FileRecord.from_dict(record) for name, record in fields["files"].items()},
             search=SearchDefaults.from_dict(fields["search"]),
             precision=str(fields["precision"]),
+            # Folders made before there were variants have none.
+            variants={str(name): Variant.from_dict(each) for name, each in fields.get("variants", {}).items()},
             checkpoint=dict(fields["checkpoint"]),
             producers={str(name): str(version) for name, version in fields["producers"].items()},
             parity=dict(fields["parity"]),
@@ -237,14 +265,27 @@ class Manifest:
             raise ValueError(f"max_len must be at least 3, not {manifest.max_len}")
         for name in manifest.files:
             _require_plain_name(name)
-        missing = [name for name in GRAPH_NAMES if name not in manifest.graphs]
-        if missing:
-            raise ValueError(f"graphs not declared: {', '.join(missing)}")
-        needed = [TOKENIZER_FILE, *(graph.file for graph in manifest.graphs.values())]
+        needed = [TOKENIZER_FILE]
+        for graphs in (manifest.graphs, *(variant.graphs for variant in manifest.variants.values())):
+            missing = [name for name in GRAPH_NAMES if name not in graphs]
+            if missing:
+                raise ValueError(f"graphs not declared: {', '.join(missing)}")
+            needed += [graph.file for graph in graphs.values()]
         undeclared = [name for name in needed if name not in manifest.files]
         if undeclared:
             raise ValueError(f"files without a hash: {', '.join(undeclared)}")
         return manifest
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """The precisions that the folder has graphs for."""
+        return (self.precision, *self.variants)
+
+    def at(self, precision: str) -> Manifest:
+        """Return the manifest of this folder as if it held nothing but the graphs of one of its `precisions`."""
+        if precision == self.precision:
+            return self
+        return replace(self, precision=precision, graphs=self.variants[precision].graphs, variants={})
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain containers for JSON."""
@@ -260,6 +301,7 @@ class Manifest:
             "search": self.search.to_dict(),
             "precision": self.precision,
             "graphs": {name: graph.to_dict() for name, graph in self.graphs.items()},
+            "variants": {name: variant.to_dict() for name, variant in self.variants.items()},
             "files": {name: record.to_dict() for name, record in self.files.items()},
             "checkpoint": dict(self.checkpoint),
             "producers": dict(self.producers),
@@ -276,6 +318,10 @@ class Manifest:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _graphs(fields: Mapping[str, Any]) -> dict[str, GraphSpec]:
+    return {str(name): GraphSpec.from_dict(graph) for name, graph in fields.items()}
 
 
 def _read(path: Path) -> str:

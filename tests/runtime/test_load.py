@@ -13,8 +13,8 @@ import pytest
 
 import rsicrc
 from rsicrc import ArgumentError, BackendError, ModelFolderError, ModelNotFoundError
-from rsicrc.backends.onnxruntime import available_cpus, cgroup_quota
 from rsicrc.engine import find_model
+from rsicrc.machine import available_cpus, cgroup_quota
 from tests.models import random_images
 
 
@@ -90,7 +90,8 @@ def test_other_backends_are_refused(model_folder: Path) -> None:
         rsicrc.load(model_folder, backend="tensorrt")
 
 
-def test_without_onnx_runtime(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_any_runtime(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(BackendError, match=r"pip install 'rsicrc\[cpu\]'") as caught:
         rsicrc.load(model_folder)
@@ -108,7 +109,7 @@ def test_threads(model_folder: Path) -> None:
 def test_threads_follow_the_affinity() -> None:
     code = """
 import os
-from rsicrc.backends.onnxruntime import available_cpus
+from rsicrc.machine import available_cpus
 os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
 print(available_cpus())
 """

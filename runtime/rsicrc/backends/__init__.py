@@ -1,21 +1,14 @@
-"""What runs the graphs: one small interface, and the choice of who implements it."""
+"""What runs the graphs: one small interface; `rsicrc.backends.choosing` says who implements it."""
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rsicrc.errors import BackendError
-from rsicrc.manifest import Manifest
-
 Array = NDArray[Any]
-BACKENDS = ("onnxruntime",)
-DEVICES = ("cpu",)
 
 
 class Loop(Protocol):
@@ -61,8 +54,8 @@ class Backend(Protocol):
     copy to numpy. Graphs are opened when they are first run.
 
     Attributes:
-        name: as given to `open_backend`.
-        device: as given to `open_backend`.
+        name: as given to `rsicrc.load`.
+        device: as given to `rsicrc.load`.
         threads: how many threads a graph may use.
     """
 
@@ -97,20 +90,3 @@ class Backend(Protocol):
     def numpy(self, value: Any) -> Array:
         """Return a value as a numpy array."""
         ...
-
-
-def open_backend(folder: Path, manifest: Manifest, device: str, backend: str, threads: int | None) -> Backend:
-    """Choose and open a backend.
-
-    Raises:
-        BackendError: there is no such backend or device, or it is not installed.
-    """
-    if backend not in ("auto", *BACKENDS):
-        raise BackendError(f"no backend {backend!r}: there is {', '.join(BACKENDS)}, and 'auto'")
-    if device not in ("auto", *DEVICES):
-        raise BackendError(f"no device {device!r}: this version runs on {', '.join(DEVICES)}, and 'auto' chooses")
-    if importlib.util.find_spec("onnxruntime") is None:
-        raise BackendError("ONNX Runtime is not installed: `pip install 'rsicrc[cpu]'`")
-    from rsicrc.backends.onnxruntime import OnnxRuntimeBackend
-
-    return OnnxRuntimeBackend(folder, manifest, threads)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import os
 import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -16,37 +14,10 @@ from numpy.typing import NDArray
 from rsicrc.backends import Array
 from rsicrc.backends.state import NEXT, ROWS, HostState, shape_of
 from rsicrc.errors import BackendError, ModelFolderError
+from rsicrc.machine import available_cpus
 from rsicrc.manifest import GraphSpec, Manifest
 
 _ERRORS_ONLY = 3
-
-
-def available_cpus() -> int:
-    """Return how many CPUs this process may use: its affinity, bounded by the container's quota."""
-    try:
-        cpus = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on Linux
-        cpus = os.cpu_count() or 1
-    # ONNX Runtime sees the machine's cores and starts a spinning thread for each; under a quota they starve each other.
-    quota = cgroup_quota(Path("/sys/fs/cgroup"))
-    return cpus if quota is None else max(1, min(cpus, math.ceil(quota)))
-
-
-def cgroup_quota(root: Path) -> float | None:
-    """Return how many CPUs' time a container may use, by cgroup version 2 or 1; None where nothing limits it."""
-    try:
-        limit, period = (root / "cpu.max").read_text(encoding="ascii").split()
-    except (OSError, ValueError):
-        try:
-            limit = (root / "cpu" / "cpu.cfs_quota_us").read_text(encoding="ascii")
-            period = (root / "cpu" / "cpu.cfs_period_us").read_text(encoding="ascii")
-        except OSError:
-            return None
-    try:
-        quota = int(limit) / int(period)
-    except (ValueError, ZeroDivisionError):  # version 2 says "max" for no limit
-        return None
-    return quota if quota > 0 else None  # version 1 says -1 for no limit
 
 
 class OnnxRuntimeBackend:
@@ -56,13 +27,21 @@ class OnnxRuntimeBackend:
         name: "onnxruntime".
         device: "cpu".
         threads: threads that one graph uses.
+
+    Args:
+        folder: the model folder.
+        manifest: its manifest, at the precision that is wanted.
+        threads: threads for one graph; None for as many as this process may use.
+        spinning: whether threads without work wait by spinning, which makes the next operator begin sooner. Beside the
+            threads of another runtime they would take its cores.
     """
 
     name = "onnxruntime"
     device = "cpu"
 
-    def __init__(self, folder: Path, manifest: Manifest, threads: int | None) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, threads: int | None, *, spinning: bool = True) -> None:
         self.threads = threads or available_cpus()
+        self._spinning = spinning
         self._folder = folder
         self._manifest = manifest
         self._sessions: dict[str, Any] = {}
@@ -90,7 +69,7 @@ class OnnxRuntimeBackend:
     ) -> OnnxRuntimeLoop:
         """Begin a loop; see `rsicrc.backends.Backend`."""
         spec, free = self._manifest.graphs[graph], self._free[graph]
-        state = free.pop() if free else HostState(spec)
+        state = free.pop() if free else HostState(spec, in_place=True)
         state.begin(axes, first)
         return OnnxRuntimeLoop(self._session(graph), spec, state, fixed, free)
 
@@ -111,6 +90,7 @@ class OnnxRuntimeBackend:
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = _ERRORS_ONLY
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self._spinning)))
         path = self._folder / self._manifest.graphs[graph].file
         try:
             return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -24,8 +24,8 @@ def shape_of(spec: TensorSpec, axes: Mapping[str, int]) -> tuple[int, ...]:
 class HostState:
     """Arrays for the state of a loop: what a step reads and what it writes, taking turns.
 
-    The caches are one array for both: a graph only adds to them, so a runtime can write where it reads. The memory is
-    allocated for the largest axes seen so far and kept; smaller ones use its beginning.
+    With `in_place`, the caches are one array for both: a graph only adds to them, so a runtime can write where it
+    reads. The memory is allocated for the largest axes seen so far and kept; smaller ones use its beginning.
 
     Attributes:
         axes: sizes of the axes that vary.
@@ -33,7 +33,8 @@ class HostState:
         next: where it writes.
     """
 
-    def __init__(self, graph: GraphSpec) -> None:
+    def __init__(self, graph: GraphSpec, *, in_place: bool) -> None:
+        self._in_place = in_place
         self._specs = {name: spec for name, spec in graph.inputs.items() if NEXT + name in graph.outputs}
         self._caches: dict[str, Array] = {}
         self._sides: list[dict[str, Array]] = [{}, {}]
@@ -67,7 +68,7 @@ class HostState:
         self.now, self.next = ({name: self._view(name, side) for name in self._specs} for side in self._sides)
 
     def _view(self, name: str, side: dict[str, Array]) -> Array:
-        spec, memory = self._specs[name], self._caches if name.startswith(_CACHES) else side
+        spec, memory = self._specs[name], self._caches if self._in_place and name.startswith(_CACHES) else side
         shape = shape_of(spec, self.axes)
         size = math.prod(shape)
         if name not in memory or memory[name].size < size:

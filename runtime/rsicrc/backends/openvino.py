@@ -1,0 +1,205 @@
+"""OpenVINO on the CPU."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsicrc.backends import Array
+from rsicrc.backends.state import NEXT, ROWS, HostState, shape_of
+from rsicrc.errors import BackendError, ModelFolderError
+from rsicrc.machine import available_cpus, has_bf16
+from rsicrc.manifest import IMAGE_ENCODER, GraphSpec, Manifest
+
+# Pairs in one run of the image encoder. Its intermediate results for more than these do not stay in the caches.
+_PAIRS = 8
+
+
+class OpenVinoBackend:
+    """The graphs of a model folder as OpenVINO models; values are numpy arrays and OpenVINO tensors.
+
+    Compiled graphs are kept on disk, so that only the first start compiles them.
+
+    Attributes:
+        name: "openvino".
+        device: "cpu".
+        threads: threads that one graph uses, all streams together.
+
+    Args:
+        folder: the model folder.
+        manifest: its manifest, at the precision that is wanted.
+        threads: threads for one graph; None for as many as this process may use.
+        streams: parts of a batch that the image encoder works on at once, each on its share of the threads.
+    """
+
+    name = "openvino"
+    device = "cpu"
+
+    def __init__(self, folder: Path, manifest: Manifest, threads: int | None, streams: int | None) -> None:
+        self.threads = threads or available_cpus()
+        self._streams = min(streams or 1, self.threads)
+        self._folder = folder
+        self._manifest = manifest
+        self._models: dict[str, Any] = {}
+        self._opening = threading.Lock()
+        self._free: defaultdict[str, list[HostState]] = defaultdict(list)
+
+    def run(self, graph: str, feeds: Mapping[str, Any], outputs: Sequence[str] | None = None) -> dict[str, Any]:
+        """Run a graph; see `rsicrc.backends.Backend`.
+
+        Raises:
+            BackendError: OpenVINO refused the inputs or failed.
+            ModelFolderError: the graph's file cannot be opened.
+        """
+        model = self._model(graph)
+        names = list(outputs) if outputs is not None else list(self._manifest.graphs[graph].outputs)
+        try:
+            if graph == IMAGE_ENCODER:
+                results = self._run_in_parts(model, self._manifest.graphs[graph], self.numpy(feeds["images"]))
+                return {name: results[name] for name in names}
+            request = model.create_infer_request()  # its own outputs: what it gives stays valid as long as it is held
+            for name, feed in feeds.items():
+                request.set_tensor(name, _tensor(feed))
+            request.infer()
+            return {name: request.get_tensor(name) for name in names}
+        except RuntimeError as error:  # all that OpenVINO raises
+            raise BackendError(f"graph {graph!r} failed in OpenVINO: {_first_line(error)}") from error
+
+    def loop(
+        self, graph: str, axes: Mapping[str, int], first: Mapping[str, Array], fixed: Mapping[str, Any]
+    ) -> OpenVinoLoop:
+        """Begin a loop; see `rsicrc.backends.Backend`."""
+        spec, free = self._manifest.graphs[graph], self._free[graph]
+        state = free.pop() if free else HostState(spec, in_place=False)
+        state.begin(axes, first)
+        return OpenVinoLoop(self._model(graph), spec, state, fixed, free)
+
+    def numpy(self, value: Any) -> Array:
+        """Return a value as a numpy array."""
+        return value if isinstance(value, np.ndarray) else value.data
+
+    def _run_in_parts(self, model: Any, spec: GraphSpec, images: Array) -> dict[str, Array]:
+        """Run the image encoder on a few pairs at a time; all parts write into one result."""
+        rows = len(images)
+        results = {name: np.empty(shape_of(out, {ROWS: rows}), out.dtype) for name, out in spec.outputs.items()}
+        parts = np.array_split(np.arange(rows), -(-rows // _PAIRS))
+        requests = [model.create_infer_request() for _ in range(min(self._streams, len(parts)))]
+        for number, part in enumerate(parts):
+            where = slice(part[0], part[-1] + 1)
+            request = requests[number % len(requests)]
+            if number >= len(requests):
+                request.wait()
+            request.set_tensor("images", _tensor(images[where]))
+            for name, result in results.items():
+                request.set_tensor(name, _tensor(result[where]))
+            request.start_async()
+        for request in requests:
+            request.wait()
+        return results
+
+    def _model(self, graph: str) -> Any:
+        with self._opening:
+            if graph not in self._models:
+                self._models[graph] = self._open(graph)
+            return self._models[graph]
+
+    def _open(self, graph: str) -> Any:
+        import openvino
+
+        path = self._folder / self._manifest.graphs[graph].file
+        config: dict[str, Any] = {
+            "INFERENCE_NUM_THREADS": self.threads,
+            "NUM_STREAMS": self._streams if graph == IMAGE_ENCODER else 1,
+            # Left to itself it takes bf16 wherever the chip can.
+            "INFERENCE_PRECISION_HINT": "f32" if self._manifest.precision == "fp32" or not has_bf16() else "bf16",
+            "CACHE_DIR": str(cache_folder(self._folder, f"openvino-{openvino.__version__}")),
+        }
+        try:
+            return openvino.Core().compile_model(path, "CPU", config)
+        except RuntimeError as error:
+            raise ModelFolderError(f"{path}: OpenVINO cannot open this graph: {_first_line(error)}") from error
+
+
+class OpenVinoLoop:
+    """Two infer requests that take turns: what one writes, the other reads; see `rsicrc.backends.Loop`."""
+
+    def __init__(
+        self, model: Any, graph: GraphSpec, state: HostState, fixed: Mapping[str, Any], free: list[HostState]
+    ) -> None:
+        self._requests = [model.create_infer_request() for _ in range(2)]
+        self._state = state
+        self._fixed = {name: _tensor(value) for name, value in fixed.items()}
+        self._by_row = [name for name in fixed if ROWS in graph.inputs[name].shape]
+        self._free = free
+        self._position = np.zeros((), np.int64)
+        outputs = {name: spec for name, spec in graph.outputs.items() if name.removeprefix(NEXT) not in state.now}
+        self._others = {name: np.zeros(shape_of(spec, state.axes), spec.dtype) for name, spec in outputs.items()}
+        self._bind()
+
+    def step(self, position: int) -> None:
+        """Run the graph once; see `rsicrc.backends.Loop`."""
+        self._position[...] = position
+        try:
+            self._requests[0].infer()
+        except RuntimeError as error:
+            raise BackendError(f"a step failed in OpenVINO: {_first_line(error)}") from error
+        self._requests.reverse()
+        self._state.turn()
+
+    def read(self, name: str) -> Array:
+        """Return a state or an output; see `rsicrc.backends.Loop`."""
+        return self._others[name] if name in self._others else self._state.now[name]
+
+    def regroup(self, rows: NDArray[np.int64], axes: Mapping[str, int]) -> None:
+        """Go on with some rows; see `rsicrc.backends.Loop`."""
+        if len(rows) < self._state.axes[ROWS]:
+            self._fixed.update({name: _tensor(self._fixed[name].data[rows]) for name in self._by_row})
+        self._state.regroup(rows, axes)
+        self._bind()
+
+    def close(self) -> None:
+        """Give the buffers back."""
+        self._free.append(self._state)
+
+    def _bind(self) -> None:
+        now, following = self._state.now, self._state.next
+        for request, source, target in zip(self._requests, (now, following), (following, now), strict=True):
+            for name, value in {**self._fixed, **source, "position": self._position}.items():
+                request.set_tensor(name, _tensor(value))
+            for name, value in {**{NEXT + name: array for name, array in target.items()}, **self._others}.items():
+                request.set_tensor(name, _tensor(value))
+
+
+def cache_folder(folder: Path, name: str) -> Path:
+    """Return where a library may keep what it compiled: in the model folder, or else in the user's cache.
+
+    What is in it can be deleted at any time.
+    """
+    engines = folder / "engines"
+    if not os.access(engines if engines.exists() else folder, os.W_OK):
+        engines = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rsicrc"
+    return engines / name
+
+
+def _tensor(value: Any) -> Any:
+    """Return an array as a tensor, over the same memory where it may be written; what is one already stays as it is."""
+    import openvino
+
+    if not isinstance(value, np.ndarray):
+        return value
+    return openvino.Tensor(np.asarray(value, order="C"), shared_memory=value.flags.writeable)
+
+
+def _first_line(error: Exception) -> str:
+    """The line of an OpenVINO error that says something: the first ones name its source files."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next(
+        (line for line in lines if not line.startswith(("Exception from", "Check "))), lines[0] if lines else ""
+    )

@@ -15,10 +15,31 @@ from rsicrc.console import run_command
 @click.argument("checkpoint", metavar="CKPT")
 @click.option("-o", "--output", type=click.Path(path_type=Path), default="model", show_default=True, help="Its folder.")
 @click.option("--force", is_flag=True, help="Replace the model folder; the old one stays until the new one is proven.")
+@click.option(
+    "--precision",
+    "precisions",
+    type=click.Choice(["fp32", "int8"]),
+    multiple=True,
+    help="Another precision beside fp32, which is always there; with --calibration. May be repeated.",
+)
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    metavar="DATA",
+    help="A couple of hundred real pairs for int8: a folder in LEVIR-CC's layout, or a table.",
+)
 @click.option("--config", type=click.Path(path_type=Path), help="config.json of the published weights.")
 @click.option("--vocab", type=click.Path(path_type=Path), help="levir_vocab.json of the published weights.")
 @click.version_option(__version__, prog_name="rsicrc-export")
-def command(checkpoint: str, output: Path, force: bool, config: Path | None, vocab: Path | None) -> None:
+def command(
+    checkpoint: str,
+    output: Path,
+    force: bool,
+    precisions: tuple[str, ...],
+    calibration: Path | None,
+    config: Path | None,
+    vocab: Path | None,
+) -> None:
     """Export CKPT to a model folder: ONNX graphs, each proven equal to the PyTorch model.
 
     CKPT is a checkpoint of rsicrc-train, or published weights (a state dict) with their --config and --vocab; a file,
@@ -26,6 +47,13 @@ def command(checkpoint: str, output: Path, force: bool, config: Path | None, voc
     """
     if (config is None) != (vocab is None):
         raise click.UsageError("published weights need both --config and --vocab")
+    if "int8" in precisions and calibration is None:
+        raise click.UsageError(
+            "--precision int8 needs --calibration: a couple of hundred real pairs like those that the model is for, "
+            "in a folder of LEVIR-CC's layout or a table (CSV with the columns before and after)"
+        )
+    if calibration is not None and "int8" not in precisions:
+        raise click.UsageError("--calibration goes with --precision int8")
 
     from functools import partial
 
@@ -40,7 +68,7 @@ def command(checkpoint: str, output: Path, force: bool, config: Path | None, voc
     read = checkpoints.load
     if config is not None and vocab is not None:
         read = partial(load_published, config=config, vocab=vocab)
-    export_checkpoint(files.weights, output, force=force, report=_say, read=read)
+    export_checkpoint(files.weights, output, force=force, report=_say, read=read, calibration=calibration)
     click.echo(output)
 
 

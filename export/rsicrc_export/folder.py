@@ -16,9 +16,11 @@ from rsicrc.backends.onnxruntime import OnnxRuntimeBackend
 from rsicrc.errors import ExportError
 from rsicrc.manifest import GOLDEN_FILE, GRAPH_NAMES, TOKENIZER_FILE, FileRecord, Manifest, sha256_file
 from rsicrc.vocabulary import Vocabulary
+from rsicrc_export.calibration import read_calibration
 from rsicrc_export.golden import write_golden
 from rsicrc_export.onnx_graphs import export_graph
 from rsicrc_export.parity import check_parity
+from rsicrc_export.variants import add_int8, check_installed
 from rsicrc_train import checkpoint as checkpoints
 from rsicrc_train.checkpoint import Checkpoint
 from rsicrc_train.model import RSICRC
@@ -35,6 +37,7 @@ def export_checkpoint(
     force: bool = False,
     report: Report = lambda line: None,
     read: Callable[[Path], Checkpoint] = checkpoints.load,
+    calibration: Path | None = None,
 ) -> Manifest:
     """Export a checkpoint to a model folder.
 
@@ -44,22 +47,34 @@ def export_checkpoint(
         force: replace a folder that is there. The old one stays until the new one is complete and proven.
         report: gets a line of text now and then.
         read: how to read the file at `path`.
+        calibration: pairs (see `rsicrc_export.calibration`) that int8 graphs are made with too; None for float32 alone.
 
     Returns:
         The new folder's manifest.
 
     Raises:
         CheckpointError: `path` is not a checkpoint.
-        ExportError: `output` exists, a graph does not equal the model, or the disk is full. Nothing is left behind, and
-            a folder that was there is as it was.
+        ExportError: `output` exists, a graph does not equal the model, int8 costs too much, or the disk is full.
+            Nothing is left behind, and a folder that was there is as it was.
+        DataError, PairsError: the calibration pairs cannot be read.
     """
     check_target(output, force=force)
     output = output.absolute()
     source = read(path)
+    pairs = None
+    if calibration is not None:
+        check_installed()
+        pairs = read_calibration(calibration, source.config.preprocessing)
     model = source.build_model().requires_grad_(False)
     source = replace(source, state_dict={}, progress={})  # the model has its own copy: twice would be too much memory
     with _beside(output, force=force) as folder:
-        return _fill(folder, model, source, sha256_file(path), report)
+        manifest = _fill(folder, model, source, sha256_file(path), report)
+        if pairs is not None:
+            manifest = add_int8(folder, manifest, pairs, report)
+            producers = {**manifest.producers, "nncf": importlib.metadata.version("nncf")}
+            manifest = replace(manifest, producers=producers)
+        manifest.write(folder)
+        return manifest
 
 
 def check_target(output: Path, *, force: bool) -> None:
@@ -104,11 +119,7 @@ def _fill(folder: Path, model: RSICRC, source: Checkpoint, digest: str, report: 
     parity = check_parity(model, manifest, backend, report)
     report(f"{GOLDEN_FILE}: writing")
     write_golden(folder / GOLDEN_FILE, manifest, backend)
-    manifest = replace(
-        manifest, parity=parity, files={**manifest.files, GOLDEN_FILE: FileRecord.of(folder / GOLDEN_FILE)}
-    )
-    manifest.write(folder)
-    return manifest
+    return replace(manifest, parity=parity, files={**manifest.files, GOLDEN_FILE: FileRecord.of(folder / GOLDEN_FILE)})
 
 
 @contextmanager

@@ -1,0 +1,75 @@
+"""Real pairs for a precision that needs some: most of them to find its scales, the others to see what it costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsicrc.errors import ExportError, ImageError
+from rsicrc.levir import CAPTIONS_FILE, SPLITS, read_levir
+from rsicrc.pairs import read_pairs
+from rsicrc.preprocessing import Preprocessing
+from rsicrc.reading import prepare_pair
+
+PAIRS = 300  # of more than these the rest is left alone: scales do not change any more
+_FEWEST = 16
+_JUDGED = 4  # one pair in so many is kept for judging
+
+
+class Calibration(NamedTuple):
+    """Pairs as the image encoder takes them, uint8 [N, 2, size, size, 3].
+
+    Attributes:
+        source: where they are from, for the record.
+        scaling: for the scales.
+        judging: for the comparison with the exact graphs; no pair is in both.
+    """
+
+    source: str
+    scaling: NDArray[np.uint8]
+    judging: NDArray[np.uint8]
+
+
+def read_calibration(data: Path, preprocessing: Preprocessing) -> Calibration:
+    """Read calibration pairs.
+
+    Args:
+        data: a folder in LEVIR-CC's layout, of which the training split is taken, or a table of pairs.
+        preprocessing: what the model wants.
+
+    Raises:
+        DataError: the folder cannot be read.
+        PairsError: the table cannot be read.
+        ExportError: too few pairs can be read.
+    """
+    paths = _paths(data)
+    # Spread over all there is: a data set may be sorted.
+    chosen = [paths[index] for index in np.unique(np.linspace(0, len(paths) - 1, PAIRS).astype(int))]
+    images = []
+    for pair in chosen:
+        try:
+            images.append(prepare_pair(pair, preprocessing))
+        except ImageError:
+            continue
+    if len(images) < _FEWEST:
+        raise ExportError(
+            f"{data}: {len(images)} pairs can be read, and at least {_FEWEST} are needed for calibration; "
+            "give a couple of hundred like those that the model is for"
+        )
+    stacked = np.stack(images)
+    judged = np.arange(len(stacked)) % _JUDGED == 0
+    return Calibration(data.name, stacked[~judged], stacked[judged])
+
+
+def _paths(data: Path) -> list[tuple[Path, Path]]:
+    if not data.is_dir():
+        return [row.paths for row in read_pairs(data) if row.problem is None]
+    splits = [split for split in SPLITS if (data / "images" / split).is_dir()]
+    if not splits:
+        raise ExportError(
+            f"{data}: neither a table of pairs nor a folder in LEVIR-CC's layout ({CAPTIONS_FILE}, images/)"
+        )
+    return [(pair.before, pair.after) for pair in read_levir(data, splits[0])]

@@ -1,0 +1,141 @@
+"""From an exact graph to an int8 one, so that the result of a pair depends on nothing but the pair.
+
+The image encoder gets fixed scales for its activations, measured on real pairs: convolutions and products with weights
+run in int8, per-channel scales for the weights. Attention products, norms, the softmax and the pool stay float32.
+
+The graphs of words keep float32 activations in their files: each weight matrix is stored in int8 blocks, and the
+runtime gives every row of activations its own scales. (One scale for a whole activation tensor, as in ONNX Runtime's
+dynamic quantisation, would let a neighbour in the batch change a pair's result.)
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+# Weights of one output in one block: the fewest that ONNX Runtime's kernels for AVX-512 and AMX take without padding.
+BLOCK = 32
+_LEVELS = 127
+_ZERO = 128  # unsigned bytes with this zero point, the layout of MatMulNBits
+_CONTRIB = "com.microsoft"
+_ROUNDED_LAYERS = ("MatMul", "Gemm")
+
+
+def quantise_activations(source: Path, target: Path, images: NDArray[np.uint8]) -> None:
+    """Quantise the image encoder with fixed scales.
+
+    Args:
+        source: the exact graph.
+        target: where to write the other.
+        images: calibration pairs, uint8 [N, 2, size, size, 3].
+    """
+    os.environ.setdefault("NNCF_CI", "1")  # it would report its use to its makers
+    import nncf
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+
+    nncf.set_log_level(logging.ERROR)
+    model = onnx.load(source)
+    # Not the weights alone: the largest activation that calibration saw still fits. Clipping rare ones (the default)
+    # costs ten times as much in the embeddings of the pairs that have them.
+    advanced = nncf.AdvancedQuantizationParameters(
+        activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
+    )
+    quantised = nncf.quantize(
+        model,
+        nncf.Dataset([{"images": pair[np.newaxis]} for pair in images]),
+        subset_size=len(images),
+        preset=nncf.QuantizationPreset.PERFORMANCE,
+        model_type=nncf.ModelType.TRANSFORMER,
+        target_device=nncf.TargetDevice.CPU,
+        ignored_scope=nncf.IgnoredScope(names=_kept(model.graph)),
+        advanced_parameters=advanced,
+    )
+    _describe_nothing(quantised)
+    onnx.save(quantised, target)
+
+
+def quantise_weights(source: Path, target: Path) -> None:
+    """Store every weight matrix of a graph of words in int8 blocks.
+
+    Args:
+        source: the exact graph.
+        target: where to write the other.
+    """
+    model = onnx.load(source)
+    graph = model.graph
+    matrices = {tensor.name: tensor for tensor in graph.initializer if len(tensor.dims) == 2}
+    nodes = []
+    for node in graph.node:
+        transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+        if node.op_type in _ROUNDED_LAYERS and node.input[1] in matrices:
+            weight = numpy_helper.to_array(matrices[node.input[1]])
+            nodes += _blockwise(graph, node, weight if transposed else weight.T)
+        else:
+            nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    used = {name for node in nodes for name in node.input}
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    model.opset_import.append(helper.make_opsetid(_CONTRIB, 1))
+    onnx.save(model, target)
+
+
+def _kept(graph: Any) -> list[str]:
+    """The products that stay float32: of two activations, and the pool, a row per pair, of which the embedding is."""
+    matrices = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 2}
+    return [
+        node.name
+        for node in graph.node
+        if node.op_type in _ROUNDED_LAYERS and (node.input[1] not in matrices or ".pool." in node.input[1])
+    ]
+
+
+def _blockwise(graph: Any, node: Any, weight: NDArray[np.float32]) -> list[Any]:
+    """The nodes that stand for a product with `weight` [out, in], and perhaps the sum with a bias."""
+    outputs, inputs = weight.shape
+    packed, scales = pack(weight)
+    names = [f"{node.name}.weight", f"{node.name}.scales"]
+    graph.initializer.extend([numpy_helper.from_array(packed, names[0]), numpy_helper.from_array(scales, names[1])])
+    biased = len(node.input) > 2
+    product = f"{node.output[0]}.product" if biased else node.output[0]
+    sizes = {"K": inputs, "N": outputs, "bits": 8, "block_size": BLOCK, "accuracy_level": 4}
+    nodes = [
+        helper.make_node("MatMulNBits", [node.input[0], *names], [product], name=node.name, domain=_CONTRIB, **sizes)
+    ]
+    if biased:
+        nodes.append(helper.make_node("Add", [product, node.input[2]], node.output, name=f"{node.name}.bias"))
+    return nodes
+
+
+def pack(weight: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Quantise a matrix in blocks along its inputs.
+
+    Args:
+        weight: float32 [out, in].
+
+    Returns:
+        Bytes [out, blocks, BLOCK], of which 128 is zero, and a scale for each block [out, blocks].
+    """
+    outputs, inputs = weight.shape
+    padded = np.pad(weight, ((0, 0), (0, -inputs % BLOCK)))
+    blocks = padded.reshape(outputs, -1, BLOCK)
+    scales = np.abs(blocks).max(axis=2) / _LEVELS
+    levels = np.rint(blocks / np.where(scales == 0, 1, scales)[..., np.newaxis])
+    return (levels + _ZERO).astype(np.uint8), scales.astype(np.float32)
+
+
+def _describe_nothing(model: Any) -> None:
+    """Take out what only describes the conversion."""
+    del model.metadata_props[:]
+    model.doc_string = ""
+    for node in model.graph.node:
+        node.doc_string = ""

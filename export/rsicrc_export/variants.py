@@ -68,7 +68,7 @@ def add_int8(folder: Path, manifest: Manifest, calibration: Calibration, report:
     cosines, loss = figures["image_embedding_cosine"], figures["caption_loss"]
     report(
         f"int8 on {len(calibration.judging)} pairs: cosine of the embeddings {cosines['mean']:.4f} "
-        f"(least {cosines['least']:.4f}), {figures['same_caption']:.0%} of captions the same, all {loss:.3f} less likely"
+        f"(least {cosines['least']:.4f}), same captions {figures['same_caption']:.0%}, all {loss:.3f} less likely"
     )
     _refuse_beyond(figures)
     cost = {

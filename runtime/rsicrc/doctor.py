@@ -14,7 +14,7 @@ from pathlib import Path
 
 import rsicrc
 from rsicrc.errors import ModelNotFoundError, RsicrcError
-from rsicrc.machine import available_cpus, cpu_fields, cpu_flags
+from rsicrc.machine import available_cpus, cpu_fields, cpu_flags, has_bf16
 
 LIBRARIES = ("numpy", "pillow", "tokenizers")
 # Each of these puts a module named onnxruntime into the same folder.
@@ -70,6 +70,7 @@ def examine(model: Path | None = None) -> list[Finding]:
         *check_libraries(installed),
         *check_onnx_runtimes(installed),
         check_onnx_runtime_module(),
+        check_openvino(installed),
         check_cpu(),
         check_threads(),
         check_memory(),
@@ -129,6 +130,27 @@ def check_onnx_runtime_module() -> Finding:
     return Finding(topic, Level.OK, ", ".join(name.removesuffix("ExecutionProvider") for name in providers))
 
 
+def check_openvino(installed: Mapping[str, str]) -> Finding:
+    """Import OpenVINO, where it is installed, and ask what it can run on.
+
+    Args:
+        installed: Version by distribution name, from `installed_distributions`.
+    """
+    topic, advice = "openvino", "pip install 'rsicrc[openvino]'"
+    if topic not in installed:
+        text = "not installed; with it the image encoder is faster on processors with VNNI, AVX-512 BF16 or AMX"
+        return Finding(topic, Level.NOTE, text, advice)
+    try:
+        devices = importlib.import_module("openvino").Core().available_devices
+    except (ImportError, OSError, AttributeError, RuntimeError) as error:
+        again = "pip install --force-reinstall openvino"
+        return Finding(topic, Level.PROBLEM, f"openvino {installed[topic]} cannot be used ({error})", again)
+    if "CPU" not in devices:
+        return Finding(topic, Level.PROBLEM, f"openvino {installed[topic]} finds no CPU plug-in", advice)
+    precisions = "fp32, bf16, int8" if has_bf16() else "fp32, int8; no bf16 on this processor"
+    return Finding(topic, Level.OK, f"openvino {installed[topic]}: {precisions}")
+
+
 def check_cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> Finding:
     """Report the processor and the instruction sets that matter to a model."""
     model = cpu_fields(cpuinfo).get("model name") or platform.processor() or platform.machine()
@@ -175,9 +197,8 @@ def check_model(model: Path | None) -> Finding:
     except (RsicrcError, OSError) as error:
         return Finding("model", Level.PROBLEM, str(error))
     size = sum(record.bytes for record in manifest.files.values())
-    text = (
-        f"{folder}: {manifest.precision}, {size / 1e6:.1f} MB, {len(manifest.files)} files, all as their SHA-256 says"
-    )
+    held = f"{', '.join(manifest.precisions)}, {size / 1e6:.1f} MB, {len(manifest.files)} files"
+    text = f"{folder}: {held}, all as their SHA-256 says"
     return Finding("model", Level.OK, text)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rsicrc.commands.shared import FILE, model_id, model_option
+from rsicrc.commands.shared import FILE, engine_options, model_id, model_option
 from rsicrc.console import FAILED, INTERRUPTED, progress
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="With --pairs.")
 @click.option("--force", is_flag=True, help="With -o: replace captions that this run would not make.")
 @click.option("--timings", is_flag=True, help="Say where the time went.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of the model. [default: all cores]")
+@engine_options
 @click.pass_context
 def caption(
     ctx: click.Context,
@@ -51,7 +51,7 @@ def caption(
     batch_size: int,
     force: bool,
     timings: bool,
-    threads: int | None,
+    settings: dict[str, Any],
 ) -> None:
     """Say what changed between two images of the same place.
 
@@ -67,7 +67,7 @@ def caption(
             raise click.UsageError("--pairs goes with neither BEFORE and AFTER nor --heatmap")
         if output is not None and output.exists() and pairs.exists() and output.samefile(pairs):
             raise click.UsageError("-o is the table itself: give another file")
-        code = _caption_table(pairs, model, threads, search, output, batch_size, force, timings)
+        code = _caption_table(pairs, model, settings, search, output, batch_size, force, timings)
         ctx.exit(code)
     if before is None or after is None:
         raise click.UsageError("give two images, BEFORE and AFTER, or a table of them with --pairs")
@@ -75,14 +75,14 @@ def caption(
         raise click.UsageError("-o and --force go with --pairs")
     if heatmap is not None and heatmap.suffix.lower() not in _PICTURES:
         raise click.UsageError(f"--heatmap {heatmap}: the name must end in one of {', '.join(_PICTURES)}")
-    _caption_one(before, after, model, threads, search, as_json, heatmap, timings)
+    _caption_one(before, after, model, settings, search, as_json, heatmap, timings)
 
 
 def _caption_one(
     before: Path,
     after: Path,
     model: Path | None,
-    threads: int | None,
+    settings: dict[str, Any],
     search: dict[str, Any],
     as_json: bool,
     heatmap: Path | None,
@@ -92,12 +92,12 @@ def _caption_one(
     from rsicrc.images import load_pair
 
     pair = load_pair((before, after))  # before the model: a wrong path is answered at once
-    engine = load(model, threads=threads)
+    engine = load(model, **settings)
     result = engine.caption([pair], **search)[0]
     if as_json:
         from rsicrc.batch import rounded
 
-        made = {"before": str(before), "after": str(after), "model": model_id(engine.folder)}
+        made = {"before": str(before), "after": str(after), "model": model_id(engine.folder, engine.manifest.precision)}
         document = {**made, **rounded(result.to_dict())}
         if timings:
             document["timings"] = rounded(result.timings.to_dict())
@@ -138,7 +138,7 @@ def _print_timings(timings: Timings) -> None:
 def _caption_table(
     pairs: Path,
     model: Path | None,
-    threads: int | None,
+    settings: dict[str, Any],
     search: dict[str, Any],
     output: Path | None,
     batch_size: int,
@@ -151,10 +151,11 @@ def _caption_table(
     from rsicrc.search import SearchOptions
 
     rows = read_pairs(pairs)
-    engine = load(model, threads=threads)
+    engine = load(model, **settings)
     options = SearchOptions.resolve(engine.manifest, **search, early_stopping=None, max_length=None)
-    settings = BatchSettings(model_id(engine.folder), options.beams, options.n_best, options.length_penalty)
-    captions = CaptionsFile(output, rows, settings, replace=force)
+    name = model_id(engine.folder, engine.manifest.precision)
+    made_with = BatchSettings(name, options.beams, options.n_best, options.length_penalty)
+    captions = CaptionsFile(output, rows, made_with, replace=force)
     earlier = len(captions.done)
     if earlier:
         click.echo(f"{earlier} of {len(rows)} rows are done already", err=True)

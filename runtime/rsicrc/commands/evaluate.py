@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rsicrc.commands.shared import FILE, json_option, model_id, model_option
+from rsicrc.commands.shared import FILE, engine_options, json_option, model_id, model_option
 from rsicrc.console import FAILED, progress
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class _Table:
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first so many pairs.")
 @json_option
 @click.option("-o", "--output", type=FILE, metavar="JSONL", help="Write what was said about each pair.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of the model. [default: all cores]")
+@engine_options
 @click.pass_context
 def evaluate(
     ctx: click.Context,
@@ -54,7 +54,7 @@ def evaluate(
     limit: int | None,
     as_json: bool,
     output: Path | None,
-    threads: int | None,
+    settings: dict[str, Any],
 ) -> None:
     """Measure a model's captions, text search and change decisions.
 
@@ -72,11 +72,11 @@ def evaluate(
     if output is not None:
         output.parent.stat()  # a folder that is not there is no news for the end of a long run
     pairs = read_levir(data, split)[:limit]
-    engine = load(model, threads=threads)
+    engine = load(model, **settings)
     with progress(len(pairs), "evaluating") as advance:
         report = evaluate_pairs(engine, pairs, beams=beams, on_progress=advance)
     if as_json:
-        source = {"data": str(data), "split": split, "model": model_id(engine.folder)}
+        source = {"data": str(data), "split": split, "model": model_id(engine.folder, engine.manifest.precision)}
         click.echo(json.dumps({**source, **report.to_dict()}, ensure_ascii=False, indent=2))
     else:
         click.echo(f"{data}, {split}: {report.pairs} pairs, {report.changed} of them changed; {report.beams} beams")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from rsicrc.commands.shared import FILE, model_option
+from rsicrc.commands.shared import FILE, engine_options, model_option
 from rsicrc.console import FAILED, INTERRUPTED, progress
 
 _LISTED = 20
@@ -19,7 +20,7 @@ _LISTED = 20
 @click.option("--captions", is_flag=True, help="Write a caption and a change score for each pair too.")
 @model_option
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of the model. [default: all cores]")
+@engine_options
 @click.pass_context
 def index(
     ctx: click.Context,
@@ -29,7 +30,7 @@ def index(
     captions: bool,
     model: Path | None,
     batch_size: int,
-    threads: int | None,
+    settings: dict[str, Any],
 ) -> None:
     """Make pairs of images searchable by text.
 
@@ -44,7 +45,7 @@ def index(
     from rsicrc.index.source import read_source
 
     rows = read_source(pairs, after)
-    opened = Index.create(output, model, threads=threads)
+    opened = Index.create(output, model, **settings)
     earlier = len(opened)
     try:
         with progress(len(rows), "indexing") as advance:

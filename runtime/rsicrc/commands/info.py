@@ -44,7 +44,7 @@ def _describe(folder: Path, manifest: Manifest) -> Iterator[str]:
         {
             "id": model_id(folder),
             "size": _size(_bytes(manifest)),
-            "precision": manifest.precision,
+            "precisions": ", ".join(manifest.precisions),
             "images": f"{prep.size} x {prep.size} pixels, mean {_numbers(prep.mean)}, std {_numbers(prep.std)}",
             "vocabulary": f"{manifest.vocab_size} words, captions of up to {manifest.max_len - 2}",
             "search": (
@@ -63,6 +63,9 @@ def _describe(folder: Path, manifest: Manifest) -> Iterator[str]:
         yield from _table(_tensors("in", graph.inputs) | _tensors("out", graph.outputs))
     yield from _section("Parity with PyTorch: the largest difference, and what is allowed")
     yield from _table(_flat(manifest.parity) or {"": "not recorded"})
+    for precision, variant in manifest.variants.items():
+        yield from _section(f"What {precision} costs")
+        yield from _table(_flat(variant.parity) or {"": "not recorded"})
     yield from _section("Files, all as their SHA-256 says")
     yield from _table({name: f"{_size(record.bytes):>9}  {record.sha256}" for name, record in manifest.files.items()})
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rsicrc.commands.shared import FILE, json_option, model_option
+from rsicrc.commands.shared import FILE, engine_options, json_option, model_option
 
 if TYPE_CHECKING:
     from rsicrc.index.hits import Hits
@@ -33,7 +33,7 @@ _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 @click.option("--html", type=FILE, metavar="FILE", help="Write a report with pictures, one file that opens offline.")
 @click.option("--sheet", type=FILE, metavar="PNG", help="Draw the same as one picture.")
 @model_option
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of the model. [default: all cores]")
+@engine_options
 def search(
     index: Path,
     text: str | None,
@@ -45,7 +45,7 @@ def search(
     html: Path | None,
     sheet: Path | None,
     model: Path | None,
-    threads: int | None,
+    settings: dict[str, Any],
 ) -> None:
     """Find the pairs in INDEX that show what TEXT says, best first.
 
@@ -65,7 +65,7 @@ def search(
             path.parent.stat()  # a folder that is not there is no news for the end
     from rsicrc.index.index import Index
 
-    opened = Index.open(index, model, threads=threads)
+    opened = Index.open(index, model, **settings)
     hits = opened.search(text if text is not None else (like or ()), k, where=where, rerank=rerank)
     if as_json:
         click.echo(json.dumps(_document(opened, hits, where), ensure_ascii=False, indent=2, default=str))

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -56,14 +56,14 @@ class Index:
         self._vectors: Vectors | None = None
 
     @classmethod
-    def create(cls, folder: _Path, engine: Engine | _Path | None = None, *, threads: int | None = None) -> Index:
+    def create(cls, folder: _Path, engine: Engine | _Path | None = None, **settings: Any) -> Index:
         """Make an empty index, or open the one that is there.
 
         Args:
             folder: where it is to be.
             engine: the model, or its folder; None is what `open` chooses where there is an index, else the default
                 model folder, see `rsicrc.load`.
-            threads: threads for a model that is loaded here.
+            settings: of `rsicrc.load`, for a model that is loaded here.
 
         Raises:
             IndexFolderError: the folder holds something else, or an index that was made with another model.
@@ -71,19 +71,19 @@ class Index:
             OSError: the folder cannot be written.
         """
         if is_index(Path(folder)):
-            return cls.open(folder, engine, threads=threads)
-        opened = engine if isinstance(engine, Engine) else load(_optional(engine), threads=threads)
+            return cls.open(folder, engine, **settings)
+        opened = engine if isinstance(engine, Engine) else load(_optional(engine), **settings)
         return cls(Store.create(Path(folder), identity_of(opened)), opened)
 
     @classmethod
-    def open(cls, folder: _Path, engine: Engine | _Path | None = None, *, threads: int | None = None) -> Index:
+    def open(cls, folder: _Path, engine: Engine | _Path | None = None, **settings: Any) -> Index:
         """Open an index.
 
         Args:
             folder: where it is.
             engine: the model, or its folder; None is the folder that the index was made with, or the default model
                 folder if that one is gone.
-            threads: threads for a model that is loaded here.
+            settings: of `rsicrc.load`, for a model that is loaded here.
 
         Raises:
             IndexFolderError: there is no index, it is damaged, or it was made with another model.
@@ -92,7 +92,7 @@ class Index:
         store = Store.open(Path(folder))
         if not isinstance(engine, Engine):
             remembered = store.identity.model if Path(store.identity.model).is_dir() else None
-            engine = load(_optional(engine) or remembered, threads=threads)
+            engine = load(_optional(engine) or remembered, **settings)
         return cls(store, engine)
 
     def __len__(self) -> int:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rsicrc.commands.shared import json_option, model_id, model_option
+from rsicrc.commands.shared import engine_options, json_option, model_id, model_option
+
+_BATCH_SIZES = (1, 8, 32, 64)
 
 if TYPE_CHECKING:
     from rsicrc.manifest import Manifest, TensorSpec
@@ -18,21 +20,42 @@ if TYPE_CHECKING:
 @click.command()
 @model_option
 @json_option
-def info(model: Path | None, as_json: bool) -> None:
+@click.option("--memory", is_flag=True, help="Measure how much memory captioning takes here, instead.")
+@click.option("--beams", type=click.IntRange(min=1), help="With --memory: of the search. [default: the model's]")
+@engine_options
+def info(model: Path | None, as_json: bool, memory: bool, beams: int | None, settings: dict[str, Any]) -> None:
     """Show what a model folder holds and check its files.
 
-    Graphs with inputs and outputs, precision, search defaults, vocabulary, parity with PyTorch, hashes.
+    Graphs with inputs and outputs, precision, search defaults, vocabulary, parity with PyTorch, hashes. With --memory
+    what captioning would take in batches of any size, with --backend, --precision, --threads and --streams.
     """
     from rsicrc.engine import find_model
     from rsicrc.manifest import Manifest
 
     folder = find_model(model)
     manifest = Manifest.load(folder)
+    if memory:
+        _print_memory(folder, beams, settings, as_json)
+        return
     if as_json:
         document = {"folder": str(folder), "id": model_id(folder), "bytes": _bytes(manifest), **manifest.to_dict()}
         click.echo(json.dumps(document, ensure_ascii=False, indent=2))
         return
     for line in _describe(folder, manifest):
+        click.echo(line)
+
+
+def _print_memory(folder: Path, beams: int | None, settings: dict[str, Any], as_json: bool) -> None:
+    from rsicrc.memory import predict_memory
+
+    memory = predict_memory(folder, beams, **settings)
+    peaks = {batch_size: round(memory.peak(batch_size)) for batch_size in _BATCH_SIZES}
+    if as_json:
+        document = {"base": round(memory.base), "per_pair": round(memory.per_pair), "peak": peaks}
+        click.echo(json.dumps(document, indent=2))
+        return
+    click.echo(f"{_size(memory.base)}, and {_size(memory.per_pair)} for each pair of a batch")
+    for line in _table({f"batch {batch_size}": f"{_size(peak):>10}" for batch_size, peak in peaks.items()}):
         click.echo(line)
 
 
@@ -122,5 +145,5 @@ def _bytes(manifest: Manifest) -> int:
     return sum(record.bytes for record in manifest.files.values())
 
 
-def _size(count: int) -> str:
+def _size(count: float) -> str:
     return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"

@@ -45,7 +45,16 @@ def synth(directory: Path, pairs: int, seed: int, splits: str, workers: int) -> 
 @click.option("--seed", type=int, help="Instead of the recipe's.")
 @click.option("--workers", type=int, help="Processes that read images, instead of the recipe's.")
 @click.option("--init", metavar="WEIGHTS", help="Start the trunk from CLIP weights: a file, or hf:owner/repo/file.")
+@click.option(
+    "--set",
+    "settings",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="Any training option instead of the recipe's; repeat.",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--devices", type=click.IntRange(min=1), default=1, show_default=True, help="Devices of each machine.")
+@click.option("--nodes", type=click.IntRange(min=1), default=1, show_default=True, help="Machines.")
 @click.option("--resume", is_flag=True, help="Go on with the run in the folder, by the recipe it began with.")
 def fit(
     data: Path,
@@ -57,12 +66,15 @@ def fit(
     seed: int | None,
     workers: int | None,
     init: str | None,
+    settings: tuple[str, ...],
     device: str,
+    devices: int,
+    nodes: int,
     resume: bool,
 ) -> None:
     """Train on DATA, a folder in LEVIR-CC's layout; the best checkpoint becomes best.pt in the run's folder."""
     from rsicrc_train.loop import Run, parameter_count
-    from rsicrc_train.recipes import load_recipe
+    from rsicrc_train.recipes import load_recipe, parse_setting
 
     overrides = {
         "epochs": epochs,
@@ -70,8 +82,13 @@ def fit(
         "learning_rate": learning_rate,
         "seed": seed,
         "workers": workers,
+        **dict(map(parse_setting, settings)),
     }
-    run = Run(data, output, load_recipe(recipe, overrides), resume=resume, init=init, device=device)
+    chosen = load_recipe(recipe, overrides)
+    run = Run(data, output, chosen, resume=resume, init=init, device=device, devices=devices, nodes=nodes)
+    if not run.leads:
+        run.fit()
+        return
     click.echo(
         f"{parameter_count(run.raw_model) / 1e6:.2f} M parameters, {len(run.vocabulary)} words, "
         f"{len(run.datasets['train'])} training pairs, {run.total_steps} steps",

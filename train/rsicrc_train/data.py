@@ -46,7 +46,14 @@ class Item(NamedTuple):
 
 
 class PairDataset(Dataset[Item]):
-    """Captioned pairs, read when they are asked for."""
+    """Captioned pairs, read when they are asked for.
+
+    Attributes:
+        labels: one for each pair; all unchanged pairs share −1.
+        sentences: the numbers of each pair's sentences.
+        texts: the distinct sentences by number.
+        ids: their word ids.
+    """
 
     def __init__(
         self, pairs: Sequence[CaptionedPair], vocabulary: Vocabulary, preprocessing: Preprocessing, captions: int
@@ -54,33 +61,39 @@ class PairDataset(Dataset[Item]):
         """Prepare `pairs` with the first `captions` sentences of each."""
         self.pairs = pairs
         self.preprocessing = preprocessing
+        self.labels = [number if pair.changed else -1 for number, pair in enumerate(pairs)]
         numbers: dict[str, int] = {}
-        self._sentences = [
+        self.sentences = [
             [numbers.setdefault(text, len(numbers)) for text in _cycle(pair.sentences, captions)] for pair in pairs
         ]
-        self._ids = [vocabulary.encode(text) for text in numbers]
+        self.texts = tuple(numbers)
+        self.ids = [vocabulary.encode(text) for text in numbers]
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> Item:
-        pair, sentences = self.pairs[index], self._sentences[index]
+        pair, sentences = self.pairs[index], self.sentences[index]
         images = np.stack([self.preprocessing.prepare(image) for image in load_pair((pair.before, pair.after))])
-        return Item(images, [self._ids[s] for s in sentences], index if pair.changed else -1, sentences)
+        return Item(images, [self.ids[s] for s in sentences], self.labels[index], sentences)
 
 
 def collate(items: Sequence[Item]) -> Batch:
     """Put pairs together; the sentences are padded to the longest of the batch."""
-    rows = [row for item in items for row in item.ids]
-    ids = torch.full((len(rows), max(map(len, rows))), PAD)
-    for number, row in enumerate(rows):
-        ids[number, : len(row)] = torch.tensor(row)
     return Batch(
         images=torch.from_numpy(np.stack([item.images for item in items])),
-        ids=ids,
+        ids=pad([row for item in items for row in item.ids]),
         labels=torch.tensor([item.label for item in items]),
         sentences=torch.tensor([item.sentences for item in items]),
     )
+
+
+def pad(rows: Sequence[Sequence[int]]) -> Tensor:
+    """Word ids of several sentences as one int64 tensor, right-padded to the longest."""
+    ids = torch.full((len(rows), max(map(len, rows))), PAD)
+    for number, row in enumerate(rows):
+        ids[number, : len(row)] = torch.tensor(row)
+    return ids
 
 
 def build_words(sentences: Iterable[str]) -> tuple[str, ...]:

@@ -274,16 +274,21 @@ class RSICRC(nn.Module):
         """Hidden words [B, n, d] of the text tower and visual tokens [B, S, d] → logits [B, n, V]."""
         return self.decoder.caption(hidden, tokens)
 
-    def forward(self, images: Tensor, ids: Tensor) -> tuple[ImageFeatures, TextFeatures, Tensor]:
+    def forward(
+        self, images: Tensor, ids: Tensor, captions: int | None = None
+    ) -> tuple[ImageFeatures, TextFeatures, Tensor]:
         """One pass of training: pixels of B pairs and N = B·r sentences [N, n], r in a row for each pair.
 
+        With `captions` = N, ids may go on with sentences that are only embedded.
+
         Returns:
-            The image features of the B pairs, the text features and the logits [N, n, V] of the N sentences.
+            The image features of the B pairs, the text features of all sentences and the logits [N, n, V] of the N.
         """
+        captions = captions or len(ids)
         image = self.encode_images(images)
         text = self.encode_text(ids)
-        tokens = image.tokens.repeat_interleave(len(ids) // len(images), dim=0)
-        return image, text, self.decode(text.hidden, tokens)
+        tokens = image.tokens.repeat_interleave(captions // len(images), dim=0)
+        return image, text, self.decode(text.hidden[:captions], tokens)
 
 
 def sinusoids(length: int, width: int) -> Tensor:

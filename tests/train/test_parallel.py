@@ -1,0 +1,63 @@
+"""Two processes train as one: real ones, over gloo."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from rsicrc_train import checkpoint as checkpoints
+from rsicrc_train.recipes import Recipe
+
+FIGURES = ("loss", "captioning", "contrastive")
+
+
+def fit(data: Path, folder: Path, recipe: Recipe, *arguments: str) -> None:
+    file = folder.with_suffix(".yaml")
+    file.write_text(recipe.to_yaml())
+    command = [sys.executable, "-m", "rsicrc_train.cli", "fit", str(data), "-o", str(folder), "--recipe", str(file)]
+    environment = {name: value for name, value in os.environ.items() if name not in ("WORLD_SIZE", "LOCAL_RANK")}
+    done = subprocess.run(
+        [*command, "--device", "cpu", *arguments], capture_output=True, text=True, timeout=240, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{folder / 'best.pt'}\n"  # one process speaks
+
+
+def curve(folder: Path) -> list[dict[str, str]]:
+    with (folder / "log.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def exact(recipe: Recipe) -> Recipe:
+    """Without dropout, which differs between processes by design; with all that has to be gathered."""
+    training = replace(
+        recipe.training, epochs=2, accumulate=2, mined=2, symmetric=True, gradient_clip=1.0, temperature=0.1, ema=0.9
+    )
+    return Recipe(replace(recipe.model, dropout=0.0), training)
+
+
+def test_two_processes_train_as_one(scenes: Path, exact: Recipe, tmp_path: Path) -> None:
+    fit(scenes, tmp_path / "one", exact)
+    fit(scenes, tmp_path / "two", exact, "--devices", "2")
+    one, two = curve(tmp_path / "one"), curve(tmp_path / "two")
+    assert [(row["step"], row["split"]) for row in one] == [(row["step"], row["split"]) for row in two]
+    assert len(one) == 2 * (3 + 1)
+    for ours, theirs in zip(one, two, strict=True):
+        for figure in FIGURES:
+            assert float(theirs[figure]) == pytest.approx(float(ours[figure]), rel=2e-3), (ours, theirs)
+    ours, theirs = (checkpoints.load(tmp_path / name / "last.pt").state_dict for name in ("one", "two"))
+    for name, tensor in ours.items():
+        if "running" in name:  # BatchNorm saw all pairs, not half of them
+            assert torch.allclose(tensor, theirs[name], rtol=1e-2, atol=1e-3), name
+    assert len(checkpoints.load(tmp_path / "two" / "last.pt").progress["random"]) == 2
+
+    fit(scenes, tmp_path / "two", exact, "--resume", "--devices", "2")  # has nothing left to do, and says so
+    assert curve(tmp_path / "two") == two

@@ -54,7 +54,7 @@ def test_a_batch_holds_the_prepared_pixels_and_the_padded_sentences(scenes: Path
 def test_a_pair_with_fewer_sentences_repeats_its_own() -> None:
     pair = CaptionedPair(Path("a.png"), Path("b.png"), ("a road", "b road"), changed=True)
     dataset = PairDataset([pair], Vocabulary.from_words((*SPECIAL_WORDS, "a", "b", "road")), Preprocessing(64), 5)
-    assert dataset._sentences == [[0, 1, 0, 1, 0]]
+    assert dataset.sentences == [[0, 1, 0, 1, 0]]
 
 
 def test_a_broken_image_is_named(scenes: Path, tmp_path: Path) -> None:

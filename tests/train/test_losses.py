@@ -142,14 +142,15 @@ def test_gradients_of_images_and_texts(options: dict[str, Any]) -> None:
     training, case = replace(PLAIN, **options), random_case(7)
     images, texts = case.images.clone().requires_grad_(), case.texts.clone().requires_grad_()
     case._replace(images=images, texts=texts).loss(training).backward()  # type: ignore[no-untyped-call]
-    for name, leaf in (("images", images), ("texts", texts)):
+    for leaf in (images, texts):
         assert leaf.grad is not None
         for i, j in ((0, 0), (1, 3), (3, 5), (len(leaf) - 1, 7)):
             step = torch.zeros_like(leaf, dtype=torch.float64)
             step[i, j] = 1e-6
+            moved = [leaf.detach().double() + sign * step for sign in (1, -1)]
             up, down = (
-                obvious_contrast(case._replace(**{name: leaf.detach().double() + sign * step}), training)
-                for sign in (1, -1)
+                obvious_contrast(case._replace(images=x) if leaf is images else case._replace(texts=x), training)
+                for x in moved
             )
             assert leaf.grad[i, j].item() == pytest.approx((up - down) / 2e-6, rel=1e-3, abs=1e-5)
 

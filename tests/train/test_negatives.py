@@ -41,7 +41,7 @@ def test_mined_pairs_are_the_nearest_that_are_negatives() -> None:
     labels = torch.tensor([number if number % 3 else -1 for number in range(pairs)])
     sentences = torch.randint(12, (pairs, 2), generator=generator)
     for mode in ("none", "attract"):
-        found = mine(embeddings, labels, sentences, count, mode, Alike(), chunk=7)  # type: ignore[arg-type]
+        found = mine(embeddings, labels, sentences, count, mode, Alike(), chunk=7)
         for pair in range(pairs):
             negatives = [
                 other

@@ -53,10 +53,10 @@ def test_two_processes_train_as_one(scenes: Path, exact: Recipe, tmp_path: Path)
     for ours, theirs in zip(one, two, strict=True):
         for figure in FIGURES:
             assert float(theirs[figure]) == pytest.approx(float(ours[figure]), rel=2e-3), (ours, theirs)
-    ours, theirs = (checkpoints.load(tmp_path / name / "last.pt").state_dict for name in ("one", "two"))
-    for name, tensor in ours.items():
+    left, right = (checkpoints.load(tmp_path / name / "last.pt").state_dict for name in ("one", "two"))
+    for name, tensor in left.items():
         if "running" in name:  # BatchNorm saw all pairs, not half of them
-            assert torch.allclose(tensor, theirs[name], rtol=1e-2, atol=1e-3), name
+            assert torch.allclose(tensor, right[name], rtol=1e-2, atol=1e-3), name
     assert len(checkpoints.load(tmp_path / "two" / "last.pt").progress["random"]) == 2
 
     fit(scenes, tmp_path / "two", exact, "--resume", "--devices", "2")  # has nothing left to do, and says so

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import Tensor
 
 from rsicrc_train.model import RSICRC
 
@@ -27,9 +26,13 @@ class Average:
     def follow(self, model: RSICRC, step: int) -> None:
         """Move towards the model's weights after `step` steps; counters and other whole numbers are copied."""
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
-        trained: dict[str, Tensor] = model.state_dict()
-        for name, tensor in self.model.state_dict().items():
-            if tensor.is_floating_point():
-                tensor.lerp_(trained[name], weight)
-            else:
-                tensor.copy_(trained[name])
+        # Not by the names of the state dict: tied weights have two, and would move twice.
+        for followers, trained in (
+            (self.model.parameters(), model.parameters()),
+            (self.model.buffers(), model.buffers()),
+        ):
+            for tensor, new in zip(followers, trained, strict=True):
+                if tensor.is_floating_point():
+                    tensor.lerp_(new, weight)
+                else:
+                    tensor.copy_(new)

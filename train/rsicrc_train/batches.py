@@ -37,11 +37,11 @@ class Batches:
         order = torch.randperm(len(self.dataset), generator=generator)[: len(self.dataset) // step * step]
         share = size // self.fabric.world_size
         mine = slice(self.fabric.global_rank * share, (self.fabric.global_rank + 1) * share)
-        return self._load([chunk[mine].tolist() for chunk in order.split(size)[skip:]])
+        return self._load([chunk[mine].tolist() for chunk in torch.split(order, size)[skip:]])
 
     def turns(self) -> Iterator[tuple[list[int], Batch]]:
         """All pairs in their own order as whole batches, of which each process takes one in turn."""
-        chunks = torch.arange(len(self.dataset)).split(self.training.batch_size)
+        chunks = torch.split(torch.arange(len(self.dataset)), self.training.batch_size)
         return self._load([chunk.tolist() for chunk in chunks[self.fabric.global_rank :: self.fabric.world_size]])
 
     def _load(self, chosen: list[list[int]]) -> Iterator[tuple[list[int], Batch]]:

@@ -107,7 +107,7 @@ def mine(
     """
     index = functional.normalize(embeddings.float(), dim=-1)
     rows = []
-    for part in torch.arange(len(index), device=index.device).split(chunk):
+    for part in torch.split(torch.arange(len(index), device=index.device), chunk):
         negatives = contrast_masks(labels[part], sentences[part], labels, sentences[:, 0], mode, alike).negatives
         cosines = (index[part] @ index.T).masked_fill(~negatives, -torch.inf)
         rows.append(cosines.topk(count, dim=1).indices)

@@ -55,11 +55,11 @@ class Objective:
         if self.mined is not None:
             ids, mined = self._join(batch.ids, self.mined[chosen].flatten().tolist())
         image, text, logits = model(batch.images, ids, captions)
-        captioning = caption_loss(logits, batch.ids)
+        captioning = caption_loss(logits[:, : batch.ids.shape[1]], batch.ids)  # mined ones may be longer
         if self.fabric.world_size > 1:  # from the mean over this part's words to that over all words
             words = (batch.ids[:, 1:] != PAD).sum()
             captioning = captioning * words * self.fabric.world_size / parallel.total(self.fabric, words)
-        texts = text.embedding.split([captions, len(ids) - captions])
+        texts = torch.split(text.embedding, [captions, len(ids) - captions])
         contrastive = self.contrast(
             parallel.gather(self.fabric, image.embedding),
             torch.cat([parallel.gather(self.fabric, part) for part in texts if len(part)]),

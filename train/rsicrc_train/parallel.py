@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 from torch.distributed.nn import functional as collectives
 
@@ -101,7 +101,8 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         if not self.training:
             return super().forward(x)
         variance, mean = torch.var_mean(x.float(), dim=(0, 2, 3), correction=0)
-        means, variances = torch.stack(collectives.all_gather(torch.stack([mean, variance]))).unbind(1)
+        gathered = collectives.all_gather(torch.stack([mean, variance]))  # type: ignore[no-untyped-call]
+        means, variances = torch.stack(gathered).unbind(1)
         mean = means.mean(dim=0)
         variance = variances.mean(dim=0) + (means - mean).square().mean(dim=0)
         self._follow(mean.detach(), variance.detach(), x.numel() // x.shape[1] * len(means))

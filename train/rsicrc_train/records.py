@@ -169,5 +169,5 @@ def _tensorboard(folder: Path, step: int) -> _Scalars:
         from torch.utils.tensorboard import SummaryWriter
     except ModuleNotFoundError as error:
         raise DataError("TensorBoard is not installed: pip install tensorboard, or train without it") from error
-    writer: _Scalars = SummaryWriter(str(folder), purge_step=step + 1)  # type: ignore[no-untyped-call]
+    writer: _Scalars = SummaryWriter(str(folder), purge_step=step + 1)
     return writer

@@ -63,7 +63,7 @@ def _load(encoder: str, folder: Path, device: str) -> SentenceTransformer:
     from sentence_transformers import SentenceTransformer
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         return SentenceTransformer(str(folder) if folder.is_dir() else encoder, device=device)
     except (OSError, ValueError, KeyError) as error:

@@ -59,6 +59,14 @@ def test_a_folder_with_a_run_is_not_overwritten(scenes: Path, recipe: Recipe, tm
         train(scenes, tmp_path, recipe)
 
 
+def test_a_run_killed_before_it_saved_anything_begins_again(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
+    Run(scenes, tmp_path, recipe, resume=False, init=None, device="cpu").log.write(1, "train", (3, 2, 1), 0.1, 9)  # type: ignore[union-attr]
+    with pytest.raises(DataError, match="holds no run that saved a state: start it without --resume"):
+        train(scenes, tmp_path, recipe, resume=True)
+    Run(scenes, tmp_path, recipe, resume=False, init=None, device="cpu")
+    assert len((tmp_path / LOG).read_text().splitlines()) == 1  # the header
+
+
 def test_a_loss_that_explodes_stops_the_run_and_keeps_its_last_good_state(
     scenes: Path, recipe: Recipe, tmp_path: Path
 ) -> None:

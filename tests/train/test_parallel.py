@@ -24,7 +24,7 @@ def fit(data: Path, folder: Path, recipe: Recipe, *arguments: str) -> None:
     command = [sys.executable, "-m", "rsicrc_train.cli", "fit", str(data), "-o", str(folder), "--recipe", str(file)]
     environment = {name: value for name, value in os.environ.items() if name not in ("WORLD_SIZE", "LOCAL_RANK")}
     done = subprocess.run(
-        [*command, "--device", "cpu", *arguments], capture_output=True, text=True, timeout=240, env=environment
+        [*command, "--device", "cpu", *arguments], capture_output=True, text=True, timeout=600, env=environment
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{folder / 'best.pt'}\n"  # one process speaks
@@ -37,9 +37,20 @@ def curve(folder: Path) -> list[dict[str, str]]:
 
 @pytest.fixture
 def exact(recipe: Recipe) -> Recipe:
-    """Without dropout, which differs between processes by design; with all that has to be gathered."""
+    """Without dropout, which differs between processes by design; with all that has to be gathered.
+
+    Hard negatives are mined once: later the nearest of near-equal neighbours would depend on rounding.
+    """
     training = replace(
-        recipe.training, epochs=2, accumulate=2, mined=2, symmetric=True, gradient_clip=1.0, temperature=0.1, ema=0.9
+        recipe.training,
+        epochs=1,
+        batch_size=4,
+        accumulate=2,
+        mined=2,
+        symmetric=True,
+        gradient_clip=1.0,
+        temperature=0.1,
+        ema=0.9,
     )
     return Recipe(replace(recipe.model, dropout=0.0), training)
 
@@ -49,10 +60,10 @@ def test_two_processes_train_as_one(scenes: Path, exact: Recipe, tmp_path: Path)
     fit(scenes, tmp_path / "two", exact, "--devices", "2")
     one, two = curve(tmp_path / "one"), curve(tmp_path / "two")
     assert [(row["step"], row["split"]) for row in one] == [(row["step"], row["split"]) for row in two]
-    assert len(one) == 2 * (3 + 1)
+    assert len(one) == 6 + 1
     for ours, theirs in zip(one, two, strict=True):
         for figure in FIGURES:
-            assert float(theirs[figure]) == pytest.approx(float(ours[figure]), rel=2e-3), (ours, theirs)
+            assert float(theirs[figure]) == pytest.approx(float(ours[figure]), rel=1e-3), (ours, theirs)
     left, right = (checkpoints.load(tmp_path / name / "last.pt").state_dict for name in ("one", "two"))
     for name, tensor in left.items():
         if "running" in name:  # BatchNorm saw all pairs, not half of them

@@ -340,7 +340,7 @@ def _checked_recipe(folder: Path, recipe: Recipe, *, resume: bool, init: str | N
         if not (folder / LAST).exists():
             raise DataError(f"{folder} holds no run that saved a state: start it without --resume")
         return load_recipe(str(folder / RECIPE))
-    if (folder / RECIPE).exists():
+    if (folder / LAST).exists() or (folder / BEST).exists():  # what was killed before it saved anything is no run
         raise DataError(f"{folder} already holds a run: go on with --resume, or name another folder")
     if recipe.training.trunk != "auto":
         return recipe

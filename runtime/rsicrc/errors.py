@@ -48,3 +48,7 @@ class ExportError(RsicrcError, RuntimeError):
 
 class DataError(RsicrcError, ValueError):
     """A data set does not have the layout or the content that it should have."""
+
+
+class EmptySplitError(DataError):
+    """A data set has no pairs in the split that was asked for."""

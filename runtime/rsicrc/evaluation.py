@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsicrc.captions import Caption, EncodedPair, PairFailure
+from rsicrc.datasets import read_split
 from rsicrc.errors import ArgumentError, DataError
-from rsicrc.levir import CaptionedPair, read_levir
+from rsicrc.levir import CaptionedPair
 from rsicrc.metrics.captioning import PERIOD_FREE, PROTOCOLS, PUBLISHED, bare, caption_metrics, meteor_problem
 from rsicrc.metrics.change import calibration_metrics, decision_metrics, says_changed
 from rsicrc.metrics.retrieval import published_retrieval, relevance, strict_retrieval
@@ -116,11 +117,11 @@ def evaluate(
     batch_size: int = 32,
     on_progress: Progress | None = None,
 ) -> Report:
-    """Evaluate a model folder on one split of a data set in LEVIR-CC's layout.
+    """Evaluate a model folder on one split of a captioned data set.
 
     Args:
         engine: the model folder.
-        data: the data set's folder.
+        data: the data set, in one of the layouts of `rsicrc.datasets`.
         split: "train", "val" or "test".
         beams: width of the beam search; by default the model's.
         limit: only the first so many pairs. Retrieval gets easier with fewer pairs.
@@ -134,7 +135,7 @@ def evaluate(
     """
     if limit is not None and limit < 1:
         raise ArgumentError(f"limit must be at least 1, not {limit}")
-    pairs = read_levir(data, split)[:limit]
+    pairs = read_split(data, split)[:limit]
     return evaluate_pairs(engine, pairs, beams=beams, batch_size=batch_size, on_progress=on_progress)
 
 

@@ -21,6 +21,20 @@ from rsicrc.errors import ArgumentError, ModelFolderError
 PAD, START, UNK, END = 0, 1, 2, 3
 SPECIAL_WORDS = ("PAD", "START", "UNK", "END")
 SPECIAL_IDS = {"pad": PAD, "start": START, "unk": UNK, "end": END}
+# Lower case makes sure that no text can spell a special word: those are upper case. Punctuation becomes a space, so
+# that "road,trees" is two words; hyphens and apostrophes inside a word stay ("t-shaped", "road's").
+_NORMALIZER = NormalizerSequence(
+    [
+        Lowercase(),
+        Replace(Regex(r"[^\p{L}\p{M}\p{N}'\-\s]"), " "),
+        Replace(Regex(r"(?<![\p{L}\p{M}\p{N}])['\-]+|['\-]+(?![\p{L}\p{N}])"), " "),
+    ]
+)
+
+
+def plain_words(text: str) -> str:
+    """Return a text as the vocabulary reads it: words in lower case, without punctuation, single spaces between."""
+    return " ".join(_NORMALIZER.normalize_str(text).split())
 
 
 class Vocabulary:
@@ -60,15 +74,7 @@ class Vocabulary:
         if len(ids) != len(words):
             raise ArgumentError("a vocabulary holds a word twice")
         tokenizer = Tokenizer(WordLevel(ids, unk_token=SPECIAL_WORDS[UNK]))
-        # Lower case makes sure that no text can spell a special word: those are upper case. Punctuation becomes a
-        # space, so that "road,trees" is two words; hyphens and apostrophes inside a word stay ("t-shaped", "road's").
-        tokenizer.normalizer = NormalizerSequence(
-            [
-                Lowercase(),
-                Replace(Regex(r"[^\p{L}\p{M}\p{N}'\-\s]"), " "),
-                Replace(Regex(r"(?<![\p{L}\p{M}\p{N}])['\-]+|['\-]+(?![\p{L}\p{N}])"), " "),
-            ]
-        )
+        tokenizer.normalizer = _NORMALIZER
         tokenizer.pre_tokenizer = WhitespaceSplit()
         # In the file too, so that whoever reads it with another language's binding gets the same ids.
         special = [(SPECIAL_WORDS[START], START), (SPECIAL_WORDS[END], END)]

@@ -143,7 +143,7 @@ def test_two_folders_are_paired_by_name(tmp_path: Path) -> None:
 
 
 def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
-    with pytest.raises(PairsError, match="neither a folder in LEVIR-CC's layout"):
+    with pytest.raises(PairsError, match="neither a data set that is known"):
         read_source(tmp_path)
     touch(tmp_path / "A/1.png")
     (tmp_path / "B").mkdir()

@@ -1,4 +1,4 @@
-"""What can be indexed: a table of pairs, a folder in LEVIR-CC's layout, or two folders with files of the same names."""
+"""What can be indexed: a table of pairs, a captioned data set, or two folders with files of the same names."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from rsicrc.errors import DataError, PairsError
+from rsicrc.datasets import find_layout, read_splits
+from rsicrc.errors import PairsError
 from rsicrc.index.columns import typed_text
-from rsicrc.levir import CAPTIONS_FILE, SPLITS, read_levir
 from rsicrc.pairs import PairRow, read_pairs
 
 PathLike: TypeAlias = str | os.PathLike[str]
@@ -28,8 +28,9 @@ def read_source(path: Path, after: Path | None = None) -> list[PairRow]:
     """Find the pairs that a user names.
 
     Args:
-        path: a table of pairs (CSV, JSON lines or Parquet, see `rsicrc.pairs.read_pairs`), a folder in LEVIR-CC's
-            layout, a folder with the folders A and B in it, or the folder of the earlier images.
+        path: a table of pairs (CSV, JSON lines or Parquet, see `rsicrc.pairs.read_pairs`), the folder of a data set
+            that `rsicrc.datasets` knows, such as LEVIR-CC, a folder with the folders A and B in it, or the folder of
+            the earlier images.
         after: the folder of the later images, under the same names.
 
     Returns:
@@ -38,7 +39,7 @@ def read_source(path: Path, after: Path | None = None) -> list[PairRow]:
 
     Raises:
         PairsError: the table or the folder cannot be used.
-        DataError: the captions file of a folder in LEVIR-CC's layout cannot be used.
+        DataError: the captions of the data set cannot be used.
         OSError: it cannot be read.
     """
     if after is not None:
@@ -46,12 +47,12 @@ def read_source(path: Path, after: Path | None = None) -> list[PairRow]:
     if not path.is_dir():
         rows = read_pairs(path)
         return named(rows if path.suffix.lower() in _TYPED_TABLES else typed_text(rows))
-    if (path / CAPTIONS_FILE).is_file():
-        return _levir(path)
+    if find_layout(path) is not None:
+        return _captioned(path)
     if (path / "A").is_dir() and (path / "B").is_dir():
         return _folder_pair(path / "A", path / "B")
     raise PairsError(
-        f"{path}: neither a folder in LEVIR-CC's layout (no {CAPTIONS_FILE}) nor one with the folders A and B. "
+        f"{path}: neither a data set that is known, such as LEVIR-CC, nor a folder with the folders A and B. "
         "Name two folders, before and after, or a table of pairs"
     )
 
@@ -107,23 +108,16 @@ def _given(pair: GivenPair, number: int) -> PairRow:
     return PairRow(str(row_id).strip() if named else str(number), before, after, Path(), fields, named=named)
 
 
-def _levir(folder: Path) -> list[PairRow]:
-    rows: list[PairRow] = []
-    problem: DataError | None = None
-    for split in SPLITS:
-        try:
-            pairs = read_levir(folder, split)
-        except DataError as error:  # a split without pairs is none, unless all are
-            problem = error
-            continue
-        extra = [{"split": split, "changed": pair.changed} for pair in pairs]
-        paths = [(str(pair.before), str(pair.after)) for pair in pairs]
-        rows += [
-            PairRow("", *both, folder=Path(), extra=more, named=False) for both, more in zip(paths, extra, strict=True)
+def _captioned(folder: Path) -> list[PairRow]:
+    return named(
+        [
+            PairRow(
+                "", str(pair.before), str(pair.after), Path(), {"split": split, "changed": pair.changed}, named=False
+            )
+            for split, pairs in read_splits(folder).items()
+            for pair in pairs
         ]
-    if problem is not None and not rows:
-        raise problem
-    return named(rows)
+    )
 
 
 def _folder_pair(before: Path, after: Path) -> list[PairRow]:

@@ -16,6 +16,7 @@ from rsicrc.images import load_pair
 from rsicrc.levir import CaptionedPair
 from rsicrc.preprocessing import Preprocessing
 from rsicrc.vocabulary import PAD, SPECIAL_WORDS, Vocabulary
+from rsicrc_train.augment import TURNS, Augmentation, Turn, jitter, turn_images, turn_sentence
 
 RARE = 5  # the published vocabulary keeps words that occur more often than this
 
@@ -50,22 +51,31 @@ class PairDataset(Dataset[Item]):
 
     Attributes:
         labels: one for each pair; all unchanged pairs share −1.
-        sentences: the numbers of each pair's sentences.
-        texts: the distinct sentences by number.
+        sentences: the numbers of each pair's sentences, as the data set has them.
+        texts: the distinct sentences by number, those that augmentation turns among them.
         ids: their word ids.
+        epoch: the pass over the data, which augmentation depends on. Set it before the workers start.
     """
 
     def __init__(
-        self, pairs: Sequence[CaptionedPair], vocabulary: Vocabulary, preprocessing: Preprocessing, captions: int
+        self,
+        pairs: Sequence[CaptionedPair],
+        vocabulary: Vocabulary,
+        preprocessing: Preprocessing,
+        captions: int,
+        augmentation: Augmentation | None = None,
     ) -> None:
         """Prepare `pairs` with the first `captions` sentences of each."""
         self.pairs = pairs
         self.preprocessing = preprocessing
+        self.augmentation = augmentation or Augmentation()
+        self.epoch = 0
         self.labels = [number if pair.changed else -1 for number, pair in enumerate(pairs)]
         numbers: dict[str, int] = {}
         self.sentences = [
             [numbers.setdefault(text, len(numbers)) for text in _cycle(pair.sentences, captions)] for pair in pairs
         ]
+        self._turned = _number_turned(numbers, vocabulary) if self.augmentation.turns else {}
         self.texts = tuple(numbers)
         self.ids = [vocabulary.encode(text) for text in numbers]
 
@@ -75,7 +85,24 @@ class PairDataset(Dataset[Item]):
     def __getitem__(self, index: int) -> Item:
         pair, sentences = self.pairs[index], self.sentences[index]
         images = np.stack([self.preprocessing.prepare(image) for image in load_pair((pair.before, pair.after))])
+        images, sentences = self._augmented(images, sentences, index)
         return Item(images, [self.ids[s] for s in sentences], self.labels[index], sentences)
+
+    def _augmented(
+        self, images: NDArray[np.uint8], sentences: list[int], index: int
+    ) -> tuple[NDArray[np.uint8], list[int]]:
+        options = self.augmentation
+        rng = options.draws(self.epoch, index)
+        if options.turns:
+            ways = [turn for turn in TURNS if all((number, turn) in self._turned for number in sentences)]
+            turn = ways[rng.integers(len(ways))]
+            images = turn_images(images, turn)
+            sentences = [self._turned[number, turn] for number in sentences]
+        if options.swap and self.labels[index] < 0 and rng.random() < 0.5:
+            images = images[::-1]
+        if options.jitter:
+            images = np.stack([jitter(image, options.jitter, rng) for image in images])
+        return np.ascontiguousarray(images), sentences
 
 
 def collate(items: Sequence[Item]) -> Batch:
@@ -110,6 +137,21 @@ def no_change_sentences(pairs: Iterable[CaptionedPair]) -> tuple[str, ...]:
     """The sentences that unchanged pairs carry, each once, the most frequent first."""
     counts = Counter(sentence for pair in pairs if not pair.changed for sentence in pair.sentences)
     return tuple(sorted(counts, key=lambda sentence: (-counts[sentence], sentence)))
+
+
+def _number_turned(numbers: dict[str, int], vocabulary: Vocabulary) -> dict[tuple[int, Turn], int]:
+    """Give every sentence that turns with its pictures a number in `numbers`; by the sentence's number and the turn.
+
+    A turn is absent where the sentence cannot follow, or only in words that the model does not know.
+    """
+    turned = {}
+    for text, number in list(numbers.items()):
+        unknown = len(vocabulary.unknown_words(text))
+        for turn in TURNS:
+            other = turn_sentence(text, turn)
+            if other is not None and len(vocabulary.unknown_words(other)) <= unknown:
+                turned[number, turn] = numbers.setdefault(other, len(numbers))
+    return turned
 
 
 def _cycle(sentences: Sequence[str], count: int) -> list[str]:

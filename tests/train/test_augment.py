@@ -1,0 +1,150 @@
+"""Augmentation: pictures and captions turn together, and nothing untrue is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rsicrc.errors import DataError
+from rsicrc.levir import CaptionedPair, read_levir
+from rsicrc.preprocessing import Preprocessing
+from rsicrc.vocabulary import SPECIAL_WORDS, Vocabulary
+from rsicrc_train.augment import TURNS, Augmentation, Turn, jitter, turn_images, turn_sentence
+from rsicrc_train.data import PairDataset, collate
+
+ACROSS, UPRIGHT, HALF = Turn(False, True, False), Turn(False, False, True), Turn(False, True, True)
+PLAIN = Preprocessing(32)
+
+
+def knowing(words: str) -> Vocabulary:
+    return Vocabulary.from_words((*SPECIAL_WORDS, *words.split()))
+
+
+@pytest.mark.parametrize(
+    ("sentence", "across", "upright"),
+    [
+        ("a house in the top left corner", "a house in the top right corner", "a house in the bottom left corner"),
+        ("at the lower-right-hand side", "at the lower-left-hand side", "at the upper-right-hand side"),
+        (
+            "a road above the pond on the right",
+            "a road above the pond on the left",
+            "a road below the pond on the right",
+        ),
+        ("two roads meet at a right angle", "two roads meet at a right angle", "two roads meet at a right angle"),
+        ("a vertical road appears", "a vertical road appears", "a vertical road appears"),
+        ("many trees have left", None, "many trees have left"),
+        ("houses on top of the bareland", "houses on top of the bareland", None),
+        ("a road in the north", None, None),
+        ("the cube behind the ball is gone", "the cube behind the ball is gone", None),
+    ],
+)
+def test_sentences_turn_with_their_pictures(sentence: str, across: str | None, upright: str | None) -> None:
+    assert turn_sentence(sentence, ACROSS) == across
+    assert turn_sentence(sentence, UPRIGHT) == upright
+    assert turn_sentence(sentence, TURNS[0]) == sentence
+    if across is not None and upright is not None:
+        assert turn_sentence(across, UPRIGHT) == turn_sentence(sentence, HALF)
+
+
+def test_a_quarter_turn_only_where_no_side_or_direction_is_named() -> None:
+    for turn in TURNS[4:]:
+        assert turn_sentence("a house on the left", turn) is None
+        assert turn_sentence("a horizontal road", turn) is None
+        assert turn_sentence("a house in the middle", turn) == "a house in the middle"
+
+
+def test_turns_are_the_eight_symmetries_of_a_square() -> None:
+    square = np.arange(2 * 3 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3, 3)
+    turned = [turn_images(square, turn) for turn in TURNS]
+    assert len({each.tobytes() for each in turned}) == 8
+    assert np.array_equal(turned[TURNS.index(ACROSS)], square[:, :, ::-1])
+    assert np.array_equal(turned[TURNS.index(UPRIGHT)], square[:, ::-1])
+    rotations = [np.rot90(square, count, axes=(1, 2)).tobytes() for count in range(4)]
+    assert set(rotations) <= {each.tobytes() for each in turned}
+
+
+def test_jitter_changes_light_and_keeps_the_order_of_levels() -> None:
+    ramp = np.repeat(np.arange(256, dtype=np.uint8)[np.newaxis, :, np.newaxis], 3, axis=2)
+    assert np.array_equal(jitter(ramp, 0.0, np.random.default_rng(0)), ramp)
+    for seed in range(20):
+        other = jitter(ramp, 1.0, np.random.default_rng(seed)).astype(int)
+        assert (np.diff(other, axis=1) >= 0).all()
+        assert 0 < np.abs(other - ramp).mean() < 90
+    with pytest.raises(DataError, match="jitter is from 0 to 1"):
+        Augmentation(jitter=2.0)
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> list[CaptionedPair]:
+    """A changed pair with a red square in the top left corner of the later image, and an unchanged one."""
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "before.png")
+    pixels[:8, :8, 0] = 255
+    Image.fromarray(pixels).save(tmp_path / "after.png")
+    before, after = tmp_path / "before.png", tmp_path / "after.png"
+    return [
+        CaptionedPair(before, after, ("a house in the top left corner",), changed=True),
+        CaptionedPair(before, after, ("no change",), changed=False),
+    ]
+
+
+def corner(image: np.ndarray) -> str:
+    row, column = np.unravel_index(image[..., 0].argmax(), image.shape[:2])
+    return f"{'top' if row < 16 else 'bottom'} {'left' if column < 16 else 'right'}"
+
+
+def test_what_a_caption_says_stays_true(pairs: list[CaptionedPair]) -> None:
+    vocabulary = knowing("a house in the top bottom left right corner no change")
+    dataset = PairDataset(pairs, vocabulary, PLAIN, 1, Augmentation(turns=True, swap=True))
+    seen, swapped, turned = set(), set(), set()
+    for dataset.epoch in range(40):
+        images, (ids,), label, (number,) = dataset[0]
+        assert vocabulary.decode(ids) == dataset.texts[number] == f"a house in the {corner(images[1])} corner"
+        assert (label, images[0].max()) == (0, 0)
+        seen.add(dataset.texts[number])
+        images = dataset[1].images
+        swapped.add(bool(images[0].max()))
+        turned.add(images.max(axis=0).tobytes())
+    assert len(seen) == 4
+    assert swapped == {False, True}
+    assert len(turned) == 4  # a corner has four places
+
+
+def test_sentences_are_not_turned_into_unknown_words(pairs: list[CaptionedPair]) -> None:
+    vocabulary = knowing("a house in the top left corner no change bottom")
+    dataset = PairDataset(pairs, vocabulary, PLAIN, 1, Augmentation(turns=True))
+    assert {corner(dataset[0].images[1]) for dataset.epoch in range(20)} == {"top left", "bottom left"}
+
+
+def test_draws_depend_on_seed_epoch_and_pair_alone(pairs: list[CaptionedPair]) -> None:
+    vocabulary = knowing("a house in the top left corner no change")
+    options = Augmentation(turns=True, jitter=0.5, swap=True, seed=3)
+    one, other = (PairDataset(pairs, vocabulary, PLAIN, 1, options) for _ in range(2))
+    one.epoch = other.epoch = 7
+    first = collate([one[1], one[0]])
+    again = collate([other[0], other[1]])
+    assert first.images[0].equal(again.images[1])
+    assert first.images[1].equal(again.images[0])
+    other.epoch = 8
+    assert not first.images[0].equal(collate([other[1]]).images[0])
+    plain = PairDataset(pairs, vocabulary, PLAIN, 1)
+    assert plain[0].images.tobytes() == plain[0].images.tobytes()
+    assert len(plain.texts) == 2
+
+
+@pytest.mark.shared
+def test_real_captions_turn(shared_folder: Path) -> None:
+    """Most of LEVIR-CC's captions that name a side follow a flip, and flipping twice gives them back."""
+    folder = shared_folder / "data" / "captions"
+    texts = {text for pair in read_levir(folder, "train") for text in pair.sentences}
+    for turn, sides in ((ACROSS, {"left", "right"}), (UPRIGHT, {"top", "bottom", "upper", "lower"})):
+        sided = [text for text in texts if sides & set(text.replace("-", " ").split())]
+        turned = {text: turn_sentence(text, turn) for text in sided}
+        followed = [text for text in sided if turned[text] is not None]
+        assert len(sided) > 1000
+        assert len(followed) / len(sided) > 0.95
+        back = [turn_sentence(turned[text] or "", turn) == text for text in followed if "higher" not in text]
+        assert np.mean(back) > 0.99

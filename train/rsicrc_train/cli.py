@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from rsicrc import __version__
-from rsicrc.console import progress, run_command
+from rsicrc.console import FAILED, progress, run_command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -95,6 +95,44 @@ def fit(
         err=True,
     )
     click.echo(run.fit())
+
+
+@commands.command("check-data")
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option(
+    "--recipe", default="tiny", show_default=True, help="Whose longest caption counts: a name, or a YAML file."
+)
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Whose words count, instead of the data's own.")
+@click.option("--workers", type=click.IntRange(min=1), help="Threads that read images. [default: all cores]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.pass_context
+def check_data(
+    ctx: click.Context, data: Path, recipe: str, checkpoint: Path | None, workers: int | None, as_json: bool
+) -> None:
+    """Look DATA over: missing and broken images, pairs in two splits, captions that the model would cut.
+
+    DATA is a folder in the layout of LEVIR-CC, SECOND-CC, Dubai-CC or CLEVR-Change, or a table with the columns before,
+    after, captions and split. Exits with 1 if anything is wrong; long captions and unknown words are only counted.
+    """
+    import json
+
+    from rsicrc_train.check import check_data as check
+    from rsicrc_train.words import words_of
+
+    with progress(None, "reading") as advance:
+        found = check(data, words_of(recipe, checkpoint), workers=workers, advance=advance)
+    if as_json:
+        click.echo(json.dumps({"data": str(data), **found.to_dict()}, ensure_ascii=False, indent=2))
+    else:
+        for split, pairs in found.pairs.items():
+            click.echo(f"{split}: {pairs} pairs, {found.changed[split]} of them changed")
+        click.echo(f"vocabulary: {found.words} words")
+        for finding in found.findings:
+            click.echo(f"{finding.count:>8} {finding.what}")
+            for example in finding.examples:
+                click.echo(f"{'':>11}{example}")
+    if not found.sound:
+        ctx.exit(FAILED)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The report of a search as one HTML page: before, after, where the model looked, and what it says."""
+"""Pairs as one HTML page: before, after, where the model looked, and what it says."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SIDE = 288  # pixels of a picture in the report
 PICTURES = ("Before", "After", "Where the model looked")
 _QUALITY = 82
-_FIGURES = {"similarity": "similarity", "log_prob": "log p", "change_score": "change"}
+_FIGURES = {"similarity": "similarity", "log_prob": "log p", "cider": "CIDEr", "change_score": "change"}
 # What a card shows in places of its own, or not at all.
 _PLACED = frozenset({"rank", "rank_score", "id", "before", "after", "caption", "score", *_FIGURES})
 
@@ -89,32 +89,17 @@ def make_heading(hits: Hits, pairs: int, where: str | None) -> Heading:
 
 def make_cards(engine: Engine, hits: Hits) -> list[Card]:
     """Read the images of the hits, and ask the model where it looks for the query's words (or the caption's)."""
-    return [_card(engine, row, hits.query) for row in hits]
+    return [make_card(engine, row, hits.query) for row in hits]
 
 
-def write_page(heading: Heading, cards: Sequence[Card]) -> str:
-    """Return the report: one HTML page that needs no other file and no network."""
-    title = html.escape(heading.title)
-    notes = "".join(f"<li>{html.escape(note)}</li>" for note in heading.notes)
-    body = "\n".join(map(_article, cards)) or "<p>No pair to show.</p>"
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{_STYLE}</style>\n</head>\n'
-        f"<body>\n<header>\n<h1>{title}</h1>\n<ul>{notes}</ul>\n</header>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
-    )
+def make_card(engine: Engine, row: Mapping[str, Any], query: str | None) -> Card:
+    """Read the images of one pair, and ask the model where it looks for the words of a sentence.
 
-
-def word_focus(explanation: Explanation) -> NDArray[np.float32]:
-    """Return one map [h, w] for all words, summing to 1: words that look somewhere count more than those that do not.
-
-    Articles and the like spread their attention evenly; an average over all words would drown the others in it.
+    Args:
+        engine: the model.
+        row: `rank`, `id`, `before`, `after` and `caption`, any of the figures that a card shows, and facts of any name.
+        query: the sentence; None for the caption.
     """
-    maps = explanation.attention
-    weights = maps.max(axis=(1, 2)) - 1 / maps[0].size
-    return np.average(maps, axis=0, weights=np.maximum(weights, 1e-6)).astype(np.float32)
-
-
-def _card(engine: Engine, row: Mapping[str, Any], query: str | None) -> Card:
     figures = {label: f"{row[name]:.3f}" for name, label in _FIGURES.items() if row.get(name) is not None}
     facts = {name: str(value) for name, value in row.items() if name not in _PLACED and value is not None}
     paths = (row["before"], row["after"])
@@ -128,6 +113,40 @@ def _card(engine: Engine, row: Mapping[str, Any], query: str | None) -> Card:
     except ImageError as error:
         problem = str(error)
     return Card(row["rank"], row["id"], row["caption"] or "", figures, facts, paths, pictures, problem)
+
+
+def write_page(heading: Heading, cards: Sequence[Card]) -> str:
+    """Return the report: one HTML page that needs no other file and no network."""
+    return _page(heading, "\n".join(map(_article, cards)) or "<p>No pair to show.</p>")
+
+
+def write_sections(heading: Heading, sections: Mapping[str, Sequence[Card]]) -> str:
+    """Return a page like `write_page`'s, with a title above each group of cards."""
+    parts = [
+        f'<h2 class="section">{html.escape(title)}</h2>\n' + "\n".join(map(_article, cards))
+        for title, cards in sections.items()
+    ]
+    return _page(heading, "\n".join(parts) or "<p>No pair to show.</p>")
+
+
+def word_focus(explanation: Explanation) -> NDArray[np.float32]:
+    """Return one map [h, w] for all words, summing to 1: words that look somewhere count more than those that do not.
+
+    Articles and the like spread their attention evenly; an average over all words would drown the others in it.
+    """
+    maps = explanation.attention
+    weights = maps.max(axis=(1, 2)) - 1 / maps[0].size
+    return np.average(maps, axis=0, weights=np.maximum(weights, 1e-6)).astype(np.float32)
+
+
+def _page(heading: Heading, body: str) -> str:
+    title = html.escape(heading.title)
+    notes = "".join(f"<li>{html.escape(note)}</li>" for note in heading.notes)
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{_STYLE}</style>\n</head>\n'
+        f"<body>\n<header>\n<h1>{title}</h1>\n<ul>{notes}</ul>\n</header>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+    )
 
 
 def _thumbnail(image: Image.Image) -> Image.Image:
@@ -177,6 +196,7 @@ header ul { margin: .5rem 0 2rem; }
 article { background: var(--paper); border: 1px solid var(--line); border-radius: 10px; padding: 1.1rem 1.3rem;
   margin-bottom: 1.2rem; display: grid; grid-template-columns: 1fr auto; gap: .8rem 1.5rem; break-inside: avoid; }
 h2 { font-size: 1.1rem; font-weight: 600; display: flex; gap: .8rem; align-items: baseline; }
+h2.section { font-size: 1.4rem; margin: 2.2rem 0 .9rem; }
 .rank { color: var(--accent); font-variant-numeric: tabular-nums; min-width: 1.2em; }
 dl { display: flex; gap: 1.2rem; text-align: right; font-variant-numeric: tabular-nums; }
 dt { color: var(--grey); font-size: .75rem; }

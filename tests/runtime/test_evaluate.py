@@ -12,14 +12,16 @@ import pytest
 from PIL import Image
 
 import rsicrc
+from rsicrc.captions import Caption, PairFailure
 from rsicrc.commands.evaluate import evaluate as evaluate_command
 from rsicrc.console import run_command
 from rsicrc.engine import Engine
-from rsicrc.errors import ArgumentError, DataError
-from rsicrc.evaluation import evaluate
-from rsicrc.levir import read_levir
+from rsicrc.errors import ArgumentError, DataError, ImageError
+from rsicrc.evaluation import Prediction, Report, evaluate
+from rsicrc.levir import CaptionedPair, read_levir
 from rsicrc.metrics import captioning
 from rsicrc.metrics.captioning import caption_metrics
+from rsicrc.showcase import BEST, WORST, WRONG, choose
 from tests.models import NO_CHANGE
 from tests.runtime.conftest import Ended
 
@@ -216,3 +218,44 @@ def test_mistakes_on_the_command_line(run: Callable[..., Ended], data: Path) -> 
     ended = run(data, "-o", data / "nowhere" / "said.jsonl")
     assert (ended.code, ended.out) == (1, "")
     assert "No such file or directory" in ended.err
+
+
+def test_the_pairs_that_say_most() -> None:
+    def said(text: str, change: float, score: float, references: tuple[str, ...]) -> Prediction:
+        pair = CaptionedPair(Path("a.png"), Path(f"{text}.png"), references, changed=references[0] not in NO_CHANGE)
+        return Prediction(pair, Caption(text, score, (), (), change))
+
+    predictions = (
+        said("a road is built", 0.9, -1.0, ("a road is built", "there is a road")),
+        said("trees along the road", 0.7, -3.0, ("houses are built",)),
+        said("many trees", 0.6, -2.0, ("a pond appears",)),
+        said(NO_CHANGE[0], 0.2, -1.0, (NO_CHANGE[0],)),
+        said("a pond", 0.95, -1.0, (NO_CHANGE[1],)),
+        said(NO_CHANGE[2], 0.1, -1.0, ("a house appears",)),
+        Prediction(
+            CaptionedPair(Path("a"), Path("b"), ("a road",), changed=True), PairFailure(6, ImageError("broken"))
+        ),
+    )
+    report = Report(6, 4, 1, {}, {}, {}, (), predictions)
+    chosen = choose(report, 2)
+    names = {section: [row["id"] for row in rows] for section, rows in chosen.items()}
+    assert names == {
+        BEST: ["a road is built.png", "trees along the road.png"],
+        WORST: [f"{NO_CHANGE[2]}.png", "many trees.png"],
+        WRONG: ["a pond.png", f"{NO_CHANGE[2]}.png"],
+    }
+    assert chosen[BEST][0]["cider"] > 1 > chosen[WORST][0]["cider"]
+    assert chosen[WORST][0]["people wrote:"] == "a house appears"
+    assert [len(rows) for rows in choose(report, 8).values()] == [2, 2, 2]
+
+
+def test_the_page_of_pictures(run: Callable[..., Ended], data: Path) -> None:
+    page = data.parent / "page.html"
+    assert run(data, "--html", page).code == 0
+    content = page.read_text()
+    assert content.startswith("<!doctype html>")
+    assert content.count("data:image/jpeg;base64,") >= 3 * 4
+    for text in (BEST, WORST, "6 pairs, 4 of them changed", "people wrote:", "CIDEr"):
+        assert text in content
+    ended = run(data, "--html", data / "nowhere" / "page.html")
+    assert (ended.code, ended.out) == (1, "")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ import click
 
 from rsicrc.commands.shared import FILE, engine_options, json_option, model_id, model_option
 from rsicrc.console import FAILED, progress
+from rsicrc.files import replacing
 
 if TYPE_CHECKING:
     from rsicrc.evaluation import Report
@@ -33,45 +33,64 @@ class _Table:
         return [(self.title, *self.columns), *body]
 
 
+def evaluation_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of `run_evaluation`."""
+    for option in (
+        click.option("--split", default="test", show_default=True, help="train, val or test."),
+        click.option(
+            "--beams", type=click.IntRange(min=1), help="Width of the beam search; 1 is greedy. [default: the model's]"
+        ),
+        click.option("--limit", type=click.IntRange(min=1), help="Only the first so many pairs."),
+        json_option,
+        click.option("-o", "--output", type=FILE, metavar="JSONL", help="Write what was said about each pair."),
+        click.option("--html", type=FILE, metavar="PAGE", help="Write the best, worst and most wrong pairs as a page."),
+        engine_options,
+        click.pass_context,
+    )[::-1]:
+        command = option(command)
+    return command
+
+
 @click.command()
 @click.argument("data", type=FILE)
 @model_option
-@click.option("--split", default="test", show_default=True, help="train, val or test.")
-@click.option(
-    "--beams", type=click.IntRange(min=1), help="Width of the beam search; 1 is greedy. [default: the model's]"
-)
-@click.option("--limit", type=click.IntRange(min=1), help="Only the first so many pairs.")
-@json_option
-@click.option("-o", "--output", type=FILE, metavar="JSONL", help="Write what was said about each pair.")
-@engine_options
-@click.pass_context
-def evaluate(
-    ctx: click.Context,
-    data: Path,
-    model: Path | None,
-    split: str,
-    beams: int | None,
-    limit: int | None,
-    as_json: bool,
-    output: Path | None,
-    settings: dict[str, Any],
-) -> None:
+@evaluation_options
+def evaluate(ctx: click.Context, data: Path, model: Path | None, **options: Any) -> None:
     """Measure a model's captions, text search and change decisions.
 
-    DATA is a folder in LEVIR-CC's layout: images/SPLIT/A and B, and LevirCCcaptions.json. Needs pycocoevalcap.
+    DATA is a folder in the layout of LEVIR-CC, SECOND-CC, Dubai-CC or CLEVR-Change, or a table with the columns before,
+    after, captions and split. Needs pycocoevalcap.
 
     Captions are measured against references with their final period, as in the published code ("published"), and
     without ("period-free", as others report). Retrieval looks for pairs by text: in the published protocol each pair's
     first caption is a query, and pairs with the same label or first caption are right; in the strict one all captions
     of changed pairs are queries, and only the own pair is right.
     """
+    run_evaluation(ctx, data, model, **options)
+
+
+def run_evaluation(
+    ctx: click.Context,
+    data: Path,
+    model: Path | None,
+    *,
+    split: str,
+    beams: int | None,
+    limit: int | None,
+    as_json: bool,
+    output: Path | None,
+    html: Path | None,
+    settings: dict[str, Any],
+) -> None:
+    """Evaluate a model folder, print the figures and write what else was asked for."""
+    from rsicrc.datasets import read_split
     from rsicrc.engine import load
     from rsicrc.evaluation import evaluate_pairs
-    from rsicrc.levir import read_levir
 
-    if output is not None:
-        output.parent.stat()  # a folder that is not there is no news for the end of a long run
-    pairs = read_levir(data, split)[:limit]
+    for path in (output, html):
+        if path is not None:
+            path.parent.stat()  # a folder that is not there is no news for the end of a long run
+    pairs = read_split(data, split)[:limit]
     engine = load(model, **settings)
     with progress(len(pairs), "evaluating") as advance:
         report = evaluate_pairs(engine, pairs, beams=beams, on_progress=advance)
@@ -84,7 +103,15 @@ def evaluate(
     for note in report.notes:
         click.echo(f"note: {note}", err=True)
     if output is not None:
-        _write(report, output)
+        with replacing(output) as temporary, temporary.open("w", encoding="utf-8") as file:
+            for prediction in report.predictions:
+                file.write(json.dumps(prediction.to_dict(), ensure_ascii=False) + "\n")
+    if html is not None:
+        from rsicrc.showcase import draw_showcase
+
+        page = draw_showcase(engine, report, f"{data.name}, {split}")
+        with replacing(html) as temporary:
+            temporary.write_text(page, encoding="utf-8")
     if report.failed:
         ctx.exit(FAILED)
 
@@ -142,15 +169,3 @@ def _print_rich(tables: Sequence[_Table]) -> None:
 
 def _number(value: float | None) -> str:
     return _ABSENT if value is None else f"{value:.4f}"
-
-
-def _write(report: Report, path: Path) -> None:
-    """Write the predictions as JSON lines; a good file of that name is replaced only by a complete one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            for prediction in report.predictions:
-                file.write(json.dumps(prediction.to_dict(), ensure_ascii=False) + "\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

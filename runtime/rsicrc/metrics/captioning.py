@@ -74,6 +74,25 @@ def caption_metrics(
     return metrics
 
 
+def caption_scores(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
+    """CIDEr of each caption by itself, period-free; their mean is `caption_metrics`'s CIDEr.
+
+    Args:
+        hypotheses: N captions.
+        references: for each, one sentence or more.
+
+    Returns:
+        N figures in [0, 10].
+
+    Raises:
+        BackendError: pycocoevalcap is not installed.
+    """
+    result = {number: [bare(text)] for number, text in enumerate(hypotheses)}
+    truth = {number: list(map(bare, texts)) for number, texts in enumerate(references)}
+    _, _, cider = _scorers()
+    return [float(score) for score in cider.compute_score(truth, result)[1]]
+
+
 def bare(sentence: str) -> str:
     """Return a sentence with single spaces between its words and without a final period."""
     return " ".join(sentence.split()).removesuffix(".").rstrip()

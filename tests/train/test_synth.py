@@ -10,6 +10,8 @@ import pytest
 from rsicrc.levir import CAPTIONS_FILE, NO_CHANGE_SENTENCES
 from rsicrc_train.synth import generate, make_pair
 from rsicrc_train.synth.dataset import split_counts
+from rsicrc_train.synth.facts import GROUNDS
+from rsicrc_train.synth.pairs import make_scenes
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -76,6 +78,13 @@ def test_same_seed_gives_same_bytes_with_any_number_of_workers(written: Path, tm
 def test_other_seed_gives_other_pairs() -> None:
     assert not np.array_equal(make_pair(3, 0).before, make_pair(4, 0).before)
     assert not np.array_equal(make_pair(3, 0).before, make_pair(3, 1).before)
+
+
+def test_scenes_of_one_kind() -> None:
+    for index in range(20):
+        assert {make_scenes(4, index, [ground])[2].facts.ground for ground in GROUNDS} == set(GROUNDS)
+    assert all(make_scenes(4, index, ["woods"])[2].facts.kind not in ("parking", "greening") for index in range(20))
+    assert np.array_equal(make_pair(4, 0, GROUNDS).after, make_pair(4, 0).after)
 
 
 def test_captions_come_last(tmp_path: Path) -> None:

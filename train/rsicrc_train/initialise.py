@@ -12,6 +12,7 @@ from rsicrc_train.weights import complain, read_weights
 
 # What such files hold beside the part of the image network that RSICRC uses: pooling, projection and classifier.
 _HEADS = ("attnpool.", "proj", "fc.")
+_OWN = "encoder.trunk.visual."  # what RSICRC itself calls it
 
 
 def initialise_trunk(model: RSICRC, reference: str) -> None:
@@ -21,7 +22,7 @@ def initialise_trunk(model: RSICRC, reference: str) -> None:
         model: the model to start; only its trunk changes.
         reference: a path to a `.pt` or `.safetensors` state dict, or `hf:owner/repo/file`. It is a whole CLIP model
             in open_clip's names (RemoteCLIP is), its image network alone, or a torchvision ResNet, for the backbone
-            of that kind; names may begin with `module.`.
+            of that kind; names may begin with `module.`. A checkpoint of `rsicrc-train` gives its own trunk.
 
     Raises:
         CheckpointError: the file cannot be had or read, or does not fit the trunk; all such tensors are named.
@@ -46,8 +47,8 @@ def initialise_trunk(model: RSICRC, reference: str) -> None:
 def _image_network(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of the image network, by open_clip's or torchvision's names, without its head."""
     tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-    if any(name.startswith("visual.") for name in tensors):  # then the rest is the text tower
-        tensors = {
-            name.removeprefix("visual."): tensor for name, tensor in tensors.items() if name.startswith("visual.")
-        }
+    for prefix in (_OWN, "visual."):
+        if any(name.startswith(prefix) for name in tensors):  # then the rest is no part of the image network
+            tensors = {name.removeprefix(prefix): own for name, own in tensors.items() if name.startswith(prefix)}
+            break
     return {name: tensor for name, tensor in tensors.items() if not name.startswith(_HEADS)}

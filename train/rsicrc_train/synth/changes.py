@@ -1,11 +1,11 @@
 """The kinds of change: what is there before, what after, and the facts that a caption may tell."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 
 from rsicrc_train.synth.edits import QUARTER, Edit, Site, around, cluster, wood
-from rsicrc_train.synth.facts import PLACES, Facts, roof_of
+from rsicrc_train.synth.facts import GROUNDS, PLACES, Facts, roof_of
 from rsicrc_train.synth.landscape import (
     greening,
     lot_extension,
@@ -242,7 +242,7 @@ def _two(site: Site) -> Edit:
     return Edit(facts, first.reserved + second.reserved, before=before, after=after)
 
 
-_ANYWHERE = ("bareland", "meadow", "woods")
+_ANYWHERE = GROUNDS
 _OPEN = ("bareland", "meadow")
 
 # Share of the changed pairs, what makes it, and the grounds on which it can be seen.
@@ -272,10 +272,12 @@ KINDS: tuple[tuple[float, Callable[[Site], Edit], tuple[str, ...]], ...] = (
     (0.03, planting, _OPEN),
     (0.08, _two, _ANYWHERE),
 )
-_SHARES = np.cumsum([share for share, _, _ in KINDS])
 
 
-def draw_edit(rng: np.random.Generator, tilt: float) -> Edit:
-    """A change of any kind on a ground that suits it, in a place of its own."""
-    _, make, grounds = KINDS[int(np.searchsorted(_SHARES, rng.random() * _SHARES[-1], "right"))]
-    return make(Site(rng, grounds[rng.integers(len(grounds))], tilt))
+def draw_edit(rng: np.random.Generator, tilt: float, grounds: Collection[str] = GROUNDS) -> Edit:
+    """A change of any kind on one of `grounds` that suits it, in a place of its own."""
+    fitting = [(share, make, [ground for ground in suited if ground in grounds]) for share, make, suited in KINDS]
+    fitting = [kind for kind in fitting if kind[2]]
+    shares = np.cumsum([share for share, _, _ in fitting])
+    _, make, suited = fitting[int(np.searchsorted(shares, rng.random() * shares[-1], "right"))]
+    return make(Site(rng, suited[rng.integers(len(suited))], tilt))

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from rsicrc.errors import ArgumentError
 from rsicrc.levir import CAPTIONS_FILE
+from rsicrc_train.synth.facts import GROUNDS
 from rsicrc_train.synth.pairs import make_pair
 
 SPLITS: Mapping[str, float] = {"train": 0.8, "val": 0.1, "test": 0.1}
@@ -25,8 +26,8 @@ _PNG = (
 )
 _BATCH = 16
 
-Job = tuple[str, int, int, str, str]
-"""Target directory, seed, index, split, file name."""
+Job = tuple[str, int, int, str, str, tuple[str, ...]]
+"""Target directory, seed, index, split, file name, grounds."""
 
 
 def generate(
@@ -36,11 +37,12 @@ def generate(
     splits: Mapping[str, float] | None = None,
     workers: int = 1,
     progress: Callable[[int], None] | None = None,
+    grounds: Sequence[str] = GROUNDS,
 ) -> None:
     """Write a data set of generated pairs in LEVIR-CC's layout.
 
     `images/{train,val,test}/{A,B}/*.png` are written first and the captions last, so that a directory with captions is
-    complete. The same seed, number of pairs and splits give the same bytes, whatever the number of workers.
+    complete. The same seed, number of pairs, splits and grounds give the same bytes, whatever the number of workers.
     A pair depends on the seed and its place in the whole set alone: with the same seed, a larger set begins with the
     pairs of a smaller one, so a test set of its own wants a seed of its own.
 
@@ -51,6 +53,7 @@ def generate(
         splits: Share of each split, summing to 1; `SPLITS` if None.
         workers: Processes; 1 works in this one.
         progress: Called with the number of pairs done since the last call.
+        grounds: Kinds of scene: some of "bareland", "meadow" and "woods".
 
     Raises:
         FileExistsError: The directory is not empty.
@@ -61,6 +64,8 @@ def generate(
         raise ArgumentError(f"seed must be 0 or more, not {seed}")
     if workers < 1:
         raise ArgumentError(f"workers must be 1 or more, not {workers}")
+    if not grounds or not set(grounds) <= set(GROUNDS):
+        raise ArgumentError(f"grounds are some of {', '.join(GROUNDS)}, not {', '.join(grounds) or 'none'}")
     directory = Path(directory)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise FileExistsError(f"{directory} is not an empty directory: choose another, or remove it first")
@@ -68,9 +73,9 @@ def generate(
         for date in "AB":
             (directory / "images" / split / date).mkdir(parents=True, exist_ok=True)
     places = [(split, f"{split}_{n + 1:06d}.png") for split, count in counts.items() for n in range(count)]
-    jobs = [(str(directory), seed, index, *place) for index, place in enumerate(places)]
+    jobs = [(str(directory), seed, index, *place, tuple(grounds)) for index, place in enumerate(places)]
     images = []
-    for (_, _, index, split, name), (sentences, changed) in zip(jobs, _written(jobs, workers), strict=True):
+    for (_, _, index, split, name, _), (sentences, changed) in zip(jobs, _written(jobs, workers), strict=True):
         images.append(_entry(index, split, name, sentences, changed))
         if progress is not None:
             progress(1)
@@ -109,8 +114,8 @@ def _written(jobs: list[Job], workers: int) -> Iterator[tuple[tuple[str, ...], b
 
 
 def _write(job: Job) -> tuple[tuple[str, ...], bool]:
-    directory, seed, index, split, name = job
-    pair = make_pair(seed, index)
+    directory, seed, index, split, name, grounds = job
+    pair = make_pair(seed, index, grounds)
     for date, picture in (("A", pair.before), ("B", pair.after)):
         path = os.path.join(directory, "images", split, date, name)  # noqa: PTH118 - pathlib costs as much as a tree
         with open(path, "wb") as file:  # noqa: PTH123

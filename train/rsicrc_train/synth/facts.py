@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 PLACES = ("top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right")
 """Where a change can be, row by row."""
+GROUNDS = ("bareland", "meadow", "woods")
+"""What a scene is made of before its change: the kinds of scene."""
 
 
 @dataclass(frozen=True, slots=True)

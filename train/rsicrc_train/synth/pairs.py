@@ -1,5 +1,6 @@
 """One pair: a place, a change or none, two dates."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,7 +10,7 @@ from rsicrc.levir import NO_CHANGE_SENTENCES
 from rsicrc_train.synth.captions import describe
 from rsicrc_train.synth.changes import draw_edit
 from rsicrc_train.synth.edits import Edit
-from rsicrc_train.synth.facts import Facts
+from rsicrc_train.synth.facts import GROUNDS, Facts
 from rsicrc_train.synth.layout import BARE, GREEN, Plot, surroundings
 from rsicrc_train.synth.objects import Scene, Things
 from rsicrc_train.synth.render import render
@@ -41,14 +42,14 @@ def is_changed(seed: int, index: int) -> bool:
     return bool(int(coin) == index % 2)
 
 
-def make_scenes(seed: int, index: int) -> tuple[Scene, Scene, Edit]:
+def make_scenes(seed: int, index: int, grounds: Collection[str] = GROUNDS) -> tuple[Scene, Scene, Edit]:
     """The place of a pair before and after its change, and the change; an unchanged pair has one of the two twice.
 
     An unchanged pair is made like a changed one, so that nothing but the difference tells them apart.
     """
     rng = np.random.default_rng(np.random.SeedSequence((seed, index, 1)))
     tilt = float(rng.uniform(-0.08, 0.08))
-    edit = draw_edit(rng, tilt)
+    edit = draw_edit(rng, tilt, grounds)
     ground = edit.facts.ground
     plot = Plot()
     for outline in edit.reserved:
@@ -85,17 +86,18 @@ def _beside(edit: Edit, common: Things) -> str:
     return ""
 
 
-def make_pair(seed: int, index: int) -> Pair:
-    """A pair that depends on the seed and its index alone.
+def make_pair(seed: int, index: int, grounds: Collection[str] = GROUNDS) -> Pair:
+    """A pair that depends on the seed, its index and the grounds alone.
 
     Args:
         seed: Of the data set, from 0.
         index: Of the pair, from 0.
+        grounds: Kinds of scene, some of `GROUNDS`.
 
     Returns:
         The pictures and their sentences.
     """
-    before, after, edit = make_scenes(seed, index)
+    before, after, edit = make_scenes(seed, index, grounds)
     rng = np.random.default_rng(np.random.SeedSequence((seed, index, 2)))
     pictures = render(before, draw_weather(rng)), render(after, draw_weather(rng))
     if is_changed(seed, index):

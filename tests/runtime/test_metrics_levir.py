@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rsicrc.levir import CaptionedPair, read_levir
-from rsicrc.metrics.captioning import caption_metrics
+from rsicrc.metrics.captioning import caption_metrics, caption_scores
 from rsicrc.metrics.retrieval import published_retrieval, relevance
 
 pytestmark = pytest.mark.shared
@@ -44,6 +44,25 @@ def test_a_perfect_change_flag_with_two_sentences(captions_folder: Path, pairs: 
     assert frequent == "some roads and houses are built on bareland"
     texts = [frequent if pair.changed else UNCHANGED for pair in pairs]
     assert percent(texts, pairs, "published") == pytest.approx((61.31, 116.65), abs=0.01)
+
+
+@pytest.mark.parametrize(("protocol", "end"), [("published", " ."), ("period-free", "")])
+def test_metrics_are_those_of_pycocoevalcap(pairs: list[CaptionedPair], protocol: str, end: str) -> None:
+    """The last caption against the others, put together here as pycocoevalcap's own users do."""
+    from pycocoevalcap.bleu.bleu import Bleu
+    from pycocoevalcap.cider.cider import Cider
+    from pycocoevalcap.rouge.rouge import Rouge
+
+    texts, references = [pair.sentences[-1] for pair in pairs], [pair.sentences[:-1] for pair in pairs]
+    said = {number: [text] for number, text in enumerate(texts)}
+    truth = {number: [text + end for text in sentences] for number, sentences in enumerate(references)}
+    bleu, _ = Bleu(4).compute_score(truth, said, verbose=0)
+    cider, each = Cider().compute_score(truth, said)
+    expected = {f"BLEU-{order}": value for order, value in enumerate(bleu, start=1)}
+    expected |= {"ROUGE-L": Rouge().compute_score(truth, said)[0], "CIDEr": cider}
+    assert caption_metrics(texts, references, protocol, meteor=False) == expected
+    if not end:
+        assert caption_scores(texts, references) == each.tolist()
 
 
 @pytest.mark.parametrize(

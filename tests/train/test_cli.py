@@ -42,6 +42,7 @@ def test_from_nothing_to_a_checkpoint(recipe: Recipe, tmp_path: Path) -> None:
         (["synth", "new", "--pairs", 4, "--splits", "train=0.5"], 2, "must sum to 1"),
         (["synth", "new", "--pairs", 4, "--splits", "training=1"], 2, "unknown split 'training'"),
         (["synth", "new", "--pairs", 4, "--seed", -1], 2, "seed must be 0 or more"),
+        (["synth", "new", "--pairs", 4, "--grounds", "sea"], 2, "grounds are some of bareland, meadow, woods, not sea"),
         (["fit", "nowhere", "-o", "run"], 1, "no LevirCCcaptions.json in nowhere"),
         (["fit", "nowhere", "-o", "run", "--recipe", "huge"], 1, "no recipe 'huge': name one of tiny"),
         (["fit", "nowhere", "-o", "run", "--resume"], 1, "holds no run"),

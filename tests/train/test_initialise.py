@@ -11,10 +11,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rsicrc.errors import CheckpointError
+from rsicrc_train import checkpoint
 from rsicrc_train.config import ModelConfig, TrunkConfig
 from rsicrc_train.initialise import initialise_trunk
 from rsicrc_train.model import RSICRC
-from tests.models import SMALL, with_options
+from tests.models import SMALL, save_checkpoint, with_options
 
 TEXT = {"context_length": 8, "vocab_size": 20, "width": 32, "heads": 2, "layers": 1}
 VIT = with_options(trunk=TrunkConfig("clip_vit", (2,), width=64, heads=1, patch=16, image_size=64))
@@ -111,6 +112,17 @@ def test_prefixes_and_formats(prefix: str, suffix: str, tmp_path: Path) -> None:
             assert torch.equal(tensor, theirs), name
         else:
             assert torch.equal(tensor, before[name]), f"{name} is not of the trunk"
+
+
+def test_the_trunk_of_a_checkpoint(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, seed=1)
+    theirs = checkpoint.load(path).build_model()
+    model = RSICRC(SMALL, 10)
+    decoder = model.decoder.embedding.weight.clone()
+    initialise_trunk(model, str(path))
+    images = torch.rand(2, 3, 96, 96)
+    assert torch.equal(features(model, images), features(theirs, images))
+    assert torch.equal(model.decoder.embedding.weight, decoder)
 
 
 def test_published_stages_learn() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from rsicrc import __version__
+from rsicrc.commands.evaluate import evaluation_options, run_evaluation
 from rsicrc.console import FAILED, progress, run_command
 
 
@@ -21,8 +23,9 @@ def commands() -> None:
 @click.option("--pairs", type=click.IntRange(min=1), required=True, help="How many pairs to make.")
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed makes the same bytes.")
 @click.option("--splits", default="train=0.8,val=0.1,test=0.1", show_default=True, help="Each split's share.")
+@click.option("--grounds", default="bareland,meadow,woods", show_default=True, help="Kinds of scene.")
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that draw.")
-def synth(directory: Path, pairs: int, seed: int, splits: str, workers: int) -> None:
+def synth(directory: Path, pairs: int, seed: int, splits: str, grounds: str, workers: int) -> None:
     """Generate captioned scenes in LEVIR-CC's layout into DIRECTORY."""
     from rsicrc_train.synth import generate
 
@@ -31,7 +34,7 @@ def synth(directory: Path, pairs: int, seed: int, splits: str, workers: int) -> 
     except ValueError:
         raise click.UsageError(f"--splits {splits!r} is not of the form train=0.8,val=0.1,test=0.1") from None
     with progress(pairs, "drawing") as advance:
-        generate(directory, pairs, seed, shares, workers, advance)
+        generate(directory, pairs, seed, shares, workers, advance, grounds.split(","))
     click.echo(directory)
 
 
@@ -97,6 +100,23 @@ def fit(
     click.echo(run.fit())
 
 
+@commands.command()
+@click.argument("checkpoint", metavar="CKPT", type=click.Path(path_type=Path))
+@click.argument("data", type=click.Path(path_type=Path))
+@evaluation_options
+def evaluate(ctx: click.Context, checkpoint: Path, data: Path, split: str, **options: Any) -> None:
+    """Measure the captions, text search and change decisions of CKPT on DATA, as `rsicrc-run evaluate` does.
+
+    The checkpoint is exported to a folder that is not kept, so the figures are those of the model that will be used.
+    """
+    from rsicrc.datasets import read_split
+    from rsicrc_train.exported import exported
+
+    read_split(data, split)  # the export takes longer: what is wrong with the data is said before it
+    with exported(checkpoint) as folder:
+        run_evaluation(ctx, data, folder, split=split, **options)
+
+
 @commands.command("check-data")
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option(
@@ -133,6 +153,23 @@ def check_data(
                 click.echo(f"{'':>11}{example}")
     if not found.sound:
         ctx.exit(FAILED)
+
+
+@commands.command()
+@click.argument("study", metavar="STUDY.yaml", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder for data, runs and table.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+def study(study: Path, output: Path, device: str) -> None:
+    """Train and evaluate every cell of a study, and put the figures into one table and curves.
+
+    Finished cells are kept and unfinished ones resumed: the same command goes on after a stop.
+    """
+    from rsicrc_train.study import read_study
+    from rsicrc_train.study_run import run_study
+    from rsicrc_train.study_table import TABLE
+
+    run_study(read_study(study), output, device=device)
+    click.echo((output / TABLE).read_text(encoding="utf-8"), nl=False)
 
 
 def main() -> None:

@@ -1,0 +1,196 @@
+"""`rsicrc-train study`: the file, the folder that it fills, and the table."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+
+from rsicrc.datasets import read_splits
+from rsicrc.errors import CheckpointError, DataError
+from rsicrc_train import study_run
+from rsicrc_train.recipes import Recipe
+from rsicrc_train.study import Source, Study, read_study
+from rsicrc_train.study_run import run_study
+from rsicrc_train.study_table import COLUMNS, draw_curves, markdown, write_table
+from tests.train.test_cli import rsicrc_train
+
+GENERATED = {"data": {"pairs": 40, "seed": 1}, "test": {"pairs": 8, "seed": 2}}
+
+
+def study_file(folder: Path, **content: Any) -> Path:
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump({**GENERATED, **content}))
+    return path
+
+
+def evaluation(value: float) -> dict[str, Any]:
+    """What `evaluate --json` prints, as far as a table needs it."""
+    document: dict[str, Any] = {}
+    for path in COLUMNS.values():
+        part = document
+        for key in path[:-1]:
+            part = part.setdefault(key, {})
+        part[path[-1]] = value
+    return document
+
+
+def test_a_cell_is_laid_over_its_study(tmp_path: Path, recipe: Recipe) -> None:
+    (tmp_path / "own.yaml").write_text(recipe.to_yaml())
+    path = study_file(
+        tmp_path,
+        recipe="own.yaml",
+        training={"epochs": 7, "learning_rate": 0.5},
+        seeds=[0, 3],
+        cells=[
+            {"name": "a", "training": {"epochs": 8}, "data": {"grounds": ["woods"], "share": 0.5}, "init": "w.pt"},
+            {"name": "b", "x": 2, "line": "L", "model": {"num_heads": 2}, "test": {"path": "elsewhere"}},
+        ],
+    )
+    study = read_study(path)
+    first, second = study.cells
+    assert (study.title, study.seeds) == ("study", (0, 3))
+    assert first.recipe == replace(recipe, training=replace(recipe.training, epochs=8, learning_rate=0.5))
+    assert first.data == Source(pairs=40, seed=1, grounds=("woods",), share=0.5)
+    assert first.init == str(tmp_path / "w.pt")
+    assert second.recipe.model == replace(recipe.model, num_heads=2)
+    assert second.recipe.training.epochs == 7
+    assert (second.x, second.line, second.init, second.test.path) == (2, "L", None, tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({}, "needs a list of cells"),
+        ({"cells": [{"name": "a"}], "colour": 1}, r"unknown option\(s\) colour"),
+        ({"cells": [{"name": "../a"}]}, "every cell needs a name"),
+        ({"cells": [{"name": "a"}, {"name": "a"}]}, "two cells have the same name"),
+        ({"cells": [{"name": "a", "training": {"epoch": 1}}]}, "cell 'a': unknown training option"),
+        ({"cells": [{"name": "a", "training": [1]}]}, r"training holds options by name, not \[1\]"),
+        ({"cells": [{"name": "a", "data": {"pairs": 0}}]}, "data: name either a path, or the number"),
+        ({"cells": [{"name": "a", "data": {"grounds": ["sea"]}}]}, "grounds are some of bareland"),
+        ({"cells": [{"name": "a", "data": {"share": 2}}]}, "share is above 0 and at most 1"),
+        ({"cells": [{"name": "a", "x": "much"}]}, "x is a number"),
+        ({"cells": [{"name": "a", "run": "b"}, {"name": "b"}]}, "run names an earlier cell that is trained, not 'b'"),
+        ({"cells": [{"name": "a"}], "seeds": 3}, "seeds is a list of whole numbers"),
+    ],
+)
+def test_a_wrong_study_is_found_before_anything_is_done(tmp_path: Path, content: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_study(study_file(tmp_path, **content))
+
+
+def test_a_wrong_model_option(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"unknown model option\(s\) colour"):
+        read_study(study_file(tmp_path, cells=[{"name": "a", "model": {"colour": 1}}]))
+
+
+def test_shares_of_a_data_set_hold_each_other(tmp_path: Path, scenes: Path) -> None:
+    sets = [study_run._training_set(Source(path=scenes, share=share), tmp_path) for share in (0.25, 0.5, 1.0)]
+    small, half, whole = (read_splits(data) for data in sets)
+    assert [len(each["train"]) for each in (small, half, whole)] == [12, 24, 48]
+    assert set(small["train"]) < set(half["train"]) < set(whole["train"])
+    assert small["val"] == whole["val"]
+
+
+@pytest.fixture
+def study(tmp_path: Path, recipe: Recipe) -> Study:
+    (tmp_path / "own.yaml").write_text(recipe.to_yaml())
+    cells = [{"name": "few", "x": 1, "line": "A"}, {"name": "many", "x": 2, "line": "A"}, {"name": "flat"}]
+    return read_study(study_file(tmp_path, recipe="own.yaml", title="Sizes", seeds=[0, 1], cells=cells))
+
+
+def test_the_table_and_the_curves(tmp_path: Path, study: Study) -> None:
+    results = {"few": [evaluation(0.1), evaluation(0.3)], "many": [evaluation(0.5)], "flat": []}
+    write_table(study, tmp_path, results)
+    draw_curves(study, tmp_path, results)
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    assert lines[0] == "# Sizes"
+    assert lines[-3].startswith("| few | 2 | 0.200 ± 0.141 |")
+    assert lines[-2].startswith("| many | 1 | 0.500 |")
+    assert lines[-1].startswith("| flat | 0 | – |")
+    rows = json.loads((tmp_path / "table.json").read_text())["cells"]
+    assert [row["seeds"] for row in rows] == [2, 1, 0]
+    assert rows[0]["CIDEr changed"] == [0.1, 0.3]
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.width > 1000
+    assert "CIDEr" not in markdown(study, {"few": {"MRR strict": [0.5]}, "many": {}, "flat": {}})
+
+
+def test_finished_cells_are_kept_and_others_refused(
+    tmp_path: Path, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[tuple[str, ...]] = []
+
+    def command(*arguments: object) -> str:
+        done.append(tuple(map(str, arguments)))
+        if arguments[0] == "evaluate" and len(done) == 6:
+            raise DataError("killed")
+        return json.dumps(evaluation(0.5))
+
+    monkeypatch.setattr(study_run, "_command", command)
+    monkeypatch.setattr(study_run, "generate", lambda folder, *_, **__: folder.mkdir(parents=True))
+    out = tmp_path / "out"
+    with pytest.raises(DataError, match="killed"):
+        run_study(study, out)
+    assert [call[0] for call in done] == ["fit", "evaluate"] * 3
+    (out / "cells/flat/seed-0/run").mkdir()
+    (out / "cells/flat/seed-0/run/last.pt").touch()
+    run_study(study, out)
+    assert [call[0] for call in done[6:]] == ["fit", "evaluate"] * 4
+    assert done[6][-1] == "--resume"
+    assert "--resume" not in done[8]
+    run_study(study, out)
+    assert len(done) == 14
+    changed = replace(study, cells=(replace(study.cells[0], init="w.pt"), *study.cells[1:]))
+    with pytest.raises(DataError, match="holds a cell of other settings"):
+        run_study(changed, out)
+
+
+def test_a_cell_may_evaluate_what_another_trained(
+    tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[tuple[object, ...]] = []
+    monkeypatch.setattr(study_run, "_command", lambda *given: done.append(given) or json.dumps(evaluation(0.5)))
+    monkeypatch.setattr(study_run, "generate", lambda folder, *_, **__: folder.mkdir(parents=True))
+    (tmp_path / "own.yaml").write_text(recipe.to_yaml())
+    cells = [{"name": "a"}, {"name": "b", "run": "a", "test": {"grounds": ["woods"]}}]
+    run_study(read_study(study_file(tmp_path, recipe="own.yaml", cells=cells)), tmp_path / "out")
+    assert [call[0] for call in done] == ["fit", "evaluate", "evaluate"]
+    assert done[1][1] == done[2][1] == tmp_path / "out/cells/a/seed-0/run/best.pt"
+    assert done[1][2] != done[2][2]
+
+
+def test_the_smallest_study(tmp_path: Path, recipe: Recipe) -> None:
+    (tmp_path / "own.yaml").write_text(recipe.to_yaml())
+    path = study_file(tmp_path, recipe="own.yaml", title="One", training={"epochs": 1}, cells=[{"name": "only"}])
+    ended = rsicrc_train("study", path, "-o", tmp_path / "out", "--device", "cpu")
+    assert ended.returncode == 0, ended.stderr
+    place = tmp_path / "out/cells/only/seed-0"
+    assert ended.stdout == (tmp_path / "out/table.md").read_text()
+    assert ended.stdout.splitlines()[-1].startswith("| only | 1 | 0.")
+    assert {path.name for path in place.iterdir()} == {
+        "cell.json",
+        "evaluation.json",
+        "recipe.yaml",
+        "run",
+        "said.jsonl",
+    }
+    assert (place / "run/best.pt").is_file()
+    assert json.loads((place / "evaluation.json").read_text())["pairs"] == 8
+    again = rsicrc_train("study", path, "-o", tmp_path / "out", "--device", "cpu")
+    assert (again.returncode, again.stdout, again.stderr) == (0, ended.stdout, "")
+
+
+def test_a_failing_cell_says_which_command_failed(tmp_path: Path, recipe: Recipe) -> None:
+    (tmp_path / "own.yaml").write_text(recipe.to_yaml())
+    cells = [{"name": "only", "data": {"path": "nowhere"}}]
+    ended = rsicrc_train("study", study_file(tmp_path, recipe="own.yaml", cells=cells), "-o", tmp_path / "out")
+    assert ended.returncode == 1
+    assert "nowhere" in ended.stderr.splitlines()[-2]
+    assert "`rsicrc-train fit" in ended.stderr.splitlines()[-1]

@@ -156,7 +156,12 @@ def test_a_cell_may_evaluate_what_another_trained(
     tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[tuple[object, ...]] = []
-    monkeypatch.setattr(study_run, "_command", lambda *given: done.append(given) or json.dumps(evaluation(0.5)))
+
+    def command(*arguments: object) -> str:
+        done.append(arguments)
+        return json.dumps(evaluation(0.5))
+
+    monkeypatch.setattr(study_run, "_command", command)
     monkeypatch.setattr(study_run, "generate", lambda folder, *_, **__: folder.mkdir(parents=True))
     (tmp_path / "own.yaml").write_text(recipe.to_yaml())
     cells = [{"name": "a"}, {"name": "b", "run": "a", "test": {"grounds": ["woods"]}}]

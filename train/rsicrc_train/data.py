@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from rsicrc.images import load_pair
+from rsicrc.errors import ImageError
 from rsicrc.levir import CaptionedPair
 from rsicrc.preprocessing import Preprocessing
+from rsicrc.reading import prepare_pair
 from rsicrc.vocabulary import PAD, SPECIAL_WORDS, Vocabulary
 from rsicrc_train.augment import TURNS, Augmentation, Turn, jitter, turn_images, turn_sentence
 
@@ -44,6 +45,16 @@ class Item(NamedTuple):
     ids: list[list[int]]
     label: int
     sentences: list[int]
+
+
+class BrokenPairError(ImageError):
+    """An image of a training pair cannot be used.
+
+    It says so in one line, also out of a worker process, where PyTorch hands the whole traceback on as the message.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.strip().splitlines()[-1].rpartition(f"{type(self).__name__}: ")[2])
 
 
 class PairDataset(Dataset[Item]):
@@ -84,7 +95,10 @@ class PairDataset(Dataset[Item]):
 
     def __getitem__(self, index: int) -> Item:
         pair, sentences = self.pairs[index], self.sentences[index]
-        images = np.stack([self.preprocessing.prepare(image) for image in load_pair((pair.before, pair.after))])
+        try:
+            images = prepare_pair((pair.before, pair.after), self.preprocessing)
+        except ImageError as error:
+            raise BrokenPairError(f"{error}. `rsicrc-train check-data` lists all such images") from error
         images, sentences = self._augmented(images, sentences, index)
         return Item(images, [self.ids[s] for s in sentences], self.labels[index], sentences)
 

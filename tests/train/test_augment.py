@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from rsicrc.preprocessing import Preprocessing
 from rsicrc.vocabulary import SPECIAL_WORDS, Vocabulary
 from rsicrc_train.augment import TURNS, Augmentation, Turn, jitter, turn_images, turn_sentence
 from rsicrc_train.data import PairDataset, collate
+from rsicrc_train.loop import Run
+from rsicrc_train.recipes import Recipe, Training
 
 ACROSS, UPRIGHT, HALF = Turn(False, True, False), Turn(False, False, True), Turn(False, True, True)
 PLAIN = Preprocessing(32)
@@ -74,7 +77,7 @@ def test_jitter_changes_light_and_keeps_the_order_of_levels() -> None:
         assert (np.diff(other, axis=1) >= 0).all()
         assert 0 < np.abs(other - ramp).mean() < 90
     with pytest.raises(DataError, match="jitter is from 0 to 1"):
-        Augmentation(jitter=2.0)
+        Training(jitter=2.0)
 
 
 @pytest.fixture
@@ -133,6 +136,13 @@ def test_draws_depend_on_seed_epoch_and_pair_alone(pairs: list[CaptionedPair]) -
     plain = PairDataset(pairs, vocabulary, PLAIN, 1)
     assert plain[0].images.tobytes() == plain[0].images.tobytes()
     assert len(plain.texts) == 2
+
+
+def test_a_recipe_augments_training_pairs_alone(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
+    training = replace(recipe.training, turns=True, jitter=0.5, swap=True, seed=4)
+    run = Run(scenes, tmp_path, replace(recipe, training=training), resume=False, init=None, device="cpu")
+    assert run.datasets["train"].augmentation == Augmentation(turns=True, jitter=0.5, swap=True, seed=4)
+    assert run.datasets["val"].augmentation == Augmentation()
 
 
 @pytest.mark.shared

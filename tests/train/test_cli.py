@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -43,7 +44,7 @@ def test_from_nothing_to_a_checkpoint(recipe: Recipe, tmp_path: Path) -> None:
         (["synth", "new", "--pairs", 4, "--splits", "training=1"], 2, "unknown split 'training'"),
         (["synth", "new", "--pairs", 4, "--seed", -1], 2, "seed must be 0 or more"),
         (["synth", "new", "--pairs", 4, "--grounds", "sea"], 2, "grounds are some of bareland, meadow, woods, not sea"),
-        (["fit", "nowhere", "-o", "run"], 1, "no LevirCCcaptions.json in nowhere"),
+        (["fit", "nowhere", "-o", "run"], 1, "nowhere: no such file or folder"),
         (["fit", "nowhere", "-o", "run", "--recipe", "huge"], 1, "no recipe 'huge': name one of tiny"),
         (["fit", "nowhere", "-o", "run", "--resume"], 1, "holds no run"),
     ],
@@ -58,3 +59,16 @@ def test_wrong_input_is_one_line(
     assert done.stderr.startswith("rsicrc-train: error: ")
     assert message in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_broken_image_stops_training_with_one_line(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
+    data, file = shutil.copytree(scenes, tmp_path / "data"), tmp_path / "recipe.yaml"
+    broken = data / "images/train/B/train_000007.png"
+    broken.write_bytes(broken.read_bytes()[:200])
+    file.write_text(recipe.to_yaml())
+    ended = rsicrc_train("fit", data, "-o", tmp_path / "run", "--recipe", file, "--workers", 1, "--device", "cpu")
+    assert ended.returncode == 1
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith(f"rsicrc-train: error: {broken}: damaged or incomplete")
+    assert last.endswith("`rsicrc-train check-data` lists all such images")
+    assert "Traceback" not in ended.stderr

@@ -21,8 +21,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rsicrc.errors import DataError
-
 
 class Turn(NamedTuple):
     """One of the eight ways to lay down a square.
@@ -76,10 +74,6 @@ class Augmentation:
     jitter: float = 0.0
     swap: bool = False
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.jitter <= 1:
-            raise DataError(f"augmentation: jitter is from 0 to 1, not {self.jitter}")
 
     def draws(self, epoch: int, index: int) -> np.random.Generator:
         """The source of randomness of one pair in one epoch: the same in every worker, and after a resumption."""

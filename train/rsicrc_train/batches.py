@@ -31,6 +31,7 @@ class Batches:
         Yields:
             The numbers of the pairs, and the pairs.
         """
+        self.dataset.epoch = epoch
         size = self.training.batch_size
         step = size * self.training.accumulate
         generator = torch.Generator().manual_seed(self.training.seed + 1_000_003 * (epoch + 1))

@@ -75,7 +75,11 @@ def fit(
     nodes: int,
     resume: bool,
 ) -> None:
-    """Train on DATA, a folder in LEVIR-CC's layout; the best checkpoint becomes best.pt in the run's folder."""
+    """Train on DATA; the best checkpoint becomes best.pt in the run's folder.
+
+    DATA is a folder in the layout of LEVIR-CC, SECOND-CC, Dubai-CC or CLEVR-Change, or a table with the columns before,
+    after, captions and split.
+    """
     from rsicrc_train.loop import Run, parameter_count
     from rsicrc_train.recipes import load_recipe, parse_setting
 

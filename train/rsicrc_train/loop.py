@@ -15,11 +15,13 @@ import torch
 from torch import nn
 
 from rsicrc.console import Advance, advance_nothing, progress
+from rsicrc.datasets import read_split
 from rsicrc.errors import DataError
-from rsicrc.levir import CaptionedPair, read_levir
+from rsicrc.levir import CaptionedPair
 from rsicrc.vocabulary import Vocabulary
 from rsicrc_train import checkpoint as checkpoints
 from rsicrc_train import parallel, records
+from rsicrc_train.augment import Augmentation
 from rsicrc_train.average import Average
 from rsicrc_train.batches import Batches
 from rsicrc_train.checkpoint import Checkpoint
@@ -85,13 +87,14 @@ class Run:
         self.data, self.folder = data, folder
         self.recipe = _checked_recipe(folder, recipe, resume=resume, init=init)
         self.training = self.recipe.training
-        pairs = {split: read_levir(data, split) for split in ("train", "val")}
+        pairs = {split: read_split(data, split) for split in ("train", "val")}
         self.no_change = no_change_sentences(pairs["train"])
         words = build_words(sentence for pair in pairs["train"] for sentence in pair.sentences)
         self.vocabulary = Vocabulary.from_words(words, self.recipe.model.max_len)
         self.steps_per_epoch = steps_per_epoch(self.training, len(pairs["train"]), devices * nodes)
         self.total_steps = self.steps_per_epoch * self.training.epochs
-        self.datasets = {split: self._dataset(pairs[split]) for split in pairs}
+        augmentation = {"train": self.training.augmentation, "val": Augmentation()}
+        self.datasets = {split: self._dataset(pairs[split], augmentation[split]) for split in pairs}
         last = self._last_state() if resume else None
 
         self.fabric = parallel.launch(device, devices, nodes, self.training.precision)
@@ -239,8 +242,9 @@ class Run:
             self.fabric.barrier()
         return Alike(torch.from_numpy(meanings).to(device), self.training.threshold)
 
-    def _dataset(self, pairs: list[CaptionedPair]) -> PairDataset:
-        return PairDataset(pairs, self.vocabulary, self.recipe.model.preprocessing, self.training.captions)
+    def _dataset(self, pairs: list[CaptionedPair], augmentation: Augmentation) -> PairDataset:
+        preprocessing, captions = self.recipe.model.preprocessing, self.training.captions
+        return PairDataset(pairs, self.vocabulary, preprocessing, captions, augmentation)
 
     def _set_learning_rate(self) -> float:
         rate = learning_rate(self.training, self.progress.step, self.total_steps)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import yaml
 
 from rsicrc.errors import DataError
+from rsicrc_train.augment import Augmentation
 from rsicrc_train.config import PRESETS, ModelConfig
 from rsicrc_train.negatives import FalseNegatives
 from rsicrc_train.sentences import PUBLISHED_ENCODER
@@ -49,6 +50,9 @@ class Training:
         trunk: which parts of the image network learn: `all`, `last` (the published choice), none (`frozen`);
             `auto` is `last` with `--init` and `all` without.
         ema: decay of a running average of the weights, which is validated and kept as the best; 0 keeps none.
+        turns: flips and turns pairs as far as their captions can follow; see `Augmentation`, also for the next two.
+        jitter: how much light and colour vary on each date by itself, from 0 to 1.
+        swap: shows unchanged pairs in either order of the dates.
         precision: Fabric's name of it: `32-true`, `16-mixed` or `bf16-mixed`.
         workers: processes that read images; 0 reads in the training process.
         save_every: steps between two states that a killed run can resume from.
@@ -75,6 +79,9 @@ class Training:
     mined: int = 0
     trunk: Literal["auto", "all", "last", "frozen"] = "auto"
     ema: float = 0.0
+    turns: bool = False
+    jitter: float = 0.0
+    swap: bool = False
     precision: str = "32-true"
     workers: int = 2
     save_every: int = 500
@@ -95,6 +102,13 @@ class Training:
             raise DataError(f"training option threshold must be above 0 and at most 1, not {self.threshold}")
         if not 0 <= self.ema < 1:
             raise DataError(f"training option ema must be 0 or more and less than 1, not {self.ema}")
+        if not 0 <= self.jitter <= 1:
+            raise DataError(f"training option jitter is from 0 to 1, not {self.jitter}")
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """What happens to the training pairs."""
+        return Augmentation(self.turns, self.jitter, self.swap, self.seed)
 
 
 @dataclass(frozen=True)

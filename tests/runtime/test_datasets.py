@@ -196,3 +196,9 @@ def test_what_says_that_nothing_has_changed() -> None:
         assert not says_unchanged(sentence), sentence
     assert not mostly_unchanged(("no change", "a road"))
     assert mostly_unchanged(("no change", "a road", "nothing has changed"))
+
+
+@pytest.mark.shared
+def test_captions_tell_change_as_levir_flags_it(shared_folder: Path) -> None:
+    for pairs in read_splits(shared_folder / "data" / "captions").values():
+        assert [pair.changed for pair in pairs] == [not mostly_unchanged(pair.sentences) for pair in pairs]

@@ -1,0 +1,189 @@
+"""What is measured on: the model in all its forms, and pairs of generated scenes; made once, kept, and used again.
+
+Run as a program, in a process of its own, because exporting a large model takes much memory:
+
+    python -m common.material FOLDER --size published --steps 20 --pairs 64
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsicrc.errors import RsicrcError
+from rsicrc.levir import CaptionedPair, read_levir
+from rsicrc.manifest import MANIFEST_FILE, Manifest
+from rsicrc.reading import prepare_pair
+from rsicrc.vocabulary import END, SPECIAL_WORDS
+
+if TYPE_CHECKING:
+    from rsicrc_train.checkpoint import Checkpoint
+
+SEED = 2024  # of the scenes, as in examples/README.md, and of random weights
+PUBLISHED_WORDS = 468
+CHECKPOINT, FOLDER, INT8_FOLDER, PLAIN, FACTS = "checkpoint.pt", "model", "model-int8", "plain", "facts.json"
+PAIRS, CALIBRATION = "pairs", "calibration"
+SPLIT = "test"
+_CALIBRATING = 200  # pairs
+_NEVER = -40.0  # END's logit where captions are forced; the words' are within ±10
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of the model once it is there.
+
+    Attributes:
+        name: for tables.
+        parameters: numbers in the checkpoint.
+        forced: captions have `steps` words, because END can never win.
+        max_length: longest sequence of ids, START included.
+    """
+
+    name: str
+    parameters: int
+    forced: bool
+    max_length: int
+
+
+def place(root: Path, size: str) -> Path:
+    """The folder of a model's material: by its name, and by its content where it is a file."""
+    if size == "published":
+        return root / f"published-seed-{SEED}"
+    with Path(size).open("rb") as file:
+        return root / f"{Path(size).stem}-{hashlib.file_digest(file, 'sha256').hexdigest()[:12]}"
+
+
+def read_facts(folder: Path) -> Facts:
+    """The facts that `main` wrote."""
+    return Facts(**json.loads((folder / FACTS).read_text(encoding="utf-8")))
+
+
+def pair_sets(root: Path) -> list[int]:
+    """How many pairs each set holds that was drawn so far; a larger one begins with the pairs of a smaller one."""
+    return [int(path.name.rpartition("-")[2]) for path in root.glob(f"{PAIRS}-*")]
+
+
+def read_pairs(work: Path, count: int) -> list[CaptionedPair]:
+    """The first pairs of the scenes."""
+    return read_levir(work.parent / f"{PAIRS}-{max(pair_sets(work.parent))}", SPLIT)[:count]
+
+
+def read_images(pairs: list[CaptionedPair], model: Path) -> NDArray[np.uint8]:
+    """Pairs as the image encoder takes them, uint8 [N, 2, size, size, 3]."""
+    preprocessing = Manifest.load(model, verify=False).preprocessing
+    return np.stack([prepare_pair((pair.before, pair.after), preprocessing) for pair in pairs])
+
+
+def main() -> None:
+    """Make what is missing; say what on stderr."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--size", required=True)
+    parser.add_argument("--export", type=Path, help="a model folder to export to, if it is not there")
+    parser.add_argument("--pairs", type=int, required=True)
+    parser.add_argument("--plain", action="store_true", help="export the plain ONNX files too")
+    arguments = parser.parse_args()
+    folder: Path = arguments.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        if max(pair_sets(folder.parent), default=0) < arguments.pairs:
+            make_pairs(folder.parent / f"{PAIRS}-{arguments.pairs}", arguments.pairs, SEED)
+        if arguments.export is not None and arguments.export.name == INT8_FOLDER:
+            make_pairs(folder.parent / CALIBRATION, _CALIBRATING, SEED + 1)
+        make_model(folder, arguments.size, arguments.export, plain=arguments.plain)
+    except RsicrcError as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+def make_pairs(folder: Path, count: int, seed: int) -> None:
+    """Draw scenes that no model was trained on, in LEVIR-CC's layout."""
+    from rsicrc_train.synth.dataset import generate
+
+    if not folder.is_dir():
+        say(f"drawing {count} pairs of scenes")
+        partial = folder.with_name(f".{folder.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        generate(partial, count, seed, {SPLIT: 1.0})
+        partial.rename(folder)
+
+
+def make_model(folder: Path, size: str, export: Path | None, *, plain: bool) -> None:
+    """The checkpoint, the model folder, the plain ONNX files, and the facts about them."""
+    from rsicrc_export.folder import export_checkpoint
+    from rsicrc_train import checkpoint
+
+    source = folder / CHECKPOINT
+    if not source.is_file():
+        say("writing the checkpoint")
+        # Without its no-change sentences: the engine scores them beside every caption, which no other contestant does.
+        saved = random_checkpoint() if size == "published" else checkpoint.load(Path(size))
+        checkpoint.save(replace(saved, no_change_sentences=(), progress={}), source)
+    if export is not None and not (export / MANIFEST_FILE).is_file():
+        calibrated = {"calibration": folder.parent / CALIBRATION} if export.name == INT8_FOLDER else {}
+        export_checkpoint(source, export, force=True, report=say, **calibrated)
+    files = folder / PLAIN
+    if plain and not files.is_dir():
+        from contestants import plain_onnx
+
+        say("exporting the plain ONNX files")
+        partial = folder / f".{PLAIN}.partial"
+        partial.mkdir(exist_ok=True)
+        plain_onnx.export(source, partial)
+        partial.rename(files)
+    saved = checkpoint.load(source)
+    tensors = {tensor.data_ptr(): tensor for tensor in saved.state_dict.values()}  # a tied one counts once
+    facts = Facts(
+        name="published size, random weights" if size == "published" else Path(size).name,
+        parameters=sum(tensor.numel() for tensor in tensors.values() if tensor.is_floating_point()),
+        forced=size == "published",
+        max_length=saved.config.max_len,
+    )
+    (folder / FACTS).write_text(json.dumps(asdict(facts)), encoding="utf-8")
+
+
+def random_checkpoint() -> Checkpoint:
+    """The published size with weights from a seed, whose captions never end: the same for every contestant.
+
+    The last normalisation is made to give one channel the value 1 whatever comes in, and in the tied table that channel
+    holds 0 for every word and a large negative number for END. So END's logit is far below all others in any
+    arithmetic, and nothing else of the model knows.
+    """
+    import torch
+
+    from rsicrc_train.checkpoint import Checkpoint
+    from rsicrc_train.config import PRESETS
+    from rsicrc_train.model import RSICRC
+
+    torch.manual_seed(SEED)
+    config = PRESETS["published"]
+    model = RSICRC(config, PUBLISHED_WORDS)
+    with torch.no_grad():
+        for name, tensor in model.named_parameters():
+            if tensor.ndim > 1 and not name.startswith("decoder.embedding"):
+                # As loud behind a product as before it, or the pairs would be lost among the biases.
+                tensor.normal_(std=(2.0 / tensor[0].numel()) ** 0.5)
+        last = model.decoder.multimodal[-1].feed_forward_norm
+        last.weight[0], last.bias[0] = 0.0, 1.0
+        model.decoder.embedding.weight[:, 0] = 0.0
+        model.decoder.embedding.weight[END, 0] = _NEVER
+    words = tuple(f"word{number}" for number in range(PUBLISHED_WORDS - len(SPECIAL_WORDS)))
+    return Checkpoint(config, (*SPECIAL_WORDS, *words), (), model.state_dict())
+
+
+def say(line: str) -> None:
+    """Progress, for people."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""This project's engine, through its public interface."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+import rsicrc
+from contestants.base import Captioned, Contestant, Images, Paths, Setup, Vectors
+
+
+class RsicrcEngine(Contestant):
+    """`rsicrc.load(folder)`; the parts of a time are those that every caption carries in its `timings`."""
+
+    def __init__(self, setup: Setup) -> None:
+        wanted: dict[str, Any] = {"backend": setup.backend, "precision": setup.precision, "threads": setup.threads}
+        if "precision" not in inspect.signature(rsicrc.load).parameters and wanted.pop("precision") != "fp32":
+            raise rsicrc.BackendError("this version of the engine computes in fp32 alone")
+        self.engine = rsicrc.load(setup.folder, **wanted)
+        self.settings = {"length_penalty": 1.0, "early_stopping": True, "max_length": setup.max_length}
+        if setup.backend == "auto":
+            self.note = f"chose {self.engine.backend.name}"
+        files = {graph.file for graph in self.engine.manifest.graphs.values()}
+        self.size = sum(path.stat().st_size for file in files for path in setup.folder.glob(f"{file}*"))
+
+    def caption(self, images: Images, beams: int) -> Captioned:
+        """`Engine.caption`."""
+        start = perf_counter()
+        captions = self.engine.caption(_pairs(images), beams=beams, batch_size=len(images), **self.settings)
+        seconds = perf_counter() - start
+        # The pairs of a batch share one record; the engine may make batches of its own.
+        records = {id(caption.timings): caption.timings for caption in captions}.values()
+        lengths = [len(caption.token_log_probs) for caption in captions]
+        return Captioned(
+            texts=[caption.text for caption in captions],
+            seconds=seconds,
+            image=sum(record.image_encoder for record in records),
+            decode=sum(record.decoder + record.search for record in records),
+            steps=max(lengths),
+            words=sum(lengths),
+        )
+
+    def caption_files(self, paths: Paths, beams: int, batch: int) -> None:
+        """`Engine.caption` reads the files too."""
+        self.engine.caption(paths, beams=beams, batch_size=batch, **self.settings)
+
+    def embed_images(self, images: Images) -> Vectors:
+        """`Engine.embed_images`."""
+        return self.engine.embed_images(_pairs(images), batch_size=len(images))
+
+    def embed_texts(self, texts: Sequence[str]) -> Vectors:
+        """`Engine.embed_texts`."""
+        return self.engine.embed_texts(texts)
+
+    def look(self, images: Images, beams: int) -> tuple[list[str], Vectors]:
+        """`Engine.encode_stream`: one look gives both."""
+        texts, vectors = [], []
+        for result in self.engine.encode_stream(_pairs(images), captions=True, beams=beams, batch_size=len(images)):
+            if not isinstance(result, rsicrc.EncodedPair) or result.caption is None:
+                raise TypeError(f"no caption: {result}")
+            texts.append(result.caption.text)
+            vectors.append(result.embedding)
+        return texts, np.stack(vectors)
+
+
+def _pairs(images: Images) -> list[Any]:
+    """As the engine takes them: (before, after), each uint8 [H, W, 3]."""
+    return [(before, after) for before, after in images]
+
+
+def build(setup: Setup) -> RsicrcEngine:
+    """Open it."""
+    return RsicrcEngine(setup)

@@ -1,0 +1,82 @@
+"""`generate` of Hugging Face transformers with its own cache, over a wrapper of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, GenerationMixin, PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from contestants.base import Setup
+from contestants.cached import CachedDecoder
+from contestants.torch_base import TorchContestant
+from rsicrc.vocabulary import END, PAD, START
+from rsicrc_train.model import RSICRC, ImageFeatures
+
+
+class Captioner(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
+    """The decoder as transformers sees a language model; `generate` repeats the visual memory for the beams."""
+
+    config_class = PretrainedConfig
+
+    def __init__(self, model: RSICRC) -> None:
+        config: Any = PretrainedConfig()
+        config.vocab_size = model.decoder.output.out_features
+        config.num_hidden_layers = model.config.unimodal_layers + model.config.multimodal_layers
+        super().__init__(config)
+        self.decoder = CachedDecoder(model.decoder)
+
+    def forward(self, input_ids: Tensor, memory: Tensor, past_key_values: DynamicCache, **_: Any) -> Any:
+        """Logits of the word after the last one; memory [R, layers, 2, H, S, dh]."""
+        cross = [(keys, values) for keys, values in (layer.unbind(1) for layer in memory.unbind(1))]
+        position = past_key_values.get_seq_length()
+
+        def update(layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+            keys, values = past_key_values.update(key, value, layer)
+            return keys, values
+
+        logits = self.decoder(input_ids[:, -1], position, cross, update)
+        return CausalLMOutputWithPast(logits=logits.unsqueeze(1), past_key_values=past_key_values)
+
+    def prepare_inputs_for_generation(self, input_ids: Tensor, *_: Any, **kwargs: Any) -> dict[str, Any]:
+        """What `forward` takes."""
+        return {"input_ids": input_ids, "memory": kwargs["memory"], "past_key_values": kwargs["past_key_values"]}
+
+
+class HuggingFace(TorchContestant):
+    """The model's image side, then `generate`."""
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        self.captioner: Any = Captioner(self.model).eval()
+
+    @torch.no_grad()
+    def search(self, encoded: ImageFeatures, beams: int) -> list[list[int]]:
+        """`generate`, greedy or with beams."""
+        layers = self.captioner.decoder.remember(encoded.tokens)
+        memory = torch.stack([torch.stack(layer, dim=1) for layer in layers], dim=1)
+        options = {"early_stopping": True, "length_penalty": 1.0} if beams > 1 else {}
+        answer = self.captioner.generate(
+            torch.full((len(encoded.tokens), 1), START),
+            memory=memory,
+            num_beams=beams,
+            max_length=self.max_length,
+            do_sample=False,
+            pad_token_id=PAD,
+            eos_token_id=END,
+            **options,
+        )
+        return [_cut(ids) for ids in answer[:, 1:].tolist()]
+
+
+def _cut(ids: Sequence[int]) -> list[int]:
+    ids = list(ids)
+    return ids[: ids.index(END) + 1] if END in ids else ids
+
+
+def build(setup: Setup) -> HuggingFace:
+    """Open it."""
+    return HuggingFace(setup)

@@ -187,7 +187,9 @@ def _turn(plan: Plan, entry: Entry, cells: list[Cell], answers: Path, results: R
         if process.returncode:
             complaints.seek(0)
             lines = [line for line in complaints.read().splitlines() if line.strip()]
-            turn["error"] = (lines or [f"ended with {process.returncode}"])[-1][:300]
+            # Results are published: where this machine keeps its files is nobody's business.
+            reason = (lines or [f"ended with {process.returncode}"])[-1]
+            turn["error"] = reason.replace(str(plan.model), "MODEL").replace(str(plan.work), "WORK")[:300]
             say(f"  {entry.name}: {turn['error']}")
             results.write(plan.output)
     return turn

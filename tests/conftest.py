@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "tiny.pt"
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -24,6 +25,35 @@ def model_folder(checkpoint_file: Path, tmp_path_factory: pytest.TempPathFactory
 
     folder = tmp_path_factory.mktemp("exported") / "model"
     export_checkpoint(checkpoint_file, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def calibration_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of 40 generated pairs."""
+    from PIL import Image
+
+    from rsicrc_train.synth import make_pair
+
+    folder = tmp_path_factory.mktemp("calibration")
+    lines = ["before,after"]
+    for number in range(40):
+        pair = make_pair(77, number)
+        for name, picture in (("a", pair.before), ("b", pair.after)):
+            Image.fromarray(picture).save(folder / f"{number}{name}.png", compress_level=1)
+        lines.append(f"{number}a.png,{number}b.png")
+    table = folder / "pairs.csv"
+    table.write_text("\n".join(lines))
+    return table
+
+
+@pytest.fixture(scope="session")
+def int8_folder(calibration_table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trained example model as an exported folder, with int8. (Random weights say nothing about a precision.)"""
+    from rsicrc_export.folder import export_checkpoint
+
+    folder = tmp_path_factory.mktemp("int8") / "model"
+    export_checkpoint(EXAMPLE, folder, calibration=calibration_table)
     return folder
 
 

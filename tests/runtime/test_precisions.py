@@ -1,0 +1,206 @@
+"""Precisions and backends of the trained example model: what they cost, and that neighbours do not matter."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import rsicrc
+from rsicrc import ArgumentError, BackendError, ModelFolderError
+from rsicrc.backends import choosing
+from rsicrc.backends.openvino import cache_folder
+from rsicrc.machine import has_bf16
+from rsicrc.manifest import EXACT, Manifest
+from rsicrc_train.synth import make_pair
+
+PAIRS = 12
+needs_bf16 = pytest.mark.skipif(not has_bf16(), reason="this processor has no bf16")
+CASES = [
+    pytest.param("onnxruntime", "fp32", id="onnxruntime-fp32"),
+    pytest.param("openvino", "fp32", id="openvino-fp32"),
+    pytest.param("openvino", "bf16", marks=needs_bf16, id="openvino-bf16"),
+    pytest.param("onnxruntime", "int8", id="onnxruntime-int8"),
+    pytest.param("openvino", "int8", id="openvino-int8"),
+    pytest.param("openvino+onnxruntime", "int8", id="mixed-int8"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(int8_folder: Path) -> Path:
+    return int8_folder
+
+
+@pytest.fixture(scope="module")
+def images() -> NDArray[np.uint8]:
+    return np.stack([np.stack([pair.before, pair.after]) for pair in (make_pair(900, n) for n in range(PAIRS))])
+
+
+def pairs_of(images: NDArray[np.uint8]) -> list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+    return [(before, after) for before, after in images]
+
+
+@pytest.mark.parametrize(("backend", "precision"), CASES)
+def test_a_pair_does_not_see_its_neighbours(
+    folder: Path, images: NDArray[np.uint8], backend: str, precision: str
+) -> None:
+    """Alone or in a batch of any size: the same caption and scores, up to the rounding of the precision."""
+    engine = rsicrc.load(folder, backend=backend, precision=precision, threads=1)
+    assert engine.manifest.precision == precision
+    assert engine.backend.name == backend
+    pairs = pairs_of(images)
+    allowed = 1e-3 if precision == EXACT else 2e-2
+    alone = engine.caption(pairs, batch_size=1)
+    for batch_size in (5, PAIRS):
+        together = engine.caption(pairs, batch_size=batch_size)
+        assert [caption.text for caption in together] == [caption.text for caption in alone]
+        for one, other in zip(alone, together, strict=True):
+            assert other.token_log_probs == pytest.approx(one.token_log_probs, abs=allowed)
+            assert other.change_score == pytest.approx(one.change_score, abs=allowed)
+    embeddings = engine.embed_images(pairs, batch_size=1)
+    np.testing.assert_allclose(engine.embed_images(pairs), embeddings, atol=allowed)
+
+
+@pytest.mark.parametrize(("backend", "precision"), CASES[1:])
+def test_what_a_precision_costs(folder: Path, images: NDArray[np.uint8], backend: str, precision: str) -> None:
+    exact = rsicrc.load(folder, backend="onnxruntime", threads=1)
+    other = rsicrc.load(folder, backend=backend, precision=precision, threads=1)
+    pairs = pairs_of(images)
+    least, loss = {"fp32": (0.999999, 1e-4), "bf16": (0.999, 0.15), "int8": (0.99, 0.3)}[precision]
+    assert (exact.embed_images(pairs) * other.embed_images(pairs)).sum(axis=1).min() > least
+    texts = ["a house is built on the meadow", "the scene is the same as before"]
+    assert (exact.embed_texts(texts) * other.embed_texts(texts)).sum(axis=1).min() > least
+    assert other.score(pairs, texts) == pytest.approx(exact.score(pairs, texts), abs=1e-3 if precision == EXACT else 1)
+    captions = [caption.text for caption in other.caption(pairs)]
+    best = [sum(caption.token_log_probs) for caption in exact.caption(pairs)]
+    scores = exact.score(pairs, captions)
+    # Captions as good as each other change places at any rounding; worse ones must not win.
+    assert np.mean([best[row] - scores[row, row] for row in range(PAIRS)]) < loss
+    if precision == EXACT:
+        assert captions == [caption.text for caption in exact.caption(pairs)]
+
+
+def test_openvino_equals_onnx_runtime_on_every_shape(folder: Path) -> None:
+    """Attention over any number of keys, in the search as in the scorer."""
+    golden = np.load(folder / "golden.npz")
+    engines = [rsicrc.load(folder, backend=name, threads=1) for name in ("onnxruntime", "openvino")]
+    pairs = pairs_of(golden["images"])
+    for beams, length in ((1, 5), (3, None), (5, 17), (8, None)):
+        found = [engine.caption(pairs, beams=beams, n_best=beams, max_length=length) for engine in engines]
+        for one, other in zip(*found, strict=True):
+            assert [each.text for each in one.n_best] == [each.text for each in other.n_best]
+            assert [each.score for each in one.n_best] == pytest.approx([each.score for each in other.n_best], abs=1e-4)
+    texts = [" ".join(["road"] * length) for length in (1, 13, 14, 15, 20)]
+    for text in texts:
+        scores = [engine.score(pairs, [text]) for engine in engines]
+        assert scores[1] == pytest.approx(scores[0], abs=1e-3)
+        vectors = [engine.embed_texts([text]) for engine in engines]
+        assert vectors[1] == pytest.approx(vectors[0], abs=1e-5)
+
+
+def test_streams_share_a_batch(folder: Path, images: NDArray[np.uint8]) -> None:
+    pairs = pairs_of(images)
+    one = rsicrc.load(folder, backend="openvino", threads=2).embed_images(pairs)
+    two = rsicrc.load(folder, backend="openvino", threads=2, streams=2).embed_images(pairs)
+    np.testing.assert_allclose(two, one, atol=1e-5)
+
+
+def test_auto_says_what_it_chose(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="rsicrc"):
+        assert rsicrc.load(folder).backend.name == "onnxruntime"
+        assert rsicrc.load(folder, precision="int8").backend.name == "openvino+onnxruntime"
+    assert "fp32, onnxruntime on cpu" in caplog.text
+    assert "int8, openvino+onnxruntime on cpu" in caplog.text
+
+
+def test_auto_takes_what_is_installed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert rsicrc.load(folder, precision="int8").backend.name == "onnxruntime"
+    with pytest.raises(BackendError, match=r"^OpenVINO is not installed: `pip install 'rsicrc\[openvino\]'`$"):
+        rsicrc.load(folder, precision="bf16")
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert rsicrc.load(folder, precision="int8").backend.name == "openvino"
+    assert rsicrc.load(folder).backend.name == "openvino"
+    with pytest.raises(BackendError, match=r"^ONNX Runtime is not installed: `pip install 'rsicrc\[cpu\]'`$"):
+        rsicrc.load(folder, backend="openvino+onnxruntime")
+
+
+def test_what_cannot_be(folder: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BackendError, match=r"no precision 'fp64': there is fp32, bf16, int8"):
+        rsicrc.load(folder, precision="fp64")
+    with pytest.raises(BackendError, match=r"no graphs in int8, only in fp32: export it again .*--calibration DATA"):
+        rsicrc.load(model_folder, precision="int8")
+    with pytest.raises(BackendError, match="ONNX Runtime does not compute in bf16 on a CPU"):
+        rsicrc.load(folder, backend="onnxruntime", precision="bf16")
+    monkeypatch.setattr(choosing, "has_bf16", lambda: False)
+    with pytest.raises(BackendError, match="this processor has no instructions for bf16"):
+        rsicrc.load(folder, precision="bf16")
+    with pytest.raises(ArgumentError, match="streams is a setting of OpenVINO"):
+        rsicrc.load(folder, streams=2)
+    with pytest.raises(ArgumentError, match="streams must be at least 1, not 0"):
+        rsicrc.load(folder, backend="openvino", streams=0)
+
+
+def test_openvino_refuses_clearly(model_folder: Path, tmp_path: Path) -> None:
+    backend = rsicrc.load(model_folder, backend="openvino", threads=1).backend
+    with pytest.raises(BackendError, match=r"graph 'text_encoder' failed in OpenVINO: .*f32"):
+        backend.run("text_encoder", {"input_ids": np.zeros((1, 3), np.float32)})
+    copy = shutil.copytree(model_folder, tmp_path / "model")
+    engine = rsicrc.load(copy, backend="openvino", threads=1)
+    (copy / "text_encoder.onnx").write_bytes(b"no graph")
+    with pytest.raises(ModelFolderError, match=r"text_encoder\.onnx: OpenVINO cannot open this graph: "):
+        engine.embed_texts(["the road"])
+
+
+def test_compiled_graphs_are_kept(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = shutil.copytree(model_folder, tmp_path / "model", ignore=shutil.ignore_patterns("engines"))
+    first = rsicrc.load(copy, backend="openvino", threads=1).embed_texts(["the road"])
+    (kept,) = (copy / "engines").iterdir()
+    blobs = sorted(path.name for path in kept.iterdir())
+    assert len(blobs) == 1
+    again = rsicrc.load(copy, backend="openvino", threads=1).embed_texts(["the road"])
+    assert np.array_equal(first, again)
+    assert sorted(path.name for path in kept.iterdir()) == blobs
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    assert cache_folder(copy, "name") == tmp_path / "cache" / "rsicrc" / "name"
+
+
+def test_the_manifest_knows_the_variant(folder: Path) -> None:
+    manifest = Manifest.load(folder)
+    assert manifest.precisions == ("fp32", "int8")
+    at = manifest.at("int8")
+    assert at.graphs["decoder"].file == "decoder.int8.onnx"
+    assert at.graphs["decoder"].inputs == manifest.graphs["decoder"].inputs
+    assert Manifest.from_json(json.dumps(manifest.to_dict()), folder) == manifest
+    broken = replace(manifest, variants={"int8": replace(manifest.variants["int8"], graphs={})})
+    with pytest.raises(ModelFolderError, match="graphs not declared: image_encoder"):
+        Manifest.from_json(json.dumps(broken.to_dict()), folder)
+
+
+def test_int8_is_half_the_size(folder: Path) -> None:
+    manifest = Manifest.load(folder)
+    for name, graph in manifest.graphs.items():
+        small = manifest.files[manifest.variants["int8"].graphs[name].file]
+        assert small.bytes < 0.6 * manifest.files[graph.file].bytes
+
+
+def test_the_int8_runtime_needs_no_torch_and_no_nncf(folder: Path) -> None:
+    code = """
+import sys, numpy as np, rsicrc
+engine = rsicrc.load(sys.argv[1], precision="int8", threads=1)
+image = np.full((224, 224, 3), 90, np.uint8)
+engine.caption([(image, image)])
+print([name for name in ("torch", "nncf", "onnx", "rsicrc_export") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True, timeout=300)
+    assert done.stdout == "[]\n"

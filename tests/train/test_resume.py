@@ -43,7 +43,16 @@ def killed(command: list[str], folder: Path, step: int) -> None:
     [
         {},
         pytest.param(
-            {"workers": 1, "mined": 2, "ema": 0.9, "accumulate": 2, "symmetric": True, "precision": "bf16-mixed"},
+            {
+                "workers": 1,
+                "mined": 2,
+                "ema": 0.9,
+                "accumulate": 2,
+                "symmetric": True,
+                "precision": "bf16-mixed",
+                "turns": True,
+                "jitter": 0.3,
+            },
             marks=pytest.mark.slow,
         ),
     ],

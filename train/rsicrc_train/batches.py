@@ -40,8 +40,9 @@ class Batches:
         mine = slice(self.fabric.global_rank * share, (self.fabric.global_rank + 1) * share)
         return self._load([chunk[mine].tolist() for chunk in torch.split(order, size)[skip:]])
 
-    def turns(self) -> Iterator[tuple[list[int], Batch]]:
-        """All pairs in their own order as whole batches, of which each process takes one in turn."""
+    def turns(self, epoch: int) -> Iterator[tuple[list[int], Batch]]:
+        """All pairs, as an epoch shows them, in their own order as whole batches: each process takes one in turn."""
+        self.dataset.epoch = epoch
         chunks = torch.split(torch.arange(len(self.dataset)), self.training.batch_size)
         return self._load([chunk.tolist() for chunk in chunks[self.fabric.global_rank :: self.fabric.world_size]])
 

@@ -152,7 +152,7 @@ class Run:
         epoch, done = divmod(self.progress.step, self.steps_per_epoch)
         if self.training.mined and done == 0:
             advance(0, note="mining hard negatives")
-            self.objectives["train"].mine(self.raw_model, self.batches["train"])
+            self.objectives["train"].mine(self.raw_model, self.batches["train"], epoch)
         self.model.train()
         if self.training.trunk == "frozen":
             self.raw_model.encoder.trunk.eval()  # the statistics of its BatchNorm stay too
@@ -203,7 +203,7 @@ class Run:
     def _validate(self, epoch: int) -> None:
         model = (self.raw_model if self.average is None else self.average.model).eval()
         sums = torch.zeros(4, dtype=torch.float64, device=self.fabric.device)
-        for _, batch in self.batches["val"].turns():
+        for _, batch in self.batches["val"].turns(epoch):
             losses = self.objectives["val"].of_whole(model, batch)
             sums[:3] += torch.stack(losses).double() * len(batch.images)
             sums[3] += len(batch.images)
@@ -319,9 +319,9 @@ class Run:
             checkpoints.load_tensors(self.average.model, state["average"])
         rank, device = self.fabric.global_rank, self.fabric.device
         if rank < len(state["random"]):  # of more processes than before, the new ones go on with a state of their own
-            torch.set_rng_state(state["random"][rank])
+            torch.set_rng_state(state["random"][rank].clone())  # a view would be taken for the whole
             if device.type == "cuda" and "cuda_random" in state:
-                torch.cuda.set_rng_state(state["cuda_random"][rank], device)
+                torch.cuda.set_rng_state(state["cuda_random"][rank].clone(), device)
         self.progress = _Progress(**{name: state[name] for name in asdict(_Progress())})
 
     def _open_records(self) -> None:

@@ -78,11 +78,11 @@ class Objective:
         return self._joint(caption_loss(logits, batch.ids), contrastive)
 
     @torch.no_grad()
-    def mine(self, model: RSICRC, batches: Batches) -> None:
-        """Index the embeddings of all pairs, as the model now makes them, and find each pair's hard negatives."""
+    def mine(self, model: RSICRC, batches: Batches, epoch: int) -> None:
+        """Index the embeddings of an epoch's pairs, as the model now makes them, and find each one's hard negatives."""
         model.eval()
         index = torch.zeros(len(self.dataset), model.config.d_model, device=self.fabric.device)
-        for chosen, batch in batches.turns():
+        for chosen, batch in batches.turns(epoch):
             with self.fabric.autocast():
                 index[chosen] = model.encode_images(batch.images).embedding.float()
         self.mined = mine(

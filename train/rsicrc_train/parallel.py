@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 from torch.distributed.nn import functional as collectives
 
@@ -20,14 +19,12 @@ def launch(device: str, devices: int, nodes: int, precision: str) -> Fabric:
     Raises:
         DataError: there is no such device.
     """
-    # Buffers need no broadcast: BatchNorm's statistics come out the same everywhere.
-    strategy = DDPStrategy(broadcast_buffers=False) if devices * nodes > 1 else "auto"
     try:
         fabric = Fabric(
             accelerator=device,
             devices=devices,
             num_nodes=nodes,
-            strategy=strategy,
+            strategy="ddp" if devices * nodes > 1 else "auto",
             precision=precision,  # type: ignore[arg-type]
         )
     except (RuntimeError, ValueError) as error:

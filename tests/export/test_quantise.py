@@ -40,7 +40,7 @@ def test_calibration_from_a_table(calibration_table: Path) -> None:
 
 
 def test_calibration_that_cannot_be_used(tmp_path: Path, calibration_table: Path) -> None:
-    with pytest.raises(ExportError, match="not a folder in LEVIR-CC's layout"):
+    with pytest.raises(ExportError, match="neither a table of pairs nor a folder"):
         read_calibration(tmp_path, PREPROCESSING)
     (tmp_path / "images" / "train").mkdir(parents=True)
     with pytest.raises(DataError, match="no LevirCCcaptions"):

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
+
+from rsicrc.machine import cpu_fields, cpu_flags
 
 SIZES = (1536, 3072)  # edges of the square matrices; the larger one is well beyond the caches
 _REPEATS = 6
@@ -55,17 +55,8 @@ class Limits:
 
 def device_name(threads: int) -> str:
     """For tables: processor, what it has, threads."""
-    name, flags = platform.processor() or platform.machine(), set[str]()
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                name = value.strip()
-            elif key.strip() == "flags":
-                flags = set(value.split())
-    except OSError:
-        pass  # not Linux: the platform's name has to do
-    has = [label for flag, label in _FLAGS.items() if flag in flags]
+    name = cpu_fields().get("model name") or platform.processor() or platform.machine()
+    has = [label for flag, label in _FLAGS.items() if flag in cpu_flags()]
     if "AVX-512" in has:
         has.remove("AVX2")
     return f"{name} ({', '.join(has)}), {threads} threads" if has else f"{name}, {threads} threads"
@@ -172,13 +163,6 @@ def _shortest(job: Job) -> float:
         job()
         times.append(perf_counter() - start)
     return min(times)
-
-
-def available_threads() -> int:
-    """How many threads to use by default: what the engine would."""
-    from rsicrc.backends.onnxruntime import available_cpus
-
-    return available_cpus() or os.cpu_count() or 1
 
 
 if __name__ == "__main__":

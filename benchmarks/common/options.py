@@ -12,10 +12,11 @@ from types import FrameType
 from contestants import NAMES, OTHERS, entries
 
 from common import material
-from common.machine import available_threads, device_name, slug
+from common.machine import device_name, slug
 from common.plot import draw
 from common.rounds import ROOM, Plan, Results, run, run_module
 from common.worker import CAPTION, FILES, HELD_OUT, IMAGES, TEXTS, Cell, pairs_of
+from rsicrc.machine import available_cpus
 
 TASKS = (CAPTION, IMAGES, TEXTS, FILES)
 _FORCED = 20
@@ -49,7 +50,7 @@ def parser(
     )
     options.add_argument("--seconds", type=float, default=seconds, help="how long a cell is repeated in a turn")
     options.add_argument("--repeats", type=positive, default=50, help="how often a cell is repeated in a turn at most")
-    options.add_argument("--threads", type=positive, default=available_threads(), help="of every library")
+    options.add_argument("--threads", type=positive, default=available_cpus(), help="of every library")
     options.add_argument(
         "--work", type=Path, default=ROOM.parent / "runs" / "benchmarks", help="folder of the material"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
@@ -17,10 +16,7 @@ class RsicrcEngine(Contestant):
     """`rsicrc.load(folder)`; the parts of a time are those that every caption carries in its `timings`."""
 
     def __init__(self, setup: Setup) -> None:
-        wanted: dict[str, Any] = {"backend": setup.backend, "precision": setup.precision, "threads": setup.threads}
-        if "precision" not in inspect.signature(rsicrc.load).parameters and wanted.pop("precision") != "fp32":
-            raise rsicrc.BackendError("this version of the engine computes in fp32 alone")
-        self.engine = rsicrc.load(setup.folder, **wanted)
+        self.engine = rsicrc.load(setup.folder, backend=setup.backend, precision=setup.precision, threads=setup.threads)
         self.settings = {"length_penalty": 1.0, "early_stopping": True, "max_length": setup.max_length}
         if setup.backend == "auto":
             self.note = f"chose {self.engine.backend.name}"

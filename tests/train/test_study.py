@@ -20,6 +20,7 @@ from rsicrc_train.study_run import run_study
 from rsicrc_train.study_table import COLUMNS, draw_curves, markdown, write_table
 from tests.train.test_cli import rsicrc_train
 
+STUDIES = Path(__file__).parents[2] / "studies"
 GENERATED = {"data": {"pairs": 40, "seed": 1}, "test": {"pairs": 8, "seed": 2}}
 
 
@@ -88,6 +89,16 @@ def test_a_wrong_study_is_found_before_anything_is_done(tmp_path: Path, content:
 def test_a_wrong_model_option(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"unknown model option\(s\) colour"):
         read_study(study_file(tmp_path, cells=[{"name": "a", "model": {"colour": 1}}]))
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in STUDIES.glob("*.yaml") if path.name != "small.yaml"))
+def test_the_studies_that_come_along_are_possible(name: str) -> None:
+    study = read_study(STUDIES / name)
+    assert study.seeds == (0, 1, 2)
+    assert len(study.cells) > 1
+    for cell in study.cells:
+        assert cell.init is None or Path(cell.init).is_file()
+        assert cell.data != cell.test
 
 
 def test_shares_of_a_data_set_hold_each_other(tmp_path: Path, scenes: Path) -> None:

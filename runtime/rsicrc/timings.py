@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 class Timings:
     """Seconds that a batch of pairs took, by part.
 
-    Reading and preparing are summed over the pairs, in threads that work while the graphs do.
+    Reading and preparing are summed over the pairs, in threads that work while the graphs do. An engine's first batch
+    opens the graphs, too.
 
     Attributes:
         pairs: how many pairs went through together.

@@ -14,7 +14,7 @@ from rsicrc.manifest import Manifest
 from rsicrc.preprocessing import Preprocessing
 from rsicrc_export import variants
 from rsicrc_export.calibration import Calibration, read_calibration
-from rsicrc_export.quantise import BLOCK, pack
+from rsicrc_export.quantise import block_size, pack
 from tests.export.test_cli import export
 from tests.models import random_images
 
@@ -22,13 +22,15 @@ PREPROCESSING = Preprocessing(96)
 
 
 def test_packed_weights_are_within_half_a_step() -> None:
-    weight = np.random.default_rng(0).normal(size=(7, BLOCK + 5)).astype(np.float32)
-    weight[3, :BLOCK] = 0
-    packed, scales = pack(weight)
-    assert (packed.shape, scales.shape) == ((7, 2, BLOCK), (7, 2))
+    block = block_size(37)
+    assert [block, block_size(192), block_size(2048)] == [32, 64, 128]
+    weight = np.random.default_rng(0).normal(size=(7, block + 5)).astype(np.float32)
+    weight[3, :block] = 0
+    packed, scales = pack(weight, block)
+    assert (packed.shape, scales.shape) == ((7, 2, block), (7, 2))
     unpacked = ((packed.astype(np.float32) - 128) * scales[..., np.newaxis]).reshape(7, -1)
     assert np.all(unpacked[:, weight.shape[1] :] == 0)
-    steps = scales.repeat(BLOCK, axis=1)[:, : weight.shape[1]]
+    steps = scales.repeat(block, axis=1)[:, : weight.shape[1]]
     assert np.all(np.abs(unpacked[:, : weight.shape[1]] - weight) <= steps / 2 + 1e-7)
 
 

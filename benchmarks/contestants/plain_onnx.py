@@ -58,12 +58,12 @@ def export(source: Path, folder: Path) -> None:
         ),
     }
     for name, (example, axes, inputs) in parts.items():
+        # Strict: the model asks `len(images)`, which plain tracing would freeze to the example's number.
+        program = torch.export.export(_Part(model, name).eval(), example, dynamic_shapes={"inputs": axes}, strict=True)
         torch.onnx.export(
-            _Part(model, name).eval(),
-            example,
-            folder / name,
+            program,
+            f=folder / name,
             input_names=inputs,
-            dynamic_shapes={"inputs": axes},
             opset_version=_OPSET,
             dynamo=True,
             external_data=False,

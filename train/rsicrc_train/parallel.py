@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
-from torch.distributed.nn import functional as collectives
+from torch import Tensor, distributed, nn
 
 from rsicrc.errors import DataError
 
@@ -41,8 +40,7 @@ def gather(fabric: Fabric, tensor: Tensor) -> Tensor:
     """
     if fabric.world_size == 1:
         return tensor
-    gathered: Tensor = fabric.all_gather(tensor, sync_grads=True)  # type: ignore[assignment]
-    return gathered.flatten(0, 1)
+    return _stack(tensor).flatten(0, 1)
 
 
 def mean(fabric: Fabric, tensor: Tensor) -> Tensor:
@@ -72,6 +70,26 @@ def lead(fabric: Fabric, action: Callable[[], None]) -> None:
         raise failure
 
 
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(_: Any, tensor: Tensor) -> Tensor:
+        parts = [torch.empty_like(tensor) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(parts, tensor)
+        return torch.stack(parts)
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(gradient)
+        return gradient[distributed.get_rank()]
+
+
+def _stack(tensor: Tensor) -> Tensor:
+    """A tensor of every process, equal in shape → [processes, …]; the gradient is summed over the processes."""
+    stacked: Tensor = _Gather.apply(tensor.contiguous())  # type: ignore[no-untyped-call]
+    return stacked
+
+
 def _reduce(fabric: Fabric, tensor: Tensor, operation: str) -> Tensor:
     if fabric.world_size == 1:
         return tensor
@@ -98,8 +116,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         if not self.training:
             return super().forward(x)
         variance, mean = torch.var_mean(x.float(), dim=(0, 2, 3), correction=0)
-        gathered = collectives.all_gather(torch.stack([mean, variance]))  # type: ignore[no-untyped-call]
-        means, variances = torch.stack(gathered).unbind(1)
+        means, variances = _stack(torch.stack([mean, variance])).unbind(1)
         mean = means.mean(dim=0)
         variance = variances.mean(dim=0) + (means - mean).square().mean(dim=0)
         self._follow(mean.detach(), variance.detach(), x.numel() // x.shape[1] * len(means))

@@ -86,7 +86,7 @@ class _Gather(torch.autograd.Function):
 
 def _stack(tensor: Tensor) -> Tensor:
     """A tensor of every process, equal in shape → [processes, …]; the gradient is summed over the processes."""
-    stacked: Tensor = _Gather.apply(tensor.contiguous())  # type: ignore[no-untyped-call]
+    stacked: Tensor = _Gather.apply(tensor.contiguous())
     return stacked
 
 

@@ -2,10 +2,11 @@
 
     python benchmarks/loading.py [--data DATA] [--recipe tiny] [--pairs 512] [--rounds 3] [--threads 1]
 
-One process run measures both in turn, round after round, so that other work on the machine meets both alike; each rate
-is the best of the rounds. Loading is what `fit` does (start the workers, decode, resize, collate, hand over) with
-nobody to use it; training is forward, captioning loss, backward and step on batches that are in memory already.
-Without DATA, scenes are generated.
+One process run measures both in turn, round after round, so that other work on the machine meets both alike; each
+figure is the best of the rounds. Loading is what `fit` does (start the workers, decode, resize, collate, hand over)
+with nobody to use it; training is forward, captioning loss, backward and step on batches that are in memory already.
+Processor time is that of this process, where it does the work itself: it says what a core can do even when it is not
+given a whole one. Without DATA, scenes are generated.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -58,33 +59,46 @@ def main() -> None:
             for augmentation in (None, Augmentation(turns=True, jitter=0.5, swap=True))
         )
         rates = _measure(recipe, len(words), plain, augmented, arguments.rounds)
-    train = rates.pop("training")
     say(f"{len(plain)} pairs, recipe {arguments.recipe}, {arguments.threads} threads, load {os.getloadavg()[0]:.1f}\n")
-    say(f"| what | pairs/s | × training |\n|---|---:|---:|\n| training | {train:.1f} | 1 |")
-    for name, rate in rates.items():
-        say(f"| {name} | {rate:.0f} | {rate / train:.1f} |")
+    say("| what | pairs/s | × training | pairs per second of processor time | × training |\n|---|---:|---:|---:|---:|")
+    train = rates["training"]
+    for name, (rate, own) in rates.items():
+        processor = f"{own:.1f} | {own / train[1]:.1f}" if own else "– | –"
+        say(f"| {name} | {rate:.1f} | {rate / train[0]:.1f} | {processor} |")
 
 
-def _measure(recipe: Recipe, words: int, plain: PairDataset, augmented: PairDataset, rounds: int) -> dict[str, float]:
-    """The best rate of each thing over the rounds, in pairs a second."""
+def _measure(
+    recipe: Recipe, words: int, plain: PairDataset, augmented: PairDataset, rounds: int
+) -> dict[str, tuple[float, float]]:
+    """Of each thing the best pairs per second, and per second of this process's processor time (0: others work)."""
     batches = list(itertools.islice(_batches(plain, recipe, workers=0), STEPS))
     step = _Step(recipe, words)
-    rates: dict[str, float] = {}
-    for _ in range(rounds):
-        began = time.perf_counter()
+
+    def train() -> int:
         for batch in batches:
             step(batch)
-        _keep(rates, "training", sum(len(batch.images) for batch in batches) / (time.perf_counter() - began))
-        for name, dataset, workers in (
-            ("loading, 1 worker", plain, 1),
-            ("loading, 2 workers", plain, 2),
-            ("loading and augmenting, 2 workers", augmented, 2),
-        ):
-            loader = _batches(dataset, recipe, workers)
-            began = time.perf_counter()
-            seen = sum(len(batch.images) for batch in loader)
-            _keep(rates, name, seen / (time.perf_counter() - began))
-    return rates
+        return sum(len(batch.images) for batch in batches)
+
+    def load(dataset: PairDataset, workers: int) -> int:
+        return sum(len(batch.images) for batch in _batches(dataset, recipe, workers))
+
+    things: dict[str, tuple[Callable[[], int], bool]] = {
+        "training": (train, True),
+        "loading, no worker": (lambda: load(plain, 0), True),
+        "loading, 1 worker": (lambda: load(plain, 1), False),
+        "loading, 2 workers": (lambda: load(plain, 2), False),
+        "loading and augmenting, no worker": (lambda: load(augmented, 0), True),
+        "loading and augmenting, 2 workers": (lambda: load(augmented, 2), False),
+    }
+    best: dict[str, tuple[float, float]] = {}
+    for _ in range(rounds):
+        for name, (thing, alone) in things.items():
+            began, used = time.perf_counter(), time.process_time()
+            pairs = thing()
+            wall, used = time.perf_counter() - began, time.process_time() - used
+            rate, own = best.get(name, (0.0, 0.0))
+            best[name] = (max(rate, pairs / wall), max(own, pairs / used) if alone else 0.0)
+    return best
 
 
 class _Step:
@@ -114,10 +128,6 @@ def _batches(dataset: PairDataset, recipe: Recipe, workers: int) -> Iterator[Bat
         num_workers=workers,
     )
     return iter(loader)
-
-
-def _keep(rates: dict[str, float], name: str, rate: float) -> None:
-    rates[name] = max(rate, rates.get(name, 0.0))
 
 
 def say(line: str) -> None:

@@ -182,6 +182,7 @@ def test_a_cell_may_evaluate_what_another_trained(
     assert done[1][2] != done[2][2]
 
 
+@pytest.mark.slow
 def test_the_smallest_study(tmp_path: Path, recipe: Recipe) -> None:
     (tmp_path / "own.yaml").write_text(recipe.to_yaml())
     path = study_file(tmp_path, recipe="own.yaml", title="One", training={"epochs": 1}, cells=[{"name": "only"}])

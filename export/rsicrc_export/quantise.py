@@ -27,6 +27,8 @@ _LEVELS = 127
 _ZERO = 128  # unsigned bytes with this zero point, the layout of MatMulNBits
 _CONTRIB = "com.microsoft"
 _ROUNDED_LAYERS = ("MatMul", "Gemm")
+_STEM = 3
+_SENSITIVE = (".pool.", ".residual.narrow.", ".residual.wide.")
 
 
 def quantise_activations(source: Path, target: Path, images: NDArray[np.uint8]) -> None:
@@ -91,13 +93,20 @@ def quantise_weights(source: Path, target: Path) -> None:
 
 
 def _kept(graph: Any) -> list[str]:
-    """The products that stay float32: of two activations, and the pool, a row per pair, of which the embedding is."""
+    """The layers that stay float32.
+
+    Products of two activations; the pool, a row per pair, of which the embedding is; and what loses most by rounding
+    for the little that it costs: the trunk's first convolutions, which see the pixels, and the narrow products of the
+    residual block, whose activations are the widest (docs/precisions.md has the figures).
+    """
     matrices = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 2}
-    return [
-        node.name
-        for node in graph.node
-        if node.op_type in _ROUNDED_LAYERS and (node.input[1] not in matrices or ".pool." in node.input[1])
-    ]
+    kept = [node.name for node in graph.node if node.op_type == "Conv" and ".trunk." in node.input[1]][:_STEM]
+    for node in graph.node:
+        if node.op_type in _ROUNDED_LAYERS:
+            weight = node.input[1]
+            if weight not in matrices or any(part in weight for part in _SENSITIVE):
+                kept.append(node.name)
+    return kept
 
 
 def _blockwise(graph: Any, node: Any, weight: NDArray[np.float32]) -> list[Any]:

@@ -4,19 +4,25 @@
     python benchmarks/rerank.py --load scores.npz
 
 DATA is a folder in LEVIR-CC's layout. The captions of changed pairs are the queries, all pairs are searched, and only a
-query's own pair is right (strict retrieval). The first pairs by cosine are ordered anew by
+query's own pair is right (strict retrieval); "first fits" is how often the first pair has the query, word for word,
+among its captions. The first pairs by cosine are ordered anew by
 
-    cosine + weight · (log p(query | pair) − prior) / length^gamma
+    cosine + weight · log p(query | pair)
 
-with, as prior, nothing, or the mean of log p over pairs (the same for all pairs of a query: it cannot change an order,
-and is left out), or the mean of log p(query' | pair) over other queries, which says how readily a pair takes any
-sentence. Choose on one data set, report on another.
+as `Index.search` does it, and in other ways: log p divided by the sentence's length, or less the pair's prior, which is
+the mean of log p(query' | pair) per word over a sample of queries and says how readily a pair takes any sentence; sums
+of z-scores or of reciprocal ranks. A prior of the query, log p(query), or a softmax over the candidates is the same for
+all pairs of a query: it changes no order. Of each way the weight with the best MRR is shown. Choose on one data set,
+report on another.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,11 +30,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 import rsicrc
-from rsicrc.captions import EncodedPair
+from rsicrc.engine import Engine
+from rsicrc.index.ranking import LOG_PROB_WEIGHT, rank_scores
 from rsicrc.levir import read_levir
+from rsicrc.manifest import IMAGE_ENCODER, SCORER
+from rsicrc.reading import read_batches
+from rsicrc.sentences import pad
 
-WEIGHTS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 100.0)
-GAMMAS = (0.0, 0.5, 1.0)
+Matrix = NDArray[np.float64]
+WEIGHTS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 2.0, 5.0, 1000.0)
+FIRSTS = (10, 20)
+BATCH, RUN = 32, 256
+SUM = "log p"
+HEAD = "| order | R@1 | R@5 | R@10 | MRR = mAP | median rank | first fits |\n|---|---|---|---|---|---|---|"
 
 
 @dataclass(frozen=True)
@@ -40,6 +54,7 @@ class Scores:
         log_probs: float64 [queries, pairs], log p(query | pair) of the first pairs by cosine; NaN elsewhere.
         lengths: int64 [queries], words of each query, END included.
         targets: int64 [queries], each query's own pair.
+        fits: bool [queries, pairs], whether the query is word for word one of the pair's captions.
         sentences: int64 [queries], the same number for the same sentence.
         sample: float64 [pairs], mean log p per word of a sample of queries, given each pair.
     """
@@ -48,6 +63,7 @@ class Scores:
     log_probs: NDArray[np.float64]
     lengths: NDArray[np.int64]
     targets: NDArray[np.int64]
+    fits: NDArray[np.bool_]
     sentences: NDArray[np.int64]
     sample: NDArray[np.float64]
 
@@ -77,6 +93,7 @@ def main() -> None:
 
 def score(arguments: argparse.Namespace) -> Scores:
     """Run the model over the data set: embeddings first, then the decoder on the first pairs of each query."""
+    logging.getLogger("rsicrc").setLevel(logging.ERROR)  # some sentences are longer than the model reads
     engine = rsicrc.load(arguments.model, threads=arguments.threads)
     pairs = read_levir(arguments.data, arguments.split)[: arguments.limit]
     queries = [
@@ -84,58 +101,127 @@ def score(arguments: argparse.Namespace) -> Scores:
     ]
     texts = list(dict.fromkeys(text for _, text in queries))
     place = {text: number for number, text in enumerate(texts)}
-    paths = [(pair.before, pair.after) for pair in pairs]
     say(f"{len(pairs)} pairs, {len(queries)} queries, {len(texts)} different sentences")
-    similarity = engine.embed_texts(texts) @ engine.embed_images(paths).T
+    looks = look(engine, [(pair.before, pair.after) for pair in pairs])
+    similarity = engine.embed_texts(texts) @ np.concatenate([each["image_embedding"] for each in looks]).T
     first = min(arguments.first, len(pairs))
-    asked: list[list[int]] = [[] for _ in pairs]
-    for text in range(len(texts)):
-        for row in np.argsort(-similarity[text], kind="stable")[:first]:
-            asked[row].append(text)
-    sample = np.random.default_rng(0).choice(len(texts), min(8, len(texts)), replace=False).tolist()
-    lengths = np.array([len(engine.vocabulary.encode(text)) - 1 for text in texts])
-    log_probs = np.full(similarity.shape, np.nan)
-    prior = np.zeros(len(pairs))
-    for row, path in enumerate(paths):
-        wanted = [*sample, *asked[row]]
-        (result,) = engine.encode_stream([path], texts=[texts[number] for number in wanted])
-        if not isinstance(result, EncodedPair):
-            raise result.error
-        values = np.array(result.log_probs)
-        prior[row] = (values[: len(sample)] / lengths[sample]).mean()
-        log_probs[asked[row], row] = values[len(sample) :]
+    sample = np.random.default_rng(0).choice(len(texts), min(8, len(texts)), replace=False)
+    asked = np.zeros(similarity.shape, bool)
+    np.put_along_axis(asked, np.argsort(-similarity, axis=1, kind="stable")[:, :first], True, axis=1)
+    wanted = asked.copy()
+    wanted[sample] = True
+    ids = [engine.vocabulary.encode(text) for text in texts]
+    log_probs = read(engine, looks, ids, wanted)
+    lengths = np.array([len(each) - 1 for each in ids])
+    prior = (log_probs[sample] / lengths[sample, np.newaxis]).mean(axis=0)
+    log_probs[~asked] = np.nan
     order = [place[text] for _, text in queries]
     targets = np.array([row for row, _ in queries])
-    return Scores(similarity[order], log_probs[order], lengths[order], targets, np.array(order), prior)
+    fits = np.array([[text in pair.sentences for pair in pairs] for text in texts])
+    return Scores(similarity[order], log_probs[order], lengths[order], targets, fits[order], np.array(order), prior)
+
+
+def look(engine: Engine, paths: Sequence[tuple[Path, Path]]) -> list[dict[str, NDArray[np.float32]]]:
+    """Return what the image graph says about the pairs, by batches."""
+    batches = read_batches(paths, engine.manifest.preprocessing, BATCH, engine.backend.threads)
+    looks = []
+    for batch in batches:
+        for failure in batch.failures:
+            if failure is not None:
+                raise failure.error
+        outputs = engine.backend.run(IMAGE_ENCODER, {"images": batch.images})
+        looks.append({name: engine.backend.numpy(value) for name, value in outputs.items() if name != "similarity"})
+    return looks
+
+
+def read(
+    engine: Engine,
+    looks: Sequence[Mapping[str, NDArray[np.float32]]],
+    ids: Sequence[list[int]],
+    wanted: NDArray[np.bool_],
+) -> Matrix:
+    """Return log p of each sentence on each pair where it is wanted, float64 [sentences, pairs]; NaN elsewhere."""
+    result = np.full(wanted.shape, np.nan)
+    begin = 0
+    for outputs in looks:
+        count = len(outputs["image_embedding"])
+        cross = {name: value for name, value in outputs.items() if name.startswith("cross_")}
+        places = np.argwhere(wanted[:, begin : begin + count])
+        places = places[np.argsort([len(ids[text]) for text, _ in places])]  # little padding in a run
+        for start in range(0, len(places), RUN):
+            texts, pairs = places[start : start + RUN].T
+            feeds = {"input_ids": pad([ids[text] for text in texts]), "pair_index": pairs.copy(), **cross}
+            values = engine.backend.numpy(engine.backend.run(SCORER, feeds, ["log_probs"])["log_probs"])
+            result[texts, begin + pairs] = values.sum(axis=1, dtype=np.float64)
+        begin += count
+    return result
 
 
 def report(scores: Scores) -> None:
-    """Print the figures of the plain search and of every combination."""
-    say("| order | R@1 | R@5 | R@10 | MRR = mAP | median rank |\n|---|---|---|---|---|---|")
-    plain = scores.similarity.astype(np.float64)
-    say(line("cosine", ranks(plain, scores.targets)))
-    reach = np.isfinite(scores.log_probs[np.arange(len(scores.targets)), scores.targets]).mean()
-    for prior in (0.0, 0.5, 1.0):
-        for gamma in GAMMAS:
-            for weight in WEIGHTS:
-                lengths = scores.lengths[:, np.newaxis].astype(np.float64)
-                evidence = (scores.log_probs - prior * lengths * scores.sample) / lengths**gamma
-                combined = plain + weight * evidence
-                # What is not reranked stays behind, in its own order.
-                ordered = np.where(np.isfinite(combined), combined + 1e6, plain)
-                name = f"weight {weight:g}, gamma {gamma:g}, pair prior {prior:g}"
-                say(line(name, ranks(ordered, scores.targets)))
-    say(f"\nThe own pair is among the reranked ones for {reach:.4f} of the queries: no order of them finds more.")
-    best = ceiling(scores.sentences)
-    say(f"Pairs that share a sentence cannot all come first: no ranking has an R@1 above {best:.4f}.")
+    """Print the figures of the plain search, of the product's rerank, and of every other combination."""
+    cosine = scores.similarity.astype(np.float64)
+    say(HEAD)
+    say(line("cosine alone", cosine, scores))
+    places = np.argsort(np.argsort(-cosine, axis=1, kind="stable"), axis=1)
+    for first in (*FIRSTS, int(np.isfinite(scores.log_probs).sum(axis=1).max())):
+        log_probs = np.where(places < first, scores.log_probs, np.nan)
+        shipped = np.stack([rank_scores(*row) for row in zip(scores.similarity, log_probs, strict=True)])
+        say(line(f"as shipped (weight {LOG_PROB_WEIGHT:g}), the first {first}", shipped, scores))
+    reached = np.isfinite(scores.log_probs[np.arange(len(scores.targets)), scores.targets]).mean()
+    say(f"\nThe own pair is among the reranked ones for {reached:.4f} of the queries.")
+    say(f"Pairs that share a sentence cannot all come first: no ranking has an R@1 above {ceiling(scores):.4f}.\n")
+    say(HEAD)
+    for name, (first_part, evidence) in combinations(scores, cosine).items():
+        ordered = {weight: before_rest(first_part + weight * evidence, cosine) for weight in WEIGHTS}
+        best = max(WEIGHTS, key=lambda weight: float((1 / ranks(ordered[weight], scores.targets)).mean()))
+        for weight in WEIGHTS if name == SUM else (best,):
+            say(line(f"{name}, weight {weight:g}", ordered[weight], scores))
 
 
-def ceiling(sentences: NDArray[np.int64]) -> float:
-    """Return the largest possible R@1: of the queries with the same sentence and different pairs, one can be right."""
-    return len(np.unique(sentences)) / len(sentences)
+def combinations(scores: Scores, cosine: Matrix) -> dict[str, tuple[Matrix, Matrix]]:
+    """Return what is added up, by name: something like a cosine, and something like a log-probability."""
+    lengths = scores.lengths[:, np.newaxis].astype(np.float64)
+    total = scores.log_probs
+    reached = np.where(np.isfinite(total), cosine, np.nan)
+    return {
+        SUM: (cosine, total),
+        "log p / length": (cosine, total / lengths),
+        "log p / sqrt(length)": (cosine, total / np.sqrt(lengths)),
+        "log p - 0.5 pair prior": (cosine, total - 0.5 * lengths * scores.sample),
+        "log p - pair prior": (cosine, total - lengths * scores.sample),
+        "z-scores": (standard(reached), standard(total)),
+        "reciprocal ranks": (1 / (60 + places_of(reached)), 1 / (60 + places_of(total))),
+    }
 
 
-def ranks(values: NDArray[np.float64], targets: NDArray[np.int64]) -> NDArray[np.int64]:
+def standard(values: Matrix) -> Matrix:
+    """Return each query's values with mean 0 and spread 1; NaN stays."""
+    centred = values - np.nanmean(values, axis=1, keepdims=True)
+    return np.asarray(centred / np.nanstd(values, axis=1, keepdims=True))
+
+
+def places_of(values: Matrix) -> Matrix:
+    """Return each value's place among its query's, from 1; NaN stays."""
+    places = np.argsort(np.argsort(-values, axis=1, kind="stable"), axis=1) + 1.0
+    return np.where(np.isfinite(values), places, np.nan)
+
+
+def before_rest(evidence: Matrix, cosine: Matrix) -> Matrix:
+    """Put what was reranked before what was not, which keeps its own order."""
+    return np.where(np.isfinite(evidence), evidence + 1e6, cosine)
+
+
+def ceiling(scores: Scores) -> float:
+    """Return the largest possible R@1: of a sentence's queries, only those for one of its pairs can be right."""
+    queries = zip(scores.sentences.tolist(), scores.targets.tolist(), strict=True)
+    counts = Counter(queries)
+    best: dict[int, int] = {}
+    for (sentence, _), count in counts.items():
+        best[sentence] = max(best.get(sentence, 0), count)
+    return sum(best.values()) / len(scores.sentences)
+
+
+def ranks(values: Matrix, targets: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the rank of each query's own pair, from 1; of equal values, the earlier pair comes first."""
     own = values[np.arange(len(targets)), targets][:, np.newaxis]
     columns = np.arange(values.shape[1])
@@ -143,10 +229,12 @@ def ranks(values: NDArray[np.float64], targets: NDArray[np.int64]) -> NDArray[np
     return np.asarray(before.sum(axis=1) + 1)
 
 
-def line(name: str, places: NDArray[np.int64]) -> str:
+def line(name: str, values: Matrix, scores: Scores) -> str:
     """Return a row of the table."""
+    places = ranks(values, scores.targets)
     recalls = " | ".join(f"{(places <= cutoff).mean():.4f}" for cutoff in (1, 5, 10))
-    return f"| {name} | {recalls} | {(1 / places).mean():.4f} | {np.median(places):.0f} |"
+    fitting = scores.fits[np.arange(len(values)), values.argmax(axis=1)].mean()
+    return f"| {name} | {recalls} | {(1 / places).mean():.4f} | {np.median(places):.0f} | {fitting:.4f} |"
 
 
 def say(text: str) -> None:

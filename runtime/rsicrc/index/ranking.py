@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-# The weight of the log-probability beside the cosine: the best of twelve for the example model on 2,000 generated pairs
-# that nothing else was measured on (docs/search.md). It hardly matters: anything from 0.1 on is as good within 1 %.
+# The weight of the log-probability beside the cosine, chosen for the example model on 2,000 generated pairs
+# that are not the held-out ones (docs/search.md). Anything from 0.1 on is as good within 1 %.
 LOG_PROB_WEIGHT = 0.2
 
 

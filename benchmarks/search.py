@@ -146,7 +146,7 @@ def searching(engine: Engine, size: int, queries: int, folder: Path) -> None:
         "rsicrc": own,
     }
     if store.approximate:
-        exact = Vectors(vectors, np.arange(size))
+        exact = Vectors(np.ascontiguousarray(vectors.T), np.arange(size))
         finders["one matrix product"] = lambda vector: exact.nearest(vector, FIRST).numbers
     finders["text to rows"] = lambda vector: index.search("a road is built in the woods")
     found: dict[str, list[set[int]]] = {name: [] for name in finders}

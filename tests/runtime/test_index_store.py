@@ -56,7 +56,7 @@ def test_rows_are_added_and_replaced(tmp_path: Path) -> None:
     matrix, numbers = store.vectors()
     rows = store.take(numbers[::-1])
     assert rows.column("id").to_pylist() == ids_of(store)[::-1]
-    np.testing.assert_array_equal(np.linalg.norm(matrix, axis=1).round(5), 1)
+    np.testing.assert_array_equal(np.linalg.norm(matrix, axis=0).round(5), 1)
 
 
 def test_another_table_or_version_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +193,7 @@ def test_without_lancedb_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_exact_search_with_ties_and_conditions() -> None:
     matrix = np.array([[1, 0], [0, 1], [1, 0], [0.6, 0.8], [1, 0]], np.float32)
-    vectors = Vectors(matrix, np.array([3, 5, 8, 9, 12]))
+    vectors = Vectors(np.ascontiguousarray(matrix.T), np.array([3, 5, 8, 9, 12]))
     query = np.array([1, 0], np.float32)
     assert vectors.nearest(query, 2).numbers.tolist() == [3, 8]
     assert vectors.nearest(query, 9).numbers.tolist() == [3, 8, 12, 9, 5]

@@ -175,21 +175,21 @@ class Store:
             self.refresh()
 
     def vectors(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Read all vectors, float32 [N, d], and the row numbers by which `take` knows them, ascending."""
-        matrix = np.empty((len(self), self.identity.width), np.float32)
-        numbers = np.empty(len(matrix), np.int64)
+        """Read all vectors, float32 [d, N], and the row numbers by which `take` knows them, ascending."""
+        matrix = np.empty((self.identity.width, len(self)), np.float32)
+        numbers = np.empty(matrix.shape[1], np.int64)
         start = 0
         for batch in self._table.search().select(["vector"]).with_row_id(True).to_batches(_READ_ROWS):
             part = batch.column("vector").flatten().to_numpy().reshape(-1, self.identity.width)
-            matrix[start : start + len(part)] = part
+            matrix[:, start : start + len(part)] = part.T
             numbers[start : start + len(part)] = batch.column("_rowid").to_numpy()
             start += len(part)
-        if start != len(matrix):
-            raise IndexFolderError(f"{self.folder}: damaged ({start} of {len(matrix)} rows). Remove it and index anew")
+        if start != len(numbers):
+            raise IndexFolderError(f"{self.folder}: damaged ({start} of {len(numbers)} rows). Remove it and index anew")
         if (np.diff(numbers) > 0).all():  # the rule; LanceDB does not promise it
             return matrix, numbers
         order = np.argsort(numbers)
-        return matrix[order], numbers[order]
+        return matrix[:, order], numbers[order]
 
     def matching(self, where: str) -> NDArray[np.int64]:
         """Return the row numbers of the rows for which an SQL condition holds, ascending.

@@ -1,0 +1,179 @@
+// cpp_overhead MODEL PAIRS BEAMS REPEAT [THREADS]: what the library takes beside the backend's own calls.
+//
+// Captions the same pairs through the library and by bare OpenVINO calls (image encoder, scorer, decoder step by step, with
+// buffers bound once), in turn in one process; prints the median of both and of their ratio.
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <cstring>
+#include <iostream>
+#include <map>
+#include <openvino/openvino.hpp>
+#include <rsicrc/rsicrc.hpp>
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// What the library does with OpenVINO, and nothing else.
+class Bare {
+ public:
+  Bare(const std::string& folder, std::size_t pairs, std::size_t beams, std::size_t longest, std::size_t rows,
+       std::size_t ids, int threads)
+      : longest_(longest) {
+    image_ = open(folder + "/image_encoder.onnx", threads, 0, false);
+    scorer_ = open(folder + "/scorer.onnx", threads, 0, true);
+    first_ = open(folder + "/decoder.onnx", threads, longest, false);
+    second_ = decoder_.create_infer_request();
+    const auto images = image_.get_compiled_model().input().get_partial_shape();
+    const auto side = static_cast<std::size_t>(images[2].get_length());
+    image_.set_input_tensor(ov::Tensor(ov::element::u8, {pairs, 2, side, side, 3}));
+    image_.infer();  // now its outputs have their shapes
+    const std::map<std::string, std::size_t> sizes = {{"B", pairs}, {"K", beams}};
+    for (const auto& input : decoder_.inputs()) {
+      const std::string name = input.get_any_name();
+      if (name.rfind("cross_", 0) == 0) {
+        first_.set_tensor(name, image_.get_tensor(name));
+        second_.set_tensor(name, image_.get_tensor(name));
+        if (has_input(scorer_, name)) scorer_.set_tensor(name, image_.get_tensor(name));
+        continue;
+      }
+      ov::Shape shape;
+      for (const auto& axis : input.get_partial_shape()) {
+        shape.push_back(axis.is_static() ? static_cast<std::size_t>(axis.get_length()) : shape.empty() ? pairs : beams);
+      }
+      const ov::Tensor one(input.get_element_type(), shape), other(input.get_element_type(), shape);
+      if (has_output(decoder_, "next_" + name)) {
+        first_.set_tensor(name, one), second_.set_tensor("next_" + name, one);
+        second_.set_tensor(name, other), first_.set_tensor("next_" + name, other);
+        std::memset(one.data(), 0, one.get_byte_size());
+        state_[name] = one;
+      } else {
+        first_.set_tensor(name, one), second_.set_tensor(name, one);
+        state_[name] = one;
+      }
+    }
+    const ov::Tensor sentences(ov::element::i64, {rows, ids}), index(ov::element::i64, {rows});
+    std::fill_n(sentences.data<std::int64_t>(), rows * ids, 2);
+    for (std::size_t i = 0; i < rows; ++i) index.data<std::int64_t>()[i] = static_cast<std::int64_t>(i * pairs / rows);
+    scorer_.set_tensor("input_ids", sentences);
+    scorer_.set_tensor("pair_index", index);
+  }
+
+  void images(const std::vector<rsicrc::Pair>& pairs) {
+    auto* room = image_.get_input_tensor().data<std::uint8_t>();
+    for (const rsicrc::Pair& pair : pairs) {
+      for (const rsicrc_image* image : {&pair.before, &pair.after}) {
+        room = std::copy_n(image->pixels, 3 * image->width * image->height, room);
+      }
+    }
+  }
+
+  // Returns the number of steps.
+  std::size_t run(std::size_t beams, float length_penalty, bool early_stopping) {
+    image_.infer();
+    scorer_.infer();
+    for (const char* name : {"parents", "finished_lengths", "finished_tokens", "finished_parents", "done"}) {
+      std::memset(state_[name].data(), 0, state_[name].get_byte_size());
+    }
+    for (const char* name : {"finished_scores", "finished_sums", "scores"}) {
+      std::fill_n(state_[name].data<float>(), state_[name].get_size(), -1e9F);
+    }
+    for (std::size_t i = 0; i < state_["scores"].get_size(); i += beams) state_["scores"].data<float>()[i] = 0;
+    std::fill_n(state_["tokens"].data<std::int64_t>(), state_["tokens"].get_size(), 1);
+    *state_["length_penalty"].data<float>() = length_penalty;
+    *state_["early_stopping"].data<bool>() = early_stopping;
+    *state_["max_length"].data<std::int64_t>() = static_cast<std::int64_t>(longest_);
+    ov::InferRequest *now = &first_, *next = &second_;
+    for (std::size_t step = 0; step < longest_ - 1; ++step, std::swap(now, next)) {
+      *state_["position"].data<std::int64_t>() = static_cast<std::int64_t>(step);
+      now->infer();
+      if (*now->get_tensor("unfinished").data<std::int64_t>() == 0) return step + 1;
+    }
+    return longest_ - 1;
+  }
+
+ private:
+  ov::InferRequest open(const std::string& path, int threads, std::size_t places, bool plain_attention) {
+    const std::shared_ptr<ov::Model> model = core_.read_model(path);
+    for (const auto& result : ov::ResultVector(model->get_results())) {
+      if (result->input_value(0).get_names().count("attention") != 0) model->remove_result(result);
+    }
+    if (places != 0) {
+      std::map<std::string, ov::PartialShape> shapes;
+      for (const auto& input : model->inputs()) {
+        ov::PartialShape shape = input.get_partial_shape();
+        if (input.get_any_name().rfind("self_", 0) == 0) shape[3] = static_cast<std::int64_t>(places);
+        shapes[input.get_any_name()] = shape;
+      }
+      model->reshape(shapes);
+    }
+    ov::AnyMap properties = {ov::inference_num_threads(threads), ov::num_streams(1),
+                             ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
+                             ov::hint::inference_precision(ov::element::f32), ov::hint::enable_cpu_pinning(false)};
+    if (plain_attention) properties["SNIPPETS_MODE"] = "DISABLE";
+    decoder_ = core_.compile_model(model, "CPU", properties);
+    return decoder_.create_infer_request();
+  }
+
+  static bool has_output(const ov::CompiledModel& model, const std::string& name) {
+    const auto outputs = model.outputs();
+    return std::any_of(outputs.begin(), outputs.end(), [&](const auto& output) { return output.get_names().count(name); });
+  }
+  static bool has_input(ov::InferRequest& request, const std::string& name) {
+    const auto inputs = request.get_compiled_model().inputs();
+    return std::any_of(inputs.begin(), inputs.end(), [&](const auto& input) { return input.get_names().count(name); });
+  }
+
+  std::size_t longest_;
+  ov::Core core_;
+  ov::CompiledModel decoder_;  // the graph opened last
+  ov::InferRequest image_, scorer_, first_, second_;
+  std::map<std::string, ov::Tensor> state_;
+};
+
+double median(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2), values.end());
+  return values[values.size() / 2];
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc < 5) return 2;
+  const std::size_t pairs = std::stoul(argv[2]), beams = std::stoul(argv[3]), repeat = std::stoul(argv[4]);
+  rsicrc::OpenOptions options;
+  options.threads = argc > 5 ? std::stoi(argv[5]) : 1;
+  options.max_batch = pairs;
+  const rsicrc::Model model(argv[1], options);
+  rsicrc::Context context(model);
+  const rsicrc_info info = model.info();
+  std::vector<std::uint8_t> pixels(2 * pairs * 3 * info.image_size * info.image_size);
+  for (std::size_t i = 0; i < pixels.size(); ++i) pixels[i] = static_cast<std::uint8_t>((i * 2654435761U) >> 11);
+  std::vector<rsicrc::Pair> list;
+  for (std::size_t i = 0; i < pairs; ++i) {
+    const std::size_t square = 3 * info.image_size * info.image_size;
+    list.emplace_back(rsicrc::Image(&pixels[2 * i * square], info.image_size, info.image_size),
+                      rsicrc::Image(&pixels[(2 * i + 1) * square], info.image_size, info.image_size));
+  }
+  rsicrc::CaptionOptions search;
+  search.beams = beams;
+  const std::size_t sentences = argc > 6 ? std::stoul(argv[6]) : 5, ids = argc > 7 ? std::stoul(argv[7]) : 9;
+  Bare bare(argv[1], pairs, beams, info.max_length, pairs * sentences, ids, options.threads);
+  bare.images(list);
+  std::vector<double> through, alone, ratios;
+  std::size_t steps = 0;
+  for (std::size_t i = 0; i < repeat + 2; ++i) {
+    const auto begin = Clock::now();
+    context.caption(list, search);
+    const auto between = Clock::now();
+    steps = bare.run(beams, 1.0F, true);
+    const auto end = Clock::now();
+    if (i < 2) continue;  // the first calls make buffers
+    through.push_back(std::chrono::duration<double, std::milli>(between - begin).count());
+    alone.push_back(std::chrono::duration<double, std::milli>(end - between).count());
+    ratios.push_back(through.back() / alone.back());
+  }
+  std::cout << pairs << " pairs, " << beams << " beams, " << steps << " steps: library " << median(through)
+            << " ms, bare calls " << median(alone) << " ms, ratio " << median(ratios) << '\n';
+}

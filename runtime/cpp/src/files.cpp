@@ -1,0 +1,59 @@
+#include "files.h"
+
+#include <openssl/evp.h>
+
+#include <array>
+#include <fstream>
+#include <memory>
+#include <vector>
+
+#include "error.h"
+
+namespace rsicrc::impl {
+namespace {
+
+std::ifstream open(const std::filesystem::path& path) {
+  std::error_code ignored;
+  if (!std::filesystem::is_regular_file(path, ignored)) fail(RSICRC_BAD_MODEL, path.string(), ": missing");
+  std::ifstream file(path, std::ios::binary);
+  if (!file) fail(RSICRC_BAD_MODEL, path.string(), ": cannot be read");
+  return file;
+}
+
+}  // namespace
+
+std::string read_file(const std::filesystem::path& path, std::size_t most) {
+  std::ifstream file = open(path);
+  const std::size_t bytes = std::filesystem::file_size(path);
+  if (bytes > most) fail(RSICRC_BAD_MODEL, path.string(), ": ", bytes, " bytes are more than any real one has");
+  std::string content(bytes, '\0');
+  file.read(content.data(), static_cast<std::streamsize>(bytes));
+  if (static_cast<std::size_t>(file.gcount()) != bytes) fail(RSICRC_BAD_MODEL, path.string(), ": cannot be read");
+  return content;
+}
+
+std::string sha256_file(const std::filesystem::path& path) {
+  std::ifstream file = open(path);
+  const std::unique_ptr<EVP_MD_CTX, void (*)(EVP_MD_CTX*)> digest(EVP_MD_CTX_new(), EVP_MD_CTX_free);
+  if (!digest || EVP_DigestInit_ex(digest.get(), EVP_sha256(), nullptr) != 1) {
+    fail(RSICRC_INTERNAL, "libcrypto has no SHA-256");
+  }
+  std::vector<char> piece(std::size_t{1} << 20);
+  while (file) {
+    file.read(piece.data(), static_cast<std::streamsize>(piece.size()));
+    EVP_DigestUpdate(digest.get(), piece.data(), static_cast<std::size_t>(file.gcount()));
+  }
+  if (file.bad()) fail(RSICRC_BAD_MODEL, path.string(), ": cannot be read");
+  std::array<unsigned char, EVP_MAX_MD_SIZE> bytes{};
+  unsigned int count = 0;
+  EVP_DigestFinal_ex(digest.get(), bytes.data(), &count);
+  constexpr char kDigits[] = "0123456789abcdef";
+  std::string hexadecimal;
+  for (unsigned int i = 0; i < count; ++i) {
+    hexadecimal += kDigits[bytes[i] >> 4];
+    hexadecimal += kDigits[bytes[i] & 15];
+  }
+  return hexadecimal;
+}
+
+}  // namespace rsicrc::impl

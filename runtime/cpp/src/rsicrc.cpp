@@ -1,0 +1,139 @@
+// The C interface: handles, and a border that no exception crosses.
+#include "rsicrc/rsicrc.h"
+
+#include <memory>
+#include <new>
+#include <string>
+
+#include "context.h"
+#include "error.h"
+#include "model.h"
+
+struct rsicrc_model {
+  std::shared_ptr<const rsicrc::impl::Model> model;
+};
+
+struct rsicrc_context {
+  rsicrc::impl::Context context;
+};
+
+namespace {
+
+#define RSICRC_TEXT_(number) #number
+#define RSICRC_TEXT(number) RSICRC_TEXT_(number)
+
+constexpr char kVersion[] = RSICRC_TEXT(RSICRC_VERSION_MAJOR) "." RSICRC_TEXT(RSICRC_VERSION_MINOR) "." RSICRC_TEXT(
+    RSICRC_VERSION_PATCH);
+
+thread_local std::string last_error;
+// Points into last_error, or to a constant where there is no memory for a message.
+thread_local const char* last_message = "";
+
+rsicrc_status report(rsicrc_status status, const char* message) noexcept {
+  try {
+    last_error = message;
+    last_message = last_error.c_str();
+  } catch (...) {
+    last_message = "out of memory";
+  }
+  return status;
+}
+
+template <typename Work>
+rsicrc_status guarded(const Work& work) noexcept {
+  try {
+    work();
+    return RSICRC_OK;
+  } catch (const rsicrc::impl::Error& error) {
+    return report(error.status(), error.what());
+  } catch (const std::bad_alloc&) {
+    return report(RSICRC_OUT_OF_MEMORY, "out of memory: caption fewer pairs or beams at once (max_batch)");
+  } catch (const std::exception& error) {
+    return report(RSICRC_INTERNAL, error.what());
+  } catch (...) {
+    return report(RSICRC_INTERNAL, "an exception of unknown type");
+  }
+}
+
+template <typename Pointer>
+Pointer& required(Pointer* pointer, const char* name) {
+  if (pointer == nullptr) rsicrc::impl::fail(RSICRC_INVALID_ARGUMENT, name, " is NULL");
+  return *pointer;
+}
+
+}  // namespace
+
+const char* rsicrc_version() { return kVersion; }
+
+const char* rsicrc_last_error() { return last_message; }
+
+rsicrc_status rsicrc_open(const char* folder, const rsicrc_open_options* options, rsicrc_model** model) {
+  return guarded([&] {
+    required(model, "model") = nullptr;
+    required(folder, "folder");
+    constexpr rsicrc_open_options kDefaults = RSICRC_OPEN_OPTIONS_INIT;
+    const rsicrc_open_options& asked = options == nullptr ? kDefaults : *options;
+    if (asked.size != sizeof asked) {
+      rsicrc::impl::fail(RSICRC_INVALID_ARGUMENT, "open options of ", asked.size, " bytes, not ", sizeof asked,
+                         ": begin with RSICRC_OPEN_OPTIONS_INIT");
+    }
+    *model = new rsicrc_model{std::make_shared<const rsicrc::impl::Model>(folder, asked)};
+  });
+}
+
+void rsicrc_close(rsicrc_model* model) { delete model; }
+
+rsicrc_status rsicrc_model_info(const rsicrc_model* model, rsicrc_info* info) {
+  return guarded([&] {
+    const rsicrc::impl::Model& opened = *required(model, "model").model;
+    if (required(info, "info").size != sizeof *info) {
+      rsicrc::impl::fail(RSICRC_INVALID_ARGUMENT, "an info of ", info->size, " bytes, not ", sizeof *info,
+                         ": set its size");
+    }
+    const rsicrc::impl::Manifest& manifest = opened.manifest();
+    *info = {sizeof *info,
+             manifest.embedding_width,
+             manifest.image_size,
+             manifest.vocabulary_size,
+             manifest.max_length,
+             manifest.search.beams,
+             manifest.precision.c_str(),
+             opened.backend().name()};
+  });
+}
+
+rsicrc_status rsicrc_context_open(rsicrc_model* model, rsicrc_context** context) {
+  return guarded([&] {
+    required(context, "context") = nullptr;
+    *context = new rsicrc_context{rsicrc::impl::Context(required(model, "model").model)};
+  });
+}
+
+void rsicrc_context_close(rsicrc_context* context) { delete context; }
+
+rsicrc_status rsicrc_caption(rsicrc_context* context, const rsicrc_pair* pairs, size_t count,
+                             const rsicrc_caption_options* options) {
+  return guarded([&] { required(context, "context").context.caption(pairs, count, options); });
+}
+
+rsicrc_status rsicrc_caption_at(const rsicrc_context* context, size_t pair, size_t rank, rsicrc_sentence* sentence) {
+  return guarded([&] {
+    required(context, "context").context.caption_at(pair, rank, required(sentence, "sentence"));
+  });
+}
+
+rsicrc_status rsicrc_embed_pairs(rsicrc_context* context, const rsicrc_pair* pairs, size_t count, float* vectors,
+                                 size_t room) {
+  return guarded([&] { required(context, "context").context.embed_pairs(pairs, count, vectors, room); });
+}
+
+rsicrc_status rsicrc_embed_texts(rsicrc_context* context, const char* const* texts, size_t count, float* vectors,
+                                 size_t room) {
+  return guarded([&] { required(context, "context").context.embed_texts(texts, count, vectors, room); });
+}
+
+rsicrc_status rsicrc_score(rsicrc_context* context, const rsicrc_pair* pairs, size_t count, const char* const* texts,
+                           size_t text_count, double* log_probs, size_t room) {
+  return guarded(
+      [&] { required(context, "context").context.score(pairs, count, texts, text_count, log_probs, room); });
+}

@@ -1,0 +1,110 @@
+#include "vocabulary.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "error.h"
+#include "files.h"
+
+namespace rsicrc::impl {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr std::size_t kMostBytes = std::size_t{1} << 26;
+constexpr std::size_t kMostIds = std::size_t{1} << 24;
+
+// What words.cpp does, as rsicrc/vocabulary.py writes it down. Any other normalizer would need other code.
+const Json& known_normalizer() {
+  static const Json normalizer = {
+      {"type", "Sequence"},
+      {"normalizers",
+       {{{"type", "Lowercase"}},
+        {{"type", "Replace"}, {"pattern", {{"Regex", R"([^\p{L}\p{M}\p{N}'\-\s])"}}}, {"content", " "}},
+        {{"type", "Replace"},
+         {"pattern", {{"Regex", R"((?<![\p{L}\p{M}\p{N}])['\-]+|['\-]+(?![\p{L}\p{N}]))"}}},
+         {"content", " "}}}}};
+  return normalizer;
+}
+
+void require_known(const Json& document) {
+  const Json& model = document.at("model");
+  const Json& before_and_after = document.at("post_processor").at("single");
+  const bool frames_with_start_and_end = before_and_after.size() == 3 &&
+                                         before_and_after[0].contains("SpecialToken") &&
+                                         before_and_after[0]["SpecialToken"].at("id") == "START" &&
+                                         before_and_after[2].contains("SpecialToken") &&
+                                         before_and_after[2]["SpecialToken"].at("id") == "END";
+  if (model.at("type") != "WordLevel" || model.at("unk_token") != "UNK" || !document.at("added_tokens").empty() ||
+      document.at("normalizer") != known_normalizer() ||
+      document.at("pre_tokenizer") != Json{{"type", "WhitespaceSplit"}} || !frames_with_start_and_end) {
+    fail(RSICRC_BAD_MODEL, "splits sentences in a way that this version of the library does not know");
+  }
+}
+
+}  // namespace
+
+Vocabulary Vocabulary::parse(const std::string& text, const std::string& path) {
+  try {
+    const Json document = Json::parse(text);
+    require_known(document);
+    Vocabulary vocabulary;
+    const Json& longest = document.at("truncation").at("max_length");
+    if (!longest.is_number_unsigned() || longest.get<std::uint64_t>() < 3 || longest.get<std::uint64_t>() > kMostIds) {
+      fail(RSICRC_BAD_MODEL, "truncation.max_length is out of range");
+    }
+    vocabulary.max_length_ = longest.get<std::size_t>();
+    const Json& words = document.at("model").at("vocab");
+    vocabulary.words_.resize(words.size());
+    for (const auto& [word, id] : words.items()) {
+      if (!id.is_number_unsigned() || id.get<std::uint64_t>() >= words.size() || word.empty() ||
+          !vocabulary.words_[id.get<std::size_t>()].empty()) {
+        fail(RSICRC_BAD_MODEL, "the ids of the words are not 0, 1, 2, …");
+      }
+      vocabulary.words_[id.get<std::size_t>()] = word;
+      vocabulary.ids_.emplace(word, id.get<std::int64_t>());
+    }
+    const std::vector<std::string> special = {"PAD", "START", "UNK", "END"};
+    if (words.size() < special.size() || !std::equal(special.begin(), special.end(), vocabulary.words_.begin())) {
+      fail(RSICRC_BAD_MODEL, "a vocabulary begins with PAD, START, UNK, END");
+    }
+    return vocabulary;
+  } catch (const Json::exception& error) {
+    fail(RSICRC_BAD_MODEL, path, ": not a vocabulary (", error.what(), "): export the model again");
+  } catch (const Error& error) {
+    fail(error.status(), path, ": ", error.what(), ": export the model again");
+  }
+}
+
+Vocabulary Vocabulary::load(const std::filesystem::path& path) {
+  return parse(read_file(path, kMostBytes), path.string());
+}
+
+std::vector<std::int64_t> Vocabulary::encode(std::string_view sentence) const {
+  const std::vector<std::string> words = split_words(sentence);
+  if (words.empty()) {
+    fail(RSICRC_INVALID_ARGUMENT, "an empty sentence ('", sentence, "') has nothing to be compared with");
+  }
+  std::vector<std::int64_t> ids = {kStart};
+  for (std::size_t i = 0; i < std::min(words.size(), max_length_ - 2); ++i) {
+    const auto found = ids_.find(words[i]);
+    ids.push_back(found == ids_.end() ? kUnknown : found->second);
+  }
+  ids.push_back(kEnd);
+  return ids;
+}
+
+void Vocabulary::decode(const std::vector<std::int64_t>& ids, std::string& text) const {
+  text.clear();
+  for (const std::int64_t id : ids) {
+    if (id == kEnd) break;
+    if (id == kPad || id == kStart) continue;
+    if (id < 0 || static_cast<std::size_t>(id) >= words_.size()) {
+      fail(RSICRC_BAD_MODEL, "the decoder chose word ", id, ", which the vocabulary does not have");
+    }
+    if (!text.empty()) text += ' ';
+    text += words_[static_cast<std::size_t>(id)];
+  }
+}
+
+}  // namespace rsicrc::impl

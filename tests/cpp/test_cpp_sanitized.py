@@ -1,0 +1,115 @@
+"""The C++ library under sanitizers, the fuzzers, and the TensorRT session as far as it goes without a GPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from rsicrc.manifest import Manifest, sha256_file
+from tests.cpp import binding
+from tests.cpp.binding import CallError, Engine
+from tests.cpp.conftest import ROOT, Build, build, run
+
+pytestmark = pytest.mark.slow
+HERE = Path(__file__).parent
+# Together the minute that CI gives them.
+FUZZ_SECONDS = int(os.environ.get("RSICRC_FUZZ_SECONDS", "20"))
+
+
+def test_memory_and_undefined_behaviour(memory_build: Build, model_folder: Path) -> None:
+    # OpenVINO keeps some of what it allocates until the process ends: leaks are looked for in the fuzzers, without it.
+    run(memory_build.program("stress"), model_folder, env={"ASAN_OPTIONS": "detect_leaks=0"})
+
+
+def test_threads(thread_build: Build, model_folder: Path) -> None:
+    options = f"suppressions={HERE / 'tsan.supp'} ignore_noninstrumented_modules=1 halt_on_error=1"
+    run(thread_build.program("stress"), model_folder, env={"TSAN_OPTIONS": options})
+
+
+@pytest.mark.parametrize("name", ["manifest", "tokenizer", "pixels"])
+def test_fuzzer_finds_nothing(memory_build: Build, model_folder: Path, tmp_path: Path, name: str) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    if name == "pixels":
+        for index, sizes in enumerate(
+            [(100, 80, 0, 63, 0), (64, 300, 200, 63, 0), (30, 33, 0, 95, 5), (96, 96, 0, 95, 0)]
+        ):
+            header = b"".join(size.to_bytes(2, "little") for size in sizes[:4]) + sizes[4].to_bytes(4, "little")
+            (corpus / f"{index}").write_bytes(header + bytes(range(256)))
+    else:
+        document = (model_folder / f"{name}.json").read_bytes()
+        (corpus / "real").write_bytes(document)
+        (corpus / "sentence").write_bytes(document + b"\0The T-shaped road's houses, 3 of them")
+    limits = (f"-max_total_time={FUZZ_SECONDS}", "-timeout=20", "-rss_limit_mb=3000", "-max_len=20000")
+    done = run(memory_build.program(f"fuzz_{name}"), *limits, f"-artifact_prefix={tmp_path}/", corpus)
+    assert "DONE" in done.stderr
+
+
+def write_plans(folder: Path, *plans: dict[str, str]) -> None:
+    """Write an index of TensorRT plans whose one file is no plan."""
+    engines = folder / "engines"
+    engines.mkdir(exist_ok=True)
+    (engines / "decoder.plan").write_bytes(b"no plan")
+    fitting = {
+        "graph": "decoder",
+        "library": "tensorrt",
+        "version": "10.13.3",
+        "device": "NVIDIA H200 9.0",
+        "graph_sha256": Manifest.load(folder).files["decoder.onnx"].sha256,
+        "file": "decoder.plan",
+        "sha256": sha256_file(engines / "decoder.plan"),
+    }
+    (engines / "engines.json").write_text(json.dumps({"engines": [{**fitting, **plan} for plan in plans]}))
+
+
+def test_plans_are_chosen_and_refused_with_the_reason(gcc_build: Build, model_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+
+    def choose() -> subprocess.CompletedProcess[str]:
+        command = ["plan", str(folder), "decoder", "tensorrt", "10.13.3", "NVIDIA H200 9.0"]
+        return subprocess.run([str(gcc_build.program("probe")), *command], capture_output=True, text=True, check=False)
+
+    assert "no TensorRT plans" in choose().stderr
+    write_plans(folder, {"version": "10.3.0"}, {"device": "NVIDIA L4 8.9"}, {})
+    assert choose().stdout.strip() == str(folder / "engines" / "decoder.plan")
+    for other, reason in (
+        ({"version": "10.3.0"}, "version 10.3.0, not 10.13.3"),
+        ({"device": "NVIDIA L4 8.9"}, "device NVIDIA L4 8.9, not NVIDIA H200 9.0"),
+        ({"library": "tensorrt_rtx"}, "library tensorrt_rtx, not tensorrt"),
+        ({"graph_sha256": "0"}, "graph_sha256 0"),
+        ({"sha256": "0"}, "changed since it was built"),
+        ({"file": "../decoder.plan"}, "plain file name"),
+    ):
+        write_plans(folder, other)
+        assert (choose().returncode, choose().stdout) == (1, "")
+        assert reason in choose().stderr
+    (folder / "engines" / "engines.json").write_text("[")
+    assert "damaged" in choose().stderr
+
+
+def test_tensorrt_without_a_gpu_is_a_clear_error(model_folder: Path, tmp_path: Path) -> None:
+    if "TensorRT_ROOT" not in os.environ:
+        pytest.skip("no TensorRT: set TensorRT_ROOT (and CUDAToolkit_ROOT) to build its session")
+    made = build(tmp_path, "g++", "-DRSICRC_TENSORRT=ON")
+    if shutil.which("nvidia-smi"):
+        pytest.skip("there is an NVIDIA GPU")
+    with pytest.raises(CallError, match="needs an NVIDIA GPU") as caught:
+        Engine(binding.open_library(made.library), model_folder, backend="tensorrt")
+    assert caught.value.status == binding.BACKEND
+    # The other backend of the same library works.
+    Engine(binding.open_library(made.library), model_folder, backend="openvino").close()
+
+
+def test_public_headers_stand_alone() -> None:
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("no g++")
+    include = ROOT / "runtime" / "cpp" / "include"
+    for header in ("rsicrc.h", "rsicrc.hpp"):
+        run(compiler, "-std=c++17", "-fsyntax-only", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-x", "c++",
+            f"-I{include}", include / "rsicrc" / header)  # fmt: skip

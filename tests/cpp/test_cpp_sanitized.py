@@ -16,19 +16,22 @@ from tests.cpp.binding import CallError, Engine
 from tests.cpp.conftest import ROOT, Build, build, run
 
 pytestmark = pytest.mark.slow
-HERE = Path(__file__).parent
+# oneTBB otherwise loads a library in a way (RTLD_DEEPBIND) at which the sanitizers end the program.
+TBB = {"TBB_ENABLE_SANITIZERS": "1"}
 # Together the minute that CI gives them.
 FUZZ_SECONDS = int(os.environ.get("RSICRC_FUZZ_SECONDS", "20"))
 
 
 def test_memory_and_undefined_behaviour(memory_build: Build, model_folder: Path) -> None:
     # OpenVINO keeps some of what it allocates until the process ends: leaks are looked for in the fuzzers, without it.
-    run(memory_build.program("stress"), model_folder, env={"ASAN_OPTIONS": "detect_leaks=0"})
+    run(memory_build.program("stress"), model_folder, env={**TBB, "ASAN_OPTIONS": "detect_leaks=0"})
 
 
 def test_threads(thread_build: Build, model_folder: Path) -> None:
-    options = f"suppressions={HERE / 'tsan.supp'} ignore_noninstrumented_modules=1 halt_on_error=1"
-    run(thread_build.program("stress"), model_folder, env={"TSAN_OPTIONS": options})
+    # OpenVINO and oneTBB come as wheels without instrumentation: ThreadSanitizer does not see how they synchronise, and
+    # would report races within them. What they do is left out; the library and the program are not.
+    options = "ignore_noninstrumented_modules=1 halt_on_error=1"
+    run(thread_build.program("stress"), model_folder, env={**TBB, "TSAN_OPTIONS": options})
 
 
 @pytest.mark.parametrize("name", ["manifest", "tokenizer", "pixels"])

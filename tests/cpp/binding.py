@@ -94,7 +94,8 @@ def open_library(path: Path) -> c.CDLL:
 def image(array: NDArray[np.uint8]) -> Image:
     """Describe an array [H, W, 3], which the caller keeps."""
     height, width = array.shape[:2]
-    return Image(array.ctypes.data, array.nbytes, width, height, array.strides[0])
+    stride = array.strides[0]
+    return Image(array.ctypes.data, (height - 1) * stride + 3 * width, width, height, stride)
 
 
 def pair_array(pairs: Sequence[Sequence[NDArray[np.uint8]]]) -> c.Array[Pair]:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,7 +76,7 @@ def photographs(count: int, width: int, height: int) -> list[tuple[NDArray[np.ui
     return [(before, after) for before, after in resized]
 
 
-def test_golden_answers(engine: Engine, golden: dict[str, NDArray[np.generic]]) -> None:
+def test_golden_answers(engine: Engine, golden: dict[str, NDArray[Any]]) -> None:
     pairs = list(golden["images"])
     np.testing.assert_allclose(engine.embed_pairs(pairs), golden["image_embedding"], atol=VECTOR_TOLERANCE)
     for beams in (1, 3, 5):

@@ -1,6 +1,6 @@
 # make demo    from nothing to a caption: environment, export of the example checkpoint, captions of two generated pairs
 #              (BEFORE=a.png AFTER=b.png captions a pair of your own as well)
-# make test    the tests that need a few minutes;  make test-slow   the others
+# make test    the tests that need a few minutes;  make test-slow   the others, the C++ engine's among them (docs/cpp.md)
 # make lint    ruff and mypy;  make wheel   the wheel;  make example   train examples/tiny.pt anew (about 90 minutes)
 
 PYTHON ?= python3

@@ -78,7 +78,9 @@ def test_what_a_precision_costs(folder: Path, images: NDArray[np.uint8], backend
     assert (exact.embed_images(pairs) * other.embed_images(pairs)).sum(axis=1).min() > least
     texts = ["a house is built on the meadow", "the scene is the same as before"]
     assert (exact.embed_texts(texts) * other.embed_texts(texts)).sum(axis=1).min() > least
-    assert other.score(pairs, texts) == pytest.approx(exact.score(pairs, texts), abs=1e-3 if precision == EXACT else 1)
+    # What a sentence loses grows with how improbable it is.
+    tolerance = {"abs": 1e-3} if precision == EXACT else {"rel": 0.3}
+    assert other.score(pairs, texts) == pytest.approx(exact.score(pairs, texts), **tolerance)
     captions = [caption.text for caption in other.caption(pairs)]
     best = [sum(caption.token_log_probs) for caption in exact.caption(pairs)]
     scores = exact.score(pairs, captions)

@@ -110,8 +110,8 @@ def generate(case: Case, options: dict[str, Any]) -> Beams:
 def assert_same(ours: Beams, expected: Beams, tolerance: float = 1e-4) -> None:
     assert [[beam.ids for beam in beams] for beams in ours] == [[beam.ids for beam in beams] for beams in expected]
     for one, other in zip(chain.from_iterable(ours), chain.from_iterable(expected), strict=True):
-        assert one.score == pytest.approx(other.score, abs=tolerance)
-        np.testing.assert_allclose(one.token_log_probs, other.token_log_probs, atol=tolerance)
+        assert one.score == pytest.approx(other.score, rel=tolerance, abs=tolerance)
+        np.testing.assert_allclose(one.token_log_probs, other.token_log_probs, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("early_stopping", [False, True])

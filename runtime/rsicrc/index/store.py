@@ -19,7 +19,7 @@ from typing import Any
 import lancedb
 import numpy as np
 import pyarrow as pa
-from lancedb.index import IvfPq
+from lancedb.index import IvfSq
 from numpy.typing import NDArray
 
 from rsicrc.errors import ArgumentError, IndexFolderError
@@ -33,8 +33,10 @@ _TABLE = "pairs"
 _LOCK = ".lock"
 _METADATA = b"rsicrc"
 _READ_ROWS = 8192
-_PROBES = 48
-_REFINE = 10
+# Measured on a million vectors (docs/search.md): fewer lists or candidates lose more than one neighbour in a hundred.
+_PROBES = 32
+_REFINE = 4
+_ITERATIONS = 10
 _SYSTEM_ERROR = re.compile(r"([A-Z][a-z][A-Za-z ]+) \(os error \d+\)")
 _SYNTAX_ERROR = re.compile(r"\((sql parser error: .*)\)")
 _NOISE = re.compile(r"^(lance error: |Invalid input, |Schema error: )*|\. Valid fields are.*|,? ?/\S+\.rs:\d+(:\d+)?")
@@ -169,8 +171,8 @@ class Store:
         with _locked(self.folder), _writing(self.folder):
             self._table.optimize()
             if len(self) >= APPROXIMATE_FROM and not self.approximate:
-                # Half as many codes as numbers: with fewer, the true neighbours are not among those that are refined.
-                config = IvfPq(distance_type="dot", num_sub_vectors=max(1, self.identity.width // 2))
+                # A byte for each number. Product quantisation takes thirty times as long to build and loses more.
+                config = IvfSq(distance_type="dot", max_iterations=_ITERATIONS)
                 self._table.create_index("vector", config=config)
             self.refresh()
 
@@ -208,8 +210,8 @@ class Store:
             ArgumentError: `where` is not a condition on the table's columns.
         """
         query = self._table.search(vector).distance_type("dot").limit(count)
-        # No maximum: where a condition leaves few rows, the search goes on until it has enough.
-        query = query.minimum_nprobes(_PROBES).maximum_nprobes(0).refine_factor(_REFINE)
+        # Where a condition leaves few rows, the search goes on until it has enough: 0 is no maximum.
+        query = query.minimum_nprobes(_PROBES).maximum_nprobes(_PROBES if where is None else 0).refine_factor(_REFINE)
         query = query.select(["_rowid", "_distance"]).with_row_id(True)
         if where is None:
             found = query.to_arrow()

@@ -111,9 +111,11 @@ class BlockGraph(nn.Module):
         projected = (x @ self.query_key).reshape(*x.shape[:3], 2, self.heads, -1).permute(3, 0, 2, 4, 1, 5)
         query, key = projected.unbind()
         mixed = torch.softmax(query @ key.transpose(-1, -2), dim=-1) @ key
-        x = self.attention_norm(self.out(mixed.permute(0, 3, 1, 2, 4).flatten(3)) + x)
-        out: Tensor = self.feed_forward_norm(self.last(functional.relu(self.hidden(x))) + x)
-        return out
+        # The groups are for the attention alone. On three axes TensorRT fuses a product with its bias and ReLU.
+        rows = x.flatten(1, 2)
+        rows = self.attention_norm(self.out(mixed.permute(0, 3, 1, 2, 4).reshape(*rows.shape[:2], -1)) + rows)
+        out: Tensor = self.feed_forward_norm(self.last(functional.relu(self.hidden(rows))) + rows)
+        return out.view_as(x)
 
 
 class MergeGraph(nn.Module):

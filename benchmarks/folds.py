@@ -109,7 +109,7 @@ def image_folds(pairs: int) -> Iterator[Comparison]:
     flat = images.flatten(0, 1)
     yield Comparison(
         "2 pixels' scale into the first convolution",
-        lambda: first(normalise(flat, mean, std)), lambda: scaled(fold.stack_dates(images).float() - shift),
+        lambda: first(normalise(flat, mean, std)), lambda: scaled(fold.stack_dates(images.float()) - shift),
         (size(first) + 6, size(scaled) + 3),
     )  # fmt: skip
 

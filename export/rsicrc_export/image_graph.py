@@ -81,7 +81,7 @@ class TokenTrunk(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Pixels uint8 [B, 2, size, size, 3] → [B, S, 2, d]."""
-        pixels = fold.stack_dates(images).to(self.positions.dtype)
+        pixels = fold.stack_dates(images.to(self.positions.dtype))
         if self.shift is not None:
             pixels = pixels - self.shift
         x = self.visual(pixels)[1].transpose(1, 2) if self.is_transformer else self.visual(pixels).flatten(2)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rsicrc.backends import Array
 from rsicrc.backends.opening import OpenGraphs
-from rsicrc.backends.state import HostLoop, HostState, HostStates
+from rsicrc.backends.state import HostBackend, HostLoop, HostState, HostStates
 from rsicrc.errors import BackendError, ModelFolderError
 from rsicrc.machine import available_cpus
 from rsicrc.manifest import GraphSpec, Manifest
@@ -19,7 +19,7 @@ from rsicrc.manifest import GraphSpec, Manifest
 _ERRORS_ONLY = 3
 
 
-class OnnxRuntimeBackend:
+class OnnxRuntimeBackend(HostBackend):
     """The graphs of a model folder as ONNX Runtime sessions; values are `OrtValue`s.
 
     Attributes:
@@ -36,7 +36,6 @@ class OnnxRuntimeBackend:
     """
 
     name = "onnxruntime"
-    device = "cpu"
 
     def __init__(self, folder: Path, manifest: Manifest, threads: int | None, *, spinning: bool = True) -> None:
         self.threads = threads or available_cpus()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rsicrc.backends import Array
 from rsicrc.backends.opening import OpenGraphs
-from rsicrc.backends.state import ROWS, HostLoop, HostState, HostStates, shape_of
+from rsicrc.backends.state import ROWS, HostBackend, HostLoop, HostState, HostStates, shape_of
 from rsicrc.errors import BackendError, ModelFolderError
 from rsicrc.machine import available_cpus, has_bf16
 from rsicrc.manifest import EXACT, IMAGE_ENCODER, GraphSpec, Manifest
@@ -21,7 +21,7 @@ from rsicrc.manifest import EXACT, IMAGE_ENCODER, GraphSpec, Manifest
 _PAIRS = 8
 
 
-class OpenVinoBackend:
+class OpenVinoBackend(HostBackend):
     """The graphs of a model folder as OpenVINO models; values are numpy arrays and OpenVINO tensors.
 
     Compiled graphs are kept on disk, so that only the first start compiles them.
@@ -39,7 +39,6 @@ class OpenVinoBackend:
     """
 
     name = "openvino"
-    device = "cpu"
 
     def __init__(self, folder: Path, manifest: Manifest, threads: int | None, streams: int | None) -> None:
         self.threads = threads or available_cpus()

@@ -1,16 +1,17 @@
-"""A loop and its state in host memory, for the backends that compute there."""
+"""Values, a loop and its state in host memory, for the backends that compute there."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rsicrc.arrays import take_array
 from rsicrc.backends import Array
 from rsicrc.manifest import GraphSpec, TensorSpec
 
@@ -20,8 +21,27 @@ _CACHES = ("self_keys_", "self_values_")
 
 
 def shape_of(spec: TensorSpec, axes: Mapping[str, int]) -> tuple[int, ...]:
-    """Return a tensor's shape with numbers in the place of names."""
-    return tuple(axes[size] if isinstance(size, str) else size for size in spec.shape)
+    """Return a tensor's shape with numbers in the place of names, and of names less a number ("n - 1")."""
+    return tuple(_size(size, axes) if isinstance(size, str) else size for size in spec.shape)
+
+
+class HostBackend(ABC):
+    """What the backends on a CPU have in common; see `rsicrc.backends.Backend`."""
+
+    device = "cpu"
+    stream: int | None = None
+
+    @abstractmethod
+    def numpy(self, value: Any) -> Array:
+        """Return a value as a numpy array."""
+
+    def take(self, array: Any) -> Any:
+        """Return an array of the host's memory as a numpy array over the same bytes."""
+        return take_array(array, self.device, self.stream)
+
+    def joined(self, values: Sequence[Any]) -> Array:
+        """Return values as one numpy array, joined along their first axis."""
+        return np.concatenate([self.numpy(value) for value in values])
 
 
 class HostState:
@@ -163,3 +183,8 @@ class HostLoop(ABC):
             )
             for number, (source, target) in enumerate(((now, following), (following, now)))
         ]
+
+
+def _size(text: str, axes: Mapping[str, int]) -> int:
+    name, _, less = text.partition(" - ")
+    return axes[name] - int(less or 0)

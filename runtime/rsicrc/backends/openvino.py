@@ -14,6 +14,7 @@ from rsicrc.backends import Array
 from rsicrc.backends.opening import OpenGraphs
 from rsicrc.backends.state import ROWS, HostBackend, HostLoop, HostState, HostStates, shape_of
 from rsicrc.errors import BackendError, ModelFolderError
+from rsicrc.files import user_cache
 from rsicrc.machine import available_cpus, has_bf16
 from rsicrc.manifest import EXACT, IMAGE_ENCODER, GraphSpec, Manifest
 
@@ -157,7 +158,7 @@ def cache_folder(folder: Path, name: str) -> Path:
     """
     engines = folder / "engines"
     if not os.access(engines if engines.exists() else folder, os.W_OK):
-        engines = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rsicrc"
+        engines = user_cache()
     return engines / name
 
 

@@ -54,8 +54,12 @@ class OpenedGraph(Protocol):
 
     rows: tuple[int, int]
 
-    def program(self, stream: Stream) -> Program:
+    def program(self, stream: Stream, *, records: bool) -> Program:
         """Make a program of it whose runs are queued on a stream.
+
+        Args:
+            stream: the stream.
+            records: its runs are always of one size and over the same addresses, so the runtime may record them.
 
         Raises:
             DeviceMemoryError: there is no room on the GPU.
@@ -75,14 +79,14 @@ class DeviceBackend(ABC):
     """
 
     name: str
-    # What a runtime can do: write a cache where it reads it; return before a run is done; be recorded from outside.
+    # What a runtime can do: write a cache where it reads it; return before a run is done.
     _in_place = False
     _is_asynchronous = True
 
-    def __init__(self, folder: Path, manifest: Manifest, device: str) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, device: str, threads: int | None) -> None:
         self._device = Device(device_number(device))
         self.device = f"cuda:{self._device.number}"
-        self.threads = available_cpus()
+        self.threads = threads or available_cpus()
         self.records = True
         self._folder, self._manifest = folder, manifest
         self._stream, self._copies = Stream(), Stream()
@@ -90,7 +94,7 @@ class DeviceBackend(ABC):
         self._pool = Pool()
         self._uploads = Uploads(self._device.number)
         self._opened = OpenGraphs(self._open)
-        self._programs = OpenGraphs(lambda graph: self._opened[graph].program(self._stream))
+        self._programs = OpenGraphs(lambda graph: self._opened[graph].program(self._stream, records=False))
         self._free: defaultdict[tuple[Any, ...], list[SearchBuffers]] = defaultdict(list)
         self._lock = threading.RLock()
 
@@ -168,11 +172,11 @@ class DeviceBackend(ABC):
         return DeviceArray(memory.address, shape, values[0].dtype, self._device.number, memory)
 
     def _buffers(self, graph: str, spec: GraphSpec, sizes: Mapping[str, int]) -> SearchBuffers:
-        opened = self._opened[graph]
+        first, second = (self._opened[graph].program(self._stream, records=self.records) for _ in range(2))
         return SearchBuffers(
             spec,
             sizes,
-            (opened.program(self._stream), opened.program(self._stream)),
+            (first, second),
             self._stream,
             self._copies,
             self._device.number,

@@ -25,6 +25,7 @@ class TensorRtBackend(DeviceBackend):
         folder: the model folder.
         manifest: its manifest, at the precision that is wanted.
         device: "cuda" or "cuda:N".
+        threads: threads that images are read with; None for as many as this process may use.
         library: from `open_library`.
         plans: gives the plan files of all graphs for a device's title, as `ensure_plans` in `plans` does. It is asked
             once, with the GPU selected.
@@ -40,11 +41,12 @@ class TensorRtBackend(DeviceBackend):
         folder: Path,
         manifest: Manifest,
         device: str,
+        threads: int | None,
         library: Library,
         plans: Callable[[str], Mapping[str, Path]],
     ) -> None:
         # The device first: without a driver some builds of TensorRT give objects that crash.
-        super().__init__(folder, manifest, device)
+        super().__init__(folder, manifest, device, threads)
         self.library = library
         self._plans = plans(self._device.title)
         self._logger = make_logger(library)
@@ -88,8 +90,8 @@ class _Engine:
         names = (*graph.inputs, *graph.outputs)
         self.at_host = frozenset(each for each in names if engine.get_tensor_location(each) == at_host)
 
-    def program(self, stream: Stream) -> _Program:
-        """Make an execution context."""
+    def program(self, stream: Stream, *, records: bool) -> _Program:
+        """Make an execution context. Its runs are recorded from outside."""
         context = self.engine.create_execution_context(*self._settings())
         if context is None:
             raise DeviceMemoryError(

@@ -48,12 +48,12 @@ def calibration_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def int8_folder(calibration_table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The trained example model as an exported folder, with int8. (Random weights say nothing about a precision.)"""
+def variants_folder(calibration_table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trained example model as an exported folder, in all precisions: random weights say nothing about them."""
     from rsicrc_export.folder import export_checkpoint
 
-    folder = tmp_path_factory.mktemp("int8") / "model"
-    export_checkpoint(EXAMPLE, folder, calibration=calibration_table)
+    folder = tmp_path_factory.mktemp("variants") / "model"
+    export_checkpoint(EXAMPLE, folder, precisions=["fp16", "bf16", "int8"], calibration=calibration_table)
     return folder
 
 

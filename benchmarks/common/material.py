@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from rsicrc.errors import ExportError, RsicrcError
 from rsicrc.levir import CaptionedPair, read_levir
-from rsicrc.manifest import MANIFEST_FILE, Manifest
+from rsicrc.manifest import INT8, MANIFEST_FILE, Manifest
 from rsicrc.reading import prepare_pair
 from rsicrc.vocabulary import END, SPECIAL_WORDS
 
@@ -132,8 +132,11 @@ def make_model(folder: Path, size: str, export: Path | None, *, plain: bool) -> 
         checkpoint.save(replace(saved, no_change_sentences=(), progress={}), source)
     if export is not None and not (export / MANIFEST_FILE).is_file():
         try:
-            calibrated = {"calibration": folder.parent / CALIBRATION} if export.name == INT8_FOLDER else {}
-            export_checkpoint(source, export, force=True, report=say, **calibrated)
+            if export.name == INT8_FOLDER:
+                calibration = folder.parent / CALIBRATION
+                export_checkpoint(source, export, force=True, report=say, precisions=[INT8], calibration=calibration)
+            else:
+                export_checkpoint(source, export, force=True, report=say)
         except ExportError as error:
             if export.name != INT8_FOLDER:
                 raise

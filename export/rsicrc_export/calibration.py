@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from rsicrc.datasets import find_layout, read_splits
 from rsicrc.errors import ExportError, ImageError
-from rsicrc.levir import CAPTIONS_FILE, SPLITS, read_levir
 from rsicrc.pairs import read_pairs
 from rsicrc.preprocessing import Preprocessing
 from rsicrc.reading import prepare_pair
@@ -37,7 +37,8 @@ def read_calibration(data: Path, preprocessing: Preprocessing) -> Calibration:
     """Read calibration pairs.
 
     Args:
-        data: a folder in LEVIR-CC's layout, of which the training split is taken, or a table of pairs.
+        data: the folder of a data set that `rsicrc.datasets` knows, of which the training split is taken if it has one,
+            or a table of pairs.
         preprocessing: what the model wants.
 
     Raises:
@@ -67,9 +68,7 @@ def read_calibration(data: Path, preprocessing: Preprocessing) -> Calibration:
 def _paths(data: Path) -> list[tuple[Path, Path]]:
     if not data.is_dir():
         return [row.paths for row in read_pairs(data) if row.problem is None]
-    splits = [split for split in SPLITS if (data / "images" / split).is_dir()]
-    if not splits:
-        raise ExportError(
-            f"{data}: neither a table of pairs nor a folder in LEVIR-CC's layout ({CAPTIONS_FILE}, images/)"
-        )
-    return [(pair.before, pair.after) for pair in read_levir(data, splits[0])]
+    if find_layout(data) is None:
+        raise ExportError(f"{data}: neither a table of pairs nor a folder in the layout of a data set such as LEVIR-CC")
+    first = next(iter(read_splits(data).values()))
+    return [(pair.before, pair.after) for pair in first]

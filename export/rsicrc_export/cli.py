@@ -18,15 +18,15 @@ from rsicrc.console import run_command
 @click.option(
     "--precision",
     "precisions",
-    type=click.Choice(["fp32", "int8"]),
+    type=click.Choice(["fp32", "fp16", "bf16", "int8"]),
     multiple=True,
-    help="Another precision beside fp32, which is always there; with --calibration. May be repeated.",
+    help="Another precision beside fp32, which is always there; int8 with --calibration. May be repeated.",
 )
 @click.option(
     "--calibration",
     type=click.Path(path_type=Path),
     metavar="DATA",
-    help="A couple of hundred real pairs for int8: a folder in LEVIR-CC's layout, or a table.",
+    help="A couple of hundred real pairs, for int8: a data set such as LEVIR-CC, or a table.",
 )
 @click.option("--config", type=click.Path(path_type=Path), help="config.json of the published weights.")
 @click.option("--vocab", type=click.Path(path_type=Path), help="levir_vocab.json of the published weights.")
@@ -50,10 +50,11 @@ def command(
     if "int8" in precisions and calibration is None:
         raise click.UsageError(
             "--precision int8 needs --calibration: a couple of hundred real pairs like those that the model is for, "
-            "in a folder of LEVIR-CC's layout or a table (CSV with the columns before and after)"
+            "in a data set such as LEVIR-CC or a table (CSV with the columns before and after)"
         )
-    if calibration is not None and "int8" not in precisions:
-        raise click.UsageError("--calibration goes with --precision int8")
+    others = tuple(dict.fromkeys(each for each in precisions if each != "fp32"))
+    if calibration is not None and not others:
+        raise click.UsageError("--calibration goes with --precision int8, fp16 or bf16")
 
     from functools import partial
 
@@ -68,7 +69,9 @@ def command(
     read = checkpoints.load
     if config is not None and vocab is not None:
         read = partial(load_published, config=config, vocab=vocab)
-    export_checkpoint(files.weights, output, force=force, report=_say, read=read, calibration=calibration)
+    export_checkpoint(
+        files.weights, output, force=force, report=_say, read=read, precisions=others, calibration=calibration
+    )
     click.echo(output)
 
 

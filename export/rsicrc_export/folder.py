@@ -7,20 +7,20 @@ import importlib.metadata
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from rsicrc.backends.onnxruntime import OnnxRuntimeBackend
 from rsicrc.errors import ExportError
-from rsicrc.manifest import GOLDEN_FILE, GRAPH_NAMES, TOKENIZER_FILE, FileRecord, Manifest, sha256_file
+from rsicrc.manifest import GOLDEN_FILE, GRAPH_NAMES, INT8, TOKENIZER_FILE, FileRecord, Manifest, sha256_file
 from rsicrc.vocabulary import Vocabulary
 from rsicrc_export.calibration import read_calibration
 from rsicrc_export.golden import write_golden
 from rsicrc_export.onnx_graphs import export_graph
 from rsicrc_export.parity import check_parity
-from rsicrc_export.variants import add_int8, check_installed
+from rsicrc_export.variants import add_variants, check_installed
 from rsicrc_train import checkpoint as checkpoints
 from rsicrc_train.checkpoint import Checkpoint
 from rsicrc_train.model import RSICRC
@@ -37,6 +37,7 @@ def export_checkpoint(
     force: bool = False,
     report: Report = lambda line: None,
     read: Callable[[Path], Checkpoint] = checkpoints.load,
+    precisions: Collection[str] = (),
     calibration: Path | None = None,
 ) -> Manifest:
     """Export a checkpoint to a model folder.
@@ -47,14 +48,15 @@ def export_checkpoint(
         force: replace a folder that is there. The old one stays until the new one is complete and proven.
         report: gets a line of text now and then.
         read: how to read the file at `path`.
-        calibration: pairs (see `rsicrc_export.calibration`) that int8 graphs are made with too; None for float32 alone.
+        precisions: precisions to write beside float32; see `rsicrc_export.variants.PRECISIONS`.
+        calibration: pairs (see `rsicrc_export.calibration`), which int8 needs.
 
     Returns:
         The new folder's manifest.
 
     Raises:
         CheckpointError: `path` is not a checkpoint.
-        ExportError: `output` exists, a graph does not equal the model, int8 costs too much, or the disk is full.
+        ExportError: `output` exists, a graph does not equal the model, a precision costs too much, or the disk is full.
             Nothing is left behind, and a folder that was there is as it was.
         DataError, PairsError: the calibration pairs cannot be read.
     """
@@ -62,17 +64,15 @@ def export_checkpoint(
     output = output.absolute()
     source = read(path)
     pairs = None
-    if calibration is not None:
+    if INT8 in precisions:
         check_installed()
+    if calibration is not None:
         pairs = read_calibration(calibration, source.config.preprocessing)
     model = source.build_model().requires_grad_(False)
     source = replace(source, state_dict={}, progress={})  # the model has its own copy: twice would be too much memory
     with _beside(output, force=force) as folder:
         manifest = _fill(folder, model, source, sha256_file(path), report)
-        if pairs is not None:
-            manifest = add_int8(folder, manifest, pairs, report)
-            producers = {**manifest.producers, "nncf": importlib.metadata.version("nncf")}
-            manifest = replace(manifest, producers=producers)
+        manifest = add_variants(folder, manifest, model, precisions, pairs, report)
         manifest.write(folder)
         return manifest
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rsicrc.vocabulary import PAD
+from rsicrc_export.halves import widen
 from rsicrc_export.image_graph import ImageEncoderGraph
 from rsicrc_export.search import Finished, Settings, advance
 from rsicrc_export.word_layers import (
@@ -54,7 +55,7 @@ class TextEncoderGraph(nn.Module):
         mixed, _ = mix(_at(query, last, dim=2), key, value, after_end[:, None, None])
         top = layers[-1]
         x = top.think(top.look_back(_at(x, last, dim=1).flatten(1), mixed.flatten(1)))
-        return functional.normalize(x, dim=-1)
+        return functional.normalize(widen(x), dim=-1)
 
 
 class ScorerGraph(nn.Module):
@@ -193,8 +194,8 @@ class Output(nn.Module):
         self.table = words.embedding if own is model.decoder.embedding.weight else nn.Buffer(own.detach())
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, d] → [N, V]."""
-        return functional.linear(x, self.table)
+        """[N, d] → [N, V], in float32 or wider."""
+        return widen(functional.linear(x, self.table))
 
 
 def _at(x: Tensor, places: Tensor, dim: int) -> Tensor:

@@ -14,19 +14,25 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rsicrc_export import fold
+from rsicrc_export.halves import narrow, softmax, widen
 from rsicrc_train.model import RSICRC, AttentionPool, FusionBlock, ImageEncoder, ResidualBlock
 
 _COSINE_EPSILON = 1e-8
 
 
 class ImageEncoderGraph(nn.Module):
-    """Images → trunk on all dates → fusion layers → merged tokens → pool, cross keys and values."""
+    """Images → trunk on all dates → fusion layers → merged tokens → pool, cross keys and values.
 
-    def __init__(self, model: RSICRC) -> None:
+    Args:
+        model: the model.
+        fold_pixels: fold the pixels' normalisation into the first convolution; see `TokenTrunk`.
+    """
+
+    def __init__(self, model: RSICRC, *, fold_pixels: bool = True) -> None:
         super().__init__()
         encoder = model.encoder
         self.heads, self.width = model.config.num_heads, model.config.d_model
-        self.trunk = TokenTrunk(encoder)
+        self.trunk = TokenTrunk(encoder, fold_pixels=fold_pixels)
         self.fusion = nn.ModuleList()
         for layer in encoder.fusion:
             self.fusion.append(BlockGraph(cast(FusionBlock, layer.date)))
@@ -55,20 +61,31 @@ class ImageEncoderGraph(nn.Module):
 
 
 class TokenTrunk(nn.Module):
-    """Both dates' pixels → positioned tokens [B, S, 2, d]: the trunk, `proj` and the positions."""
+    """Both dates' pixels → positioned tokens [B, S, 2, d]: the trunk, `proj` and the positions.
 
+    With `fold_pixels` the first convolution takes pixels from 0 to 255, and its weights are some 70 times smaller than
+    the model's. A half type has no digits to spare for that: without it the pixels are normalised in float32.
+    """
+
+    wide = ("shift", "scale")  # what stays float32 beside half weights
     shift: Tensor | None
+    scale: Tensor | None
     proj: Tensor | None
 
-    def __init__(self, encoder: ImageEncoder) -> None:
+    def __init__(self, encoder: ImageEncoder, *, fold_pixels: bool) -> None:
         super().__init__()
         self.is_transformer = encoder.trunk.config.kind == "clip_vit"
         self.visual = fold.fold_batch_norms(encoder.trunk.visual)
-        first = next(name for name, module in self.visual.named_modules() if isinstance(module, nn.Conv2d))
-        conv = cast(nn.Conv2d, self.visual.get_submodule(first))
-        conv, shift = fold.fold_pixel_scale(conv, encoder.mean, encoder.std)
-        self.visual.set_submodule(first, conv)
+        shift: Tensor | None = 255.0 * encoder.mean[:, None, None]
+        scale: Tensor | None = 1.0 / (255.0 * encoder.std[:, None, None])
+        if fold_pixels:
+            first = next(name for name, module in self.visual.named_modules() if isinstance(module, nn.Conv2d))
+            conv = cast(nn.Conv2d, self.visual.get_submodule(first))
+            conv, shift = fold.fold_pixel_scale(conv, encoder.mean, encoder.std)
+            self.visual.set_submodule(first, conv)
+            scale = None
         self.register_buffer("shift", shift)
+        self.register_buffer("scale", scale)
         edge = encoder.trunk.config.map_size
         positions = encoder._positions(edge).detach()
         proj = None
@@ -81,9 +98,12 @@ class TokenTrunk(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Pixels uint8 [B, 2, size, size, 3] → [B, S, 2, d]."""
-        pixels = fold.stack_dates(images.to(self.positions.dtype))
+        dtype = self.positions.dtype if self.scale is None else self.scale.dtype
+        pixels = fold.stack_dates(images.to(dtype))
         if self.shift is not None:
             pixels = pixels - self.shift
+        if self.scale is not None:
+            pixels = narrow(pixels * self.scale, self.positions)
         x = self.visual(pixels)[1].transpose(1, 2) if self.is_transformer else self.visual(pixels).flatten(2)
         x = x.reshape(images.shape[0], 2, *x.shape[1:]).permute(0, 3, 1, 2)  # [2B, C, S] → [B, S, 2, C]
         if self.proj is not None:
@@ -110,7 +130,7 @@ class BlockGraph(nn.Module):
         # [B, S, G, 2·a_dim] → query and key [B, G, H, S, dh]
         projected = (x @ self.query_key).reshape(*x.shape[:3], 2, self.heads, -1).permute(3, 0, 2, 4, 1, 5)
         query, key = projected.unbind()
-        mixed = torch.softmax(query @ key.transpose(-1, -2), dim=-1) @ key
+        mixed = narrow(softmax(query @ key.transpose(-1, -2)), key) @ key
         x = self.attention_norm(self.out(mixed.permute(0, 3, 1, 2, 4).flatten(3)) + x)
         out: Tensor = self.feed_forward_norm(self.last(functional.relu(self.hidden(x))) + x)
         return out
@@ -126,10 +146,11 @@ class MergeGraph(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[B, S, 2, d] → tokens [B, S, d] and cosines [B, S]."""
-        before, after = x.unbind(2)
-        lengths = x.square().sum(-1).sqrt().clamp_min(_COSINE_EPSILON)
+        wide = widen(x)
+        before, after = wide.unbind(2)
+        lengths = wide.square().sum(-1).sqrt().clamp_min(_COSINE_EPSILON)
         cosine = (before * after).sum(-1) / (lengths[..., 0] * lengths[..., 1])
-        return x.flatten(2) @ self.weight + (cosine.unsqueeze(-1) * self.cosine + self.bias), cosine
+        return x.flatten(2) @ self.weight + (narrow(cosine, x).unsqueeze(-1) * self.cosine + self.bias), cosine
 
 
 class ResidualGraph(nn.Module):
@@ -161,10 +182,10 @@ class PoolGraph(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, S, d] → [B, d]."""
-        weights = torch.softmax((tokens @ self.scores).transpose(1, 2), dim=-1)
+        weights = narrow(softmax((tokens @ self.scores).transpose(1, 2)), tokens)
         pooled = (weights @ tokens).transpose(0, 1) @ self.value  # [H, B, d] @ [H, d, dh]
         embedding = torch.addmm(self.bias, pooled.transpose(0, 1).flatten(1), self.out)
-        return functional.normalize(self.norm(embedding), dim=-1)
+        return functional.normalize(widen(self.norm(embedding)), dim=-1)
 
 
 class ProductGraph(nn.Module):

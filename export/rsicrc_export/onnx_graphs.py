@@ -15,19 +15,20 @@ import torch
 from torch import Tensor, nn
 
 from rsicrc.errors import ExportError
-from rsicrc.manifest import DECODER, IMAGE_ENCODER, SCORER, TEXT_ENCODER, GraphSpec, TensorSpec
+from rsicrc.manifest import BF16, DECODER, EXACT, FP16, IMAGE_ENCODER, SCORER, TEXT_ENCODER, GraphSpec, TensorSpec
 from rsicrc_export.graphs import DecoderStepGraph, ImageEncoderGraph, ScorerGraph, TextEncoderGraph
+from rsicrc_export.halves import halve
 from rsicrc_train.model import RSICRC
 
 # The lowest that torch's exporter writes without a down-conversion, so the one that most runtimes take, TensorRT and
 # OpenVINO among them. In ONNX Runtime 1.31, 20 (Gelu) and 23 (Attention) ran within 4 % of it (docs/graphs.md).
 OPSET = 18
+_BF16_OPSET = 22  # the first in which convolutions may be bfloat16
 # A protobuf file ends at 2 GiB; what is larger keeps its weights in a file beside it.
 _LARGEST_FILE = 2_000_000_000
 _FINISHED = ("scores", "sums", "lengths", "tokens", "parents")
 _EXAMPLE = {"B": 3, "K": 2, "P": 14, "n": 6, "N": 5}  # all different and none 0 or 1, which would be frozen
-
-Axes = tuple[int | str, ...]
+_DTYPES = {EXACT: "float32", FP16: "float16", BF16: "bfloat16"}
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,18 @@ class Signature:
     outputs: Mapping[str, TensorSpec]
 
 
-def signatures(model: RSICRC) -> dict[str, Signature]:
-    """The signature of every graph of a model, by graph name."""
+def signatures(model: RSICRC, precision: str = EXACT) -> dict[str, Signature]:
+    """The signature of every graph of a model, by graph name.
+
+    In a half precision the cross keys and values and the caches have its type; all else is as in float32.
+    """
+    narrowest = _DTYPES[precision]
     config = model.config
     d, heads, edge, size = config.d_model, config.num_heads, config.image_trunk.map_size, config.image_trunk.image_size
     tokens, narrow = edge * edge, d // heads
-    memory = _indexed(("cross_keys", "cross_values"), config.multimodal_layers, ("B", heads, tokens, narrow))
+    memory = _indexed(
+        ("cross_keys", "cross_values"), config.multimodal_layers, TensorSpec(narrowest, ("B", heads, tokens, narrow))
+    )
     layers = config.unimodal_layers + config.multimodal_layers
     beam_state = {
         "tokens": _int("B", "K"),
@@ -51,7 +58,7 @@ def signatures(model: RSICRC) -> dict[str, Signature]:
         "scores": _float("B", "K"),
         "lineage": TensorSpec("bool", ("B", "K", "P")),
     }
-    caches = _indexed(("self_keys", "self_values"), layers, ("B", heads, "P", narrow))
+    caches = _indexed(("self_keys", "self_values"), layers, TensorSpec(narrowest, ("B", heads, "P", narrow)))
     ends = {
         f"finished_{name}": _float("B", "K") if name in ("scores", "sums") else _int("B", "K") for name in _FINISHED
     }
@@ -75,13 +82,14 @@ def signatures(model: RSICRC) -> dict[str, Signature]:
     }
 
 
-def export_graph(model: RSICRC, name: str, folder: Path) -> tuple[GraphSpec, list[str]]:
-    """Write one graph as `<name>.onnx`.
+def export_graph(model: RSICRC, name: str, folder: Path, precision: str = EXACT) -> tuple[GraphSpec, list[str]]:
+    """Write one graph as `<name>.onnx`, or `<name>.<precision>.onnx` where it is not exact.
 
     Args:
         model: the model, in evaluation mode.
         name: a name of `signatures`.
         folder: where to.
+        precision: fp32, fp16 or bf16.
 
     Returns:
         The graph as the manifest declares it, and the names of all files written.
@@ -89,13 +97,13 @@ def export_graph(model: RSICRC, name: str, folder: Path) -> tuple[GraphSpec, lis
     Raises:
         ExportError: the graph did not come out with the signature that it must have.
     """
-    signature = signatures(model)[name]
+    signature = signatures(model, precision)[name]
     with torch.no_grad():
-        module = _MODULES[name](model).eval()
-    graph_model = _convert(module, signature)
+        module = build_graph(model, name, precision)
+    graph_model = _convert(module, signature, _BF16_OPSET if precision == BF16 else OPSET)
     strip(graph_model)
     check_signature(graph_model, name, signature)
-    path = folder / f"{name}.onnx"
+    path = folder / (f"{name}.onnx" if precision == EXACT else f"{name}.{precision}.onnx")
     files = [path.name]
     weights = sum(value.const_value.nbytes for value in graph_model.graph.initializers.values() if value.const_value)
     if weights > _LARGEST_FILE:
@@ -104,6 +112,15 @@ def export_graph(model: RSICRC, name: str, folder: Path) -> tuple[GraphSpec, lis
     else:
         ir.save(graph_model, path)
     return GraphSpec(path.name, signature.inputs, signature.outputs), files
+
+
+def build_graph(model: RSICRC, name: str, precision: str) -> nn.Module:
+    """One graph as a PyTorch module, its weights in the type of the precision."""
+    dtype: torch.dtype = getattr(torch, _DTYPES[precision])
+    if precision == EXACT:
+        return _MODULES[name](model).eval()
+    module = ImageEncoderGraph(model, fold_pixels=False) if name == IMAGE_ENCODER else _MODULES[name](model)
+    return halve(module, dtype).eval()
 
 
 def strip(model: ir.Model) -> None:
@@ -143,7 +160,7 @@ def check_signature(model: ir.Model, name: str, signature: Signature) -> None:
             raise ExportError(f"{name}: the {kind}s of the graph came out wrong: {'; '.join(differing)}")
 
 
-def _convert(module: nn.Module, signature: Signature) -> ir.Model:
+def _convert(module: nn.Module, signature: Signature, opset: int) -> ir.Model:
     example = {key: _example(key, spec) for key, spec in signature.inputs.items()}
     dims = {axis: torch.export.Dim(axis) for axis in _EXAMPLE}
     axes = {
@@ -157,7 +174,7 @@ def _convert(module: nn.Module, signature: Signature) -> ir.Model:
             dynamic_shapes={"inputs": tuple(axes.values())},
             input_names=list(signature.inputs),
             output_names=list(signature.outputs),
-            opset_version=OPSET,
+            opset_version=opset,
             dynamo=True,
             verbose=False,
         )
@@ -203,8 +220,8 @@ def _spec(value: ir.Value) -> TensorSpec:
     return TensorSpec(str(value.dtype.numpy()), shape)
 
 
-def _indexed(stems: tuple[str, ...], count: int, shape: Axes) -> dict[str, TensorSpec]:
-    return {f"{stem}_{index}": _float(*shape) for stem in stems for index in range(count)}
+def _indexed(stems: tuple[str, ...], count: int, spec: TensorSpec) -> dict[str, TensorSpec]:
+    return {f"{stem}_{index}": spec for stem in stems for index in range(count)}
 
 
 def _float(*shape: int | str) -> TensorSpec:

@@ -127,6 +127,11 @@ def example_images(pairs: int, size: int, seed: int = _SEED) -> NDArray[np.uint8
     return np.clip(blocks + random.normal(0.0, 20.0, blocks.shape), 0, 255).astype(np.uint8)
 
 
+def parity_images(size: int) -> NDArray[np.uint8]:
+    """All pairs that the graphs are compared on, [N, 2, size, size, 3]."""
+    return np.concatenate([example_images(pairs, size, _SEED + pairs) for pairs in PAIRS])
+
+
 def example_sentences(count: int, longest: int, vocabulary_size: int, seed: int = _SEED) -> NDArray[np.int64]:
     """Random sentences [count, ≤ longest], START … END, right-padded, from the shortest length to the longest."""
     random = np.random.default_rng(seed)

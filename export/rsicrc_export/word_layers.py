@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rsicrc_export import fold
+from rsicrc_export.halves import narrow, softmax, widen
 from rsicrc_export.image_graph import ProductGraph
 from rsicrc_train.model import DecoderLayer, TextDecoder
 
@@ -128,11 +129,11 @@ def mix(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -
     """Attend: queries [..., q, dh] to keys [..., k, dh], with `mask` added to the scores.
 
     Returns:
-        The mixed values [..., q, dh] and the weights [..., q, k].
+        The mixed values [..., q, dh] and the weights [..., q, k], these in float32 or wider.
     """
-    scores = query @ key.transpose(-1, -2)
-    weights = torch.softmax(scores if mask is None else scores + mask, dim=-1)
-    return weights @ value, weights
+    scores = widen(query @ key.transpose(-1, -2))  # the mask's numbers are beyond float16
+    weights = softmax(scores if mask is None else scores + mask)
+    return narrow(weights, value) @ value, weights
 
 
 def mix_causally(projected: Projected, heads: int) -> Tensor:

@@ -71,7 +71,8 @@ def load(
         device: "cpu", or "auto" to choose.
         backend: "onnxruntime", "openvino", "openvino+onnxruntime" (images in the first, words in the second), or "auto"
             to choose by what is installed and what the processor can do; the log `rsicrc` says what was chosen.
-        precision: "fp32", which is exact; or "bf16" or "int8", faster (docs/precisions.md says what they cost).
+        precision: "fp32", which is exact; or "fp16", "bf16" or "int8" (docs/precisions.md says what they are for and
+            what they cost).
         threads: threads for the graphs; by default as many as this process may use.
         streams: parts of a batch that OpenVINO works on at once, sharing the threads; by default 1.
 

@@ -26,6 +26,8 @@ GOLDEN_FILE = "golden.npz"
 IMAGE_ENCODER, TEXT_ENCODER, DECODER, SCORER = "image_encoder", "text_encoder", "decoder", "scorer"
 GRAPH_NAMES = (IMAGE_ENCODER, TEXT_ENCODER, DECODER, SCORER)
 EXACT = "fp32"  # the precision of `graphs`, which every folder has; the others are its variants
+FP16, BF16, INT8 = "fp16", "bf16", "int8"
+INT8_FP16 = f"{INT8}-{FP16}"  # int8 as a GPU takes it: the image encoder in int8, the rest of it and all words in fp16
 _CHUNK = 1 << 20
 
 

@@ -15,6 +15,7 @@ from rsicrc.preprocessing import Preprocessing
 from rsicrc_export import variants
 from rsicrc_export.calibration import Calibration, read_calibration
 from rsicrc_export.quantise import block_size, pack
+from rsicrc_train import checkpoint
 from tests.export.test_cli import export
 from tests.models import random_images
 
@@ -44,8 +45,8 @@ def test_calibration_from_a_table(calibration_table: Path) -> None:
 def test_calibration_that_cannot_be_used(tmp_path: Path, calibration_table: Path) -> None:
     with pytest.raises(ExportError, match="neither a table of pairs nor a folder"):
         read_calibration(tmp_path, PREPROCESSING)
-    (tmp_path / "images" / "train").mkdir(parents=True)
-    with pytest.raises(DataError, match="no LevirCCcaptions"):
+    (tmp_path / "LevirCCcaptions.json").write_text("{")
+    with pytest.raises(DataError, match=r"LevirCCcaptions\.json"):
         read_calibration(tmp_path, PREPROCESSING)
     table = tmp_path / "few.csv"
     table.write_text("before,after\n" + "\n".join(calibration_table.read_text().splitlines()[1:4]))
@@ -57,13 +58,14 @@ def test_calibration_that_cannot_be_used(tmp_path: Path, calibration_table: Path
 
 
 def test_a_precision_that_costs_too_much_is_refused(
-    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model_folder: Path, checkpoint_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = shutil.copytree(model_folder, tmp_path / "model")
-    monkeypatch.setattr(variants, "COSINE_TOLERANCE", 1.01)
+    monkeypatch.setattr(variants, "TOLERANCES", {"int8": variants.Tolerance(cosine=1.01, loss=1.0)})
     calibration = Calibration("noise", random_images(8, seed=1), random_images(3, seed=2))
+    model = checkpoint.load(checkpoint_file).build_model()
     with pytest.raises(ExportError, match=r"int8 costs too much with this model: image embedding cosine \d\.\d+"):
-        variants.add_int8(folder, Manifest.load(folder), calibration, lambda line: None)
+        variants.add_variants(folder, Manifest.load(folder), model, ["int8"], calibration, lambda line: None)
 
 
 def test_wrong_options(checkpoint_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -72,7 +74,7 @@ def test_wrong_options(checkpoint_file: Path, tmp_path: Path, capsys: pytest.Cap
     assert "--precision int8 needs --calibration: a couple of hundred real pairs" in err
     code, _, err = export(capsys, checkpoint_file, "-o", tmp_path / "model", "--calibration", tmp_path)
     assert code == 2
-    assert "--calibration goes with --precision int8" in err
+    assert "--calibration goes with --precision int8, fp16 or bf16" in err
     options = ("--precision", "int8", "--calibration", tmp_path / "nothing.csv")
     code, _, err = export(capsys, checkpoint_file, "-o", tmp_path / "model", *options)
     assert code == 1

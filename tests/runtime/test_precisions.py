@@ -27,6 +27,7 @@ needs_bf16 = pytest.mark.skipif(not has_bf16(), reason="this processor has no bf
 CASES = [
     pytest.param("onnxruntime", "fp32", id="onnxruntime-fp32"),
     pytest.param("openvino", "fp32", id="openvino-fp32"),
+    pytest.param("onnxruntime", "fp16", id="onnxruntime-fp16"),
     pytest.param("openvino", "bf16", marks=needs_bf16, id="openvino-bf16"),
     pytest.param("onnxruntime", "int8", id="onnxruntime-int8"),
     pytest.param("openvino", "int8", id="openvino-int8"),
@@ -35,8 +36,8 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def folder(int8_folder: Path) -> Path:
-    return int8_folder
+def folder(variants_folder: Path) -> Path:
+    return variants_folder
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,9 @@ def test_what_a_precision_costs(folder: Path, images: NDArray[np.uint8], backend
     exact = rsicrc.load(folder, backend="onnxruntime", threads=1)
     other = rsicrc.load(folder, backend=backend, precision=precision, threads=1)
     pairs = pairs_of(images)
-    least, loss = {"fp32": (0.999999, 1e-4), "bf16": (0.999, 0.15), "int8": (0.99, 0.3)}[precision]
+    least, loss = {"fp32": (0.999999, 1e-4), "fp16": (0.9999, 0.02), "bf16": (0.999, 0.15), "int8": (0.99, 0.3)}[
+        precision
+    ]
     assert (exact.embed_images(pairs) * other.embed_images(pairs)).sum(axis=1).min() > least
     texts = ["a house is built on the meadow", "the scene is the same as before"]
     assert (exact.embed_texts(texts) * other.embed_texts(texts)).sum(axis=1).min() > least
@@ -137,10 +140,15 @@ def test_auto_takes_what_is_installed(folder: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_what_cannot_be(folder: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(BackendError, match=r"no precision 'fp64': there is fp32, bf16, int8"):
+    with pytest.raises(BackendError, match=r"no precision 'fp64': there is fp32, fp16, bf16, int8"):
         rsicrc.load(folder, precision="fp64")
     with pytest.raises(BackendError, match=r"no graphs in int8, only in fp32: export it again .*--calibration DATA"):
         rsicrc.load(model_folder, precision="int8")
+    with pytest.raises(BackendError, match=r"no graphs in fp16, only in fp32: export it again .* --precision fp16`$"):
+        rsicrc.load(model_folder, precision="fp16")
+    for name in ("openvino", "openvino+onnxruntime"):
+        with pytest.raises(BackendError, match="OpenVINO does not compute in fp16 on a CPU: choose the backend onnx"):
+            rsicrc.load(folder, backend=name, precision="fp16")
     with pytest.raises(BackendError, match="ONNX Runtime does not compute in bf16 on a CPU"):
         rsicrc.load(folder, backend="onnxruntime", precision="bf16")
     monkeypatch.setattr(choosing, "has_bf16", lambda: False)
@@ -179,7 +187,7 @@ def test_compiled_graphs_are_kept(model_folder: Path, tmp_path: Path, monkeypatc
 
 def test_the_manifest_knows_the_variant(folder: Path) -> None:
     manifest = Manifest.load(folder)
-    assert manifest.precisions == ("fp32", "int8")
+    assert manifest.precisions == ("fp32", "fp16", "bf16", "int8")
     at = manifest.at("int8")
     assert at.graphs["decoder"].file == "decoder.int8.onnx"
     assert at.graphs["decoder"].inputs == manifest.graphs["decoder"].inputs

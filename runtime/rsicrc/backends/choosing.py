@@ -10,17 +10,21 @@ from pathlib import Path
 from rsicrc.backends import Backend
 from rsicrc.errors import ArgumentError, BackendError
 from rsicrc.machine import has_bf16
-from rsicrc.manifest import EXACT, Manifest
+from rsicrc.manifest import BF16, EXACT, FP16, INT8, Manifest
 
 ONNX_RUNTIME, OPENVINO = "onnxruntime", "openvino"
 MIXED = f"{OPENVINO}+{ONNX_RUNTIME}"  # the first has the images, the second the words
 BACKENDS = (ONNX_RUNTIME, OPENVINO, MIXED)
 DEVICES = ("cpu",)
-BF16, INT8 = "bf16", "int8"
-PRECISIONS = (EXACT, BF16, INT8)
+PRECISIONS = (EXACT, FP16, BF16, INT8)
 
 # What "auto" tries, best first.
-_PREFERENCE = {EXACT: (ONNX_RUNTIME, OPENVINO), BF16: (OPENVINO,), INT8: (MIXED, ONNX_RUNTIME, OPENVINO)}
+_PREFERENCE = {
+    EXACT: (ONNX_RUNTIME, OPENVINO),
+    FP16: (ONNX_RUNTIME,),
+    BF16: (OPENVINO,),
+    INT8: (MIXED, ONNX_RUNTIME, OPENVINO),
+}
 _NEEDS = {ONNX_RUNTIME: ("ONNX Runtime", "cpu"), OPENVINO: ("OpenVINO", "openvino")}
 
 
@@ -36,9 +40,10 @@ def at_precision(folder: Path, manifest: Manifest, precision: str) -> Manifest:
         # OpenVINO rounds to bfloat16 by itself, so these are the exact graphs.
         return replace(manifest, precision=BF16)
     if precision not in manifest.precisions:
+        needs = " --calibration DATA" if precision == INT8 else ""
         raise BackendError(
             f"{folder}: no graphs in {precision}, only in {', '.join(manifest.precisions)}: "
-            f"export it again with `rsicrc-export CKPT -o {folder} --force --precision {precision} --calibration DATA`"
+            f"export it again with `rsicrc-export CKPT -o {folder} --force --precision {precision}{needs}`"
         )
     return manifest.at(precision)
 
@@ -81,6 +86,8 @@ def _problem(backend: str, precision: str) -> str | None:
         if importlib.util.find_spec(name) is None:
             title, extra = _NEEDS[name]
             return f"{title} is not installed: `pip install 'rsicrc[{extra}]'`"
+    if precision == FP16 and OPENVINO in parts:
+        return "OpenVINO does not compute in fp16 on a CPU: choose the backend onnxruntime, or bf16 or int8"
     if precision == BF16 and ONNX_RUNTIME in parts:
         return "ONNX Runtime does not compute in bf16 on a CPU: choose the backend openvino, or fp32 or int8"
     if precision == BF16 and not has_bf16():

@@ -25,7 +25,10 @@ _ENGINE_OPTIONS = {
         help="onnxruntime, openvino or both joined by +. [default: auto]",
     ),
     "precision": click.option(
-        "--precision", metavar="NAME", default="fp32", help="fp32 is exact; bf16 and int8 are faster. [default: fp32]"
+        "--precision",
+        metavar="NAME",
+        default="fp32",
+        help="fp32 is exact; bf16 and int8 are faster; fp16 is for GPUs. [default: fp32]",
     ),
     "threads": click.option("--threads", type=click.IntRange(min=1), help="Threads of the model. [default: all cores]"),
     "streams": click.option(

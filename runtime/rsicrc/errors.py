@@ -38,6 +38,10 @@ class BackendError(RsicrcError, RuntimeError):
     """A backend or device is not there, or it failed."""
 
 
+class DeviceMemoryError(BackendError, MemoryError):
+    """A GPU has no memory for what was asked: lower the batch size or the number of beams."""
+
+
 class CheckpointError(RsicrcError, ValueError):
     """A checkpoint cannot be read, or holds something else."""
 

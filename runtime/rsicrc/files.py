@@ -1,4 +1,4 @@
-"""Writing files so that a half-written one never takes the place of a good one."""
+"""Where files go, and how they are written so that a half-written one never takes the place of a good one."""
 
 from __future__ import annotations
 
@@ -29,3 +29,8 @@ def replacing(path: Path) -> Iterator[Path]:
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def user_cache() -> Path:
+    """Return the user's folder for what can be made again: `$XDG_CACHE_HOME/rsicrc`, or below `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rsicrc"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,12 +43,7 @@ _INFERNO = np.array(
 _COLOUR_START = 0.25  # the darkest colours of the map read as shadows in an aerial image
 
 
-@dataclass(frozen=True)
-class _Line:
-    """A line of words and the font it is set in."""
-
-    text: str
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def draw_heatmap(before: Image.Image, after: Image.Image, explanation: Explanation) -> Image.Image:
@@ -70,7 +64,8 @@ def draw_heatmap(before: Image.Image, after: Image.Image, explanation: Explanati
     """
     before, after = before.convert("RGB"), after.convert("RGB")
     inner = _WIDTH - 2 * _MARGIN
-    title = _wrap(explanation.text, inner, size=34)
+    title_font = ImageFont.load_default(34)
+    title = wrap(explanation.text, title_font, inner)
     title_height = 44 * len(title)
 
     scale = min((inner - _GAP) / 2 / after.width, _MAX_PHOTO_HEIGHT / after.height)
@@ -86,7 +81,7 @@ def draw_heatmap(before: Image.Image, after: Image.Image, explanation: Explanati
     draw = ImageDraw.Draw(sheet)
 
     for row, line in enumerate(title):
-        draw.text((_MARGIN, _MARGIN + 44 * row), line.text, fill=_INK, font=line.font)
+        draw.text((_MARGIN, _MARGIN + 44 * row), line, fill=_INK, font=title_font)
     for column, (photo, label) in enumerate(((before, "Before"), (after, "After"))):
         left = _MARGIN + column * (photo_width + _GAP)
         sheet.paste(photo.resize((photo_width, photo_height), Image.Resampling.LANCZOS), (left, photos_top))
@@ -100,8 +95,7 @@ def draw_heatmap(before: Image.Image, after: Image.Image, explanation: Explanati
         row, column = divmod(index, columns)
         left, top = _MARGIN + column * (panel + _GAP), words_top + row * (panel_height + _GAP)
         sheet.paste(overlay(square, attention), (left, top))
-        line = _fit(word, panel, size=22)
-        draw.text((left, top + panel + 6), line.text, fill=_INK, font=line.font)
+        draw.text((left, top + panel + 6), word, fill=_INK, font=_fitting(word, panel, size=22))
         share = f"{100 * float(attention.max()):.0f} % at its peak"
         draw.text((left, top + panel + 34), share, fill=_GREY, font=ImageFont.load_default(14))
     return sheet
@@ -170,9 +164,8 @@ def _outline_square(draw: ImageDraw.ImageDraw, left: int, top: int, width: int, 
     draw.rectangle((left, top, left + side - 1, top + side - 1), outline=_LINE, width=3)
 
 
-def _wrap(text: str, width: int, size: int) -> list[_Line]:
-    """Break a sentence into lines that fit."""
-    font = ImageFont.load_default(size)
+def wrap(text: str, font: Font, width: int) -> list[str]:
+    """Break a sentence into lines of at most `width` pixels; a single longer word is a line of its own."""
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word
@@ -180,11 +173,11 @@ def _wrap(text: str, width: int, size: int) -> list[_Line]:
             lines[-1] = longer
         else:
             lines.append(word)
-    return [_Line(line, font) for line in lines]
+    return lines
 
 
-def _fit(word: str, width: int, size: int) -> _Line:
-    """Set a word in the largest font in which it fits, down to 10."""
+def _fitting(word: str, width: int, size: int) -> Font:
+    """The largest font in which a word fits, down to 10."""
     while size > 10 and ImageFont.load_default(size).getlength(word) > width:
         size -= 1
-    return _Line(word, ImageFont.load_default(size))
+    return ImageFont.load_default(size)

@@ -8,13 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from rsicrc.errors import ModelFolderError, ModelNotFoundError
+from rsicrc.files import replacing
 from rsicrc.preprocessing import Preprocessing
 from rsicrc.vocabulary import SPECIAL_IDS
 
@@ -312,14 +312,9 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Write `manifest.json` into a folder; an older one is replaced only by a complete new one."""
-        path = folder / MANIFEST_FILE
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
-        try:
+        with replacing(folder / MANIFEST_FILE) as temporary:
             temporary.write_text(text, encoding="utf-8")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def _graphs(fields: Mapping[str, Any]) -> dict[str, GraphSpec]:

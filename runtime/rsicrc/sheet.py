@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
+from rsicrc.heatmap import Font, wrap
 from rsicrc.report import PICTURES, SIDE, Card, Heading
 
 # All lengths in pixels.
@@ -34,7 +35,7 @@ def draw_sheet(heading: Heading, cards: Sequence[Card]) -> Image.Image:
         An RGB image on white; its height follows from the number of hits.
     """
     title = ImageFont.load_default(30)
-    lines = _wrapped(heading.title, title, _INNER)
+    lines = [_shortened(line, title, _INNER) for line in wrap(heading.title, title, _INNER)]
     top = _MARGIN + 38 * len(lines) + 40
     height = top + sum(_height(card) for card in cards) + _MARGIN
     sheet = Image.new("RGB", (_WIDTH, height), _PAPER)
@@ -74,18 +75,7 @@ def _draw_card(sheet: Image.Image, draw: ImageDraw.ImageDraw, card: Card, top: i
         draw.text((left, top + _HEAD + SIDE + 5), label, fill=_GREY, font=small)
 
 
-def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
-    lines: list[str] = []
-    for word in text.split():
-        longer = f"{lines[-1]} {word}" if lines else word
-        if lines and font.getlength(longer) <= width:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return [_shortened(line, font, width) for line in lines]
-
-
-def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+def _shortened(text: str, font: Font, width: int) -> str:
     """Cut a line so that it fits."""
     if font.getlength(text) <= width:
         return text

@@ -106,7 +106,7 @@ def test_memory_is_kept_for_the_next_batch(engine: Engine, pairs: Any) -> None:
     """Also by a smaller batch after a larger one, and what the larger one left behind changes nothing."""
     first = engine.caption(pairs[:2], beams=2)
     engine.caption(pairs, beams=5)
-    free: list[HostState] = engine.backend._free[DECODER]  # type: ignore[attr-defined]
+    free: list[HostState] = engine.backend._states._free[DECODER]  # type: ignore[attr-defined]
     assert len(free) == 1
     memory = free[0].now["self_keys_0"].__array_interface__["data"][0]
     again = engine.caption(pairs[:2], beams=2)

@@ -47,10 +47,11 @@ def test_a_cell_is_laid_over_its_study(tmp_path: Path, recipe: Recipe) -> None:
         tmp_path,
         recipe="own.yaml",
         training={"epochs": 7, "learning_rate": 0.5},
+        init="w.pt",
         seeds=[0, 3],
         cells=[
-            {"name": "a", "training": {"epochs": 8}, "data": {"grounds": ["woods"], "share": 0.5}, "init": "w.pt"},
-            {"name": "b", "x": 2, "line": "L", "model": {"num_heads": 2}, "test": {"path": "elsewhere"}},
+            {"name": "a", "training": {"epochs": 8}, "data": {"grounds": ["woods"], "share": 0.5}},
+            {"name": "b", "x": 2, "line": "L", "model": {"num_heads": 2}, "test": {"path": "elsewhere"}, "init": None},
         ],
     )
     study = read_study(path)

@@ -16,7 +16,8 @@ from rsicrc.errors import ImageError
 from rsicrc.levir import CaptionedPair
 from rsicrc.preprocessing import Preprocessing
 from rsicrc.reading import prepare_pair
-from rsicrc.vocabulary import PAD, SPECIAL_WORDS, Vocabulary
+from rsicrc.sentences import pad
+from rsicrc.vocabulary import SPECIAL_WORDS, Vocabulary
 from rsicrc_train.augment import TURNS, Augmentation, Turn, jitter, turn_images, turn_sentence
 
 RARE = 5  # the published vocabulary keeps words that occur more often than this
@@ -123,18 +124,10 @@ def collate(items: Sequence[Item]) -> Batch:
     """Put pairs together; the sentences are padded to the longest of the batch."""
     return Batch(
         images=torch.from_numpy(np.stack([item.images for item in items])),
-        ids=pad([row for item in items for row in item.ids]),
+        ids=torch.from_numpy(pad([row for item in items for row in item.ids])),
         labels=torch.tensor([item.label for item in items]),
         sentences=torch.tensor([item.sentences for item in items]),
     )
-
-
-def pad(rows: Sequence[Sequence[int]]) -> Tensor:
-    """Word ids of several sentences as one int64 tensor, right-padded to the longest."""
-    ids = torch.full((len(rows), max(map(len, rows))), PAD)
-    for number, row in enumerate(rows):
-        ids[number, : len(row)] = torch.tensor(row)
-    return ids
 
 
 def build_words(sentences: Iterable[str]) -> tuple[str, ...]:

@@ -8,10 +8,11 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from rsicrc.sentences import pad
 from rsicrc.vocabulary import PAD
 from rsicrc_train import parallel
 from rsicrc_train.batches import Batches
-from rsicrc_train.data import Batch, PairDataset, pad
+from rsicrc_train.data import Batch, PairDataset
 from rsicrc_train.losses import Contrast, caption_loss
 from rsicrc_train.model import RSICRC
 from rsicrc_train.negatives import Alike, Mined, mine
@@ -97,7 +98,7 @@ class Objective:
     def _join(self, ids: Tensor, pairs: list[int]) -> tuple[Tensor, Mined]:
         """Word ids followed by those of the first sentences of `pairs`, and what all processes so joined."""
         numbers = [self.dataset.sentences[pair][0] for pair in pairs]
-        more = pad([self.dataset.ids[number] for number in numbers]).to(ids.device)
+        more = torch.from_numpy(pad([self.dataset.ids[number] for number in numbers])).to(ids.device)
         width = max(ids.shape[1], more.shape[1])
         joined = torch.cat([nn.functional.pad(part, (0, width - part.shape[1]), value=PAD) for part in (ids, more)])
         labels = [self.dataset.labels[pair] for pair in pairs]

@@ -8,7 +8,6 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, Protocol
 import click
 
 from rsicrc.errors import DataError
+from rsicrc.files import replacing
 
 COLUMNS = ("step", "split", "loss", "captioning", "contrastive", "learning_rate", "pairs_per_second")
 _PACKAGES = (
@@ -43,12 +43,10 @@ class Log:
         self.path = path
         self.scalars: _Scalars | None = _tensorboard(path.parent / "tensorboard", step) if tensorboard else None
         rows = [row for row in read_log(path) if int(row["step"]) <= step] if step else []
-        partial = path.with_name(f".{path.name}.partial")
-        with partial.open("w", newline="", encoding="utf-8") as file:
+        with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(rows)
-        partial.replace(path)
 
     def write(self, step: int, split: str, figures: Sequence[float], rate: float, pairs: float) -> None:
         """Add a row.
@@ -97,7 +95,7 @@ def draw_curves(log: Path, picture: Path) -> None:
         axes.set(title=column.replace("_", " "), xlabel="step")
         axes.grid(alpha=0.3)
         axes.legend()
-    with _replacing(picture) as partial:
+    with replacing(picture) as partial:
         figure.savefig(partial, format="png", dpi=100)
 
 
@@ -117,19 +115,8 @@ def describe_start(path: Path, step: int, processes: int, device: str) -> None:
             "processes": processes,
         }
     )
-    with _replacing(path) as partial:
+    with replacing(path) as partial:
         partial.write_text(json.dumps(starts, indent=1) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A file to write beside `path`, which it replaces once it is whole."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _smooth(values: list[float]) -> list[float]:

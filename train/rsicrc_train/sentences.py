@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsicrc.errors import CheckpointError, DataError
+from rsicrc.files import replacing, user_cache
 from rsicrc_train import hub
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def embed_sentences(
     """
     distinct = sorted(set(sentences))
     folder = _packaged() if encoder == PACKAGED_ENCODER else Path(encoder)
-    path = (cache or _cache()) / f"{_key(encoder, folder, distinct)}.npy"
+    path = (cache or user_cache() / "sentences") / f"{_key(encoder, folder, distinct)}.npy"
     table = _read(path, len(distinct))
     if table is None:
         model = _load(encoder, folder, device)
@@ -96,11 +96,6 @@ def _packaged() -> Path:
     return Path(get_model_path())
 
 
-def _cache() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "rsicrc" / "sentences"
-
-
 def _key(encoder: str, folder: Path, distinct: Sequence[str]) -> str:
     digest = hashlib.sha256(encoder.encode())
     if folder.is_dir():
@@ -123,14 +118,9 @@ def _read(path: Path, count: int) -> NDArray[np.float32] | None:
 
 def _write(path: Path, table: NDArray[np.float32]) -> None:
     """Keep a table; without a place to keep it, the next run embeds the sentences again."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            np.save(file, table)
-        partial.replace(path)
+        with replacing(path) as partial:
+            np.save(partial, table)
     except OSError as error:
         click.echo(f"the sentence embeddings are not kept: {error}", err=True)
-    finally:
-        if partial.exists():
-            partial.unlink()

@@ -10,9 +10,9 @@
       - {name: half, x: 50, data: {share: 0.5}}
       - {name: all, x: 100}
 
-A cell's own `training`, `model`, `data` and `test` are laid over the study's; `init` names weights for its trunk, `run`
-an earlier cell whose training it evaluates on a `test` of its own. Cells with an `x` are drawn as curves, one for each
-`line`; the others as points.
+A cell's own `training`, `model`, `data` and `test` are laid over the study's; `init`, a cell's or for all of them,
+names weights for the trunk (null: none), `run` an earlier cell whose training it evaluates on a `test` of its own.
+Cells with an `x` are drawn as curves, one for each `line`; the others as points.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from rsicrc_train.synth.facts import GROUNDS
 
 _NAME = re.compile(r"[\w.+-][\w.+ -]*")
 _LAID = ("training", "model", "data", "test")
-_STUDY_KEYS = frozenset({"title", "recipe", "seeds", "cells", *_LAID})
+_STUDY_KEYS = frozenset({"title", "recipe", "init", "seeds", "cells", *_LAID})
 _CELL_KEYS = frozenset({"name", "line", "x", "init", "run", *_LAID})
 
 
@@ -137,7 +137,7 @@ def _cell(study: Mapping[str, Any], cell: Any, path: Path) -> Cell:
     x = cell.get("x")
     if x is not None and not isinstance(x, (int, float)):
         raise DataError(f"{where}: x is a number, not {x!r}")
-    init = cell.get("init")
+    init = cell.get("init", study.get("init"))
     return Cell(
         name=str(cell["name"]),
         recipe=recipe,

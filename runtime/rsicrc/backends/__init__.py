@@ -55,13 +55,15 @@ class Backend(Protocol):
 
     Attributes:
         name: as given to `rsicrc.load`.
-        device: as given to `rsicrc.load`.
+        device: "cpu", or "cuda:N".
         threads: how many threads a graph may use.
+        stream: the CUDA stream that it works on; None on a CPU.
     """
 
     name: str
     device: str
     threads: int
+    stream: int | None
 
     def run(self, graph: str, feeds: Mapping[str, Any], outputs: Sequence[str] | None = None) -> dict[str, Any]:
         """Run a graph.
@@ -89,4 +91,20 @@ class Backend(Protocol):
 
     def numpy(self, value: Any) -> Array:
         """Return a value as a numpy array."""
+        ...
+
+    def take(self, array: Any) -> Any:
+        """Begin to bring an array to where the graphs run, and return the value that it becomes.
+
+        Args:
+            array: of numpy, or any for which `rsicrc.arrays.is_array` holds. What is there already is not copied, so it
+                must not be changed while it is used.
+
+        Raises:
+            ArgumentError: it is on another device.
+        """
+        ...
+
+    def joined(self, values: Sequence[Any]) -> Any:
+        """Return values, at least one, joined along their first axis, complete, as an array that speaks DLPack."""
         ...

@@ -6,21 +6,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rsicrc.backends import Array, Backend, Loop
+from rsicrc.backends.state import HostBackend
 from rsicrc.manifest import IMAGE_ENCODER
 
 
-class MixedBackend:
-    """The image encoder in one backend, the graphs of words in another. Both compute on the same device.
+class MixedBackend(HostBackend):
+    """The image encoder in one backend, the graphs of words in another.
 
     Attributes:
         name: the names of both, joined by +.
-        device: that of both.
+        device: "cpu", that of both.
         threads: threads that one graph uses; the two never work at the same time.
     """
 
     def __init__(self, images: Backend, words: Backend) -> None:
         self.name = f"{images.name}+{words.name}"
-        self.device = words.device
         self.threads = words.threads
         self._images, self._words = images, words
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsicrc.backends import Array
-from rsicrc.backends.state import NEXT, ROWS, HostState, shape_of
+from rsicrc.backends.opening import OpenGraphs
+from rsicrc.backends.state import ROWS, HostBackend, HostLoop, HostState, HostStates, shape_of
 from rsicrc.errors import BackendError, ModelFolderError
+from rsicrc.files import user_cache
 from rsicrc.machine import available_cpus, has_bf16
-from rsicrc.manifest import IMAGE_ENCODER, GraphSpec, Manifest
+from rsicrc.manifest import EXACT, IMAGE_ENCODER, GraphSpec, Manifest
 
 # Pairs in one run of the image encoder. Its intermediate results for more than these do not stay in the caches.
 _PAIRS = 8
 
 
-class OpenVinoBackend:
+class OpenVinoBackend(HostBackend):
     """The graphs of a model folder as OpenVINO models; values are numpy arrays and OpenVINO tensors.
 
     Compiled graphs are kept on disk, so that only the first start compiles them.
@@ -40,16 +40,14 @@ class OpenVinoBackend:
     """
 
     name = "openvino"
-    device = "cpu"
 
     def __init__(self, folder: Path, manifest: Manifest, threads: int | None, streams: int | None) -> None:
         self.threads = threads or available_cpus()
         self._streams = min(streams or 1, self.threads)
         self._folder = folder
         self._manifest = manifest
-        self._models: dict[str, Any] = {}
-        self._opening = threading.Lock()
-        self._free: defaultdict[str, list[HostState]] = defaultdict(list)
+        self._models = OpenGraphs(self._open)
+        self._states = HostStates(in_place=False)
 
     def run(self, graph: str, feeds: Mapping[str, Any], outputs: Sequence[str] | None = None) -> dict[str, Any]:
         """Run a graph; see `rsicrc.backends.Backend`.
@@ -58,7 +56,7 @@ class OpenVinoBackend:
             BackendError: OpenVINO refused the inputs or failed.
             ModelFolderError: the graph's file cannot be opened.
         """
-        model = self._model(graph)
+        model = self._models[graph]
         names = list(outputs) if outputs is not None else list(self._manifest.graphs[graph].outputs)
         try:
             if graph == IMAGE_ENCODER:
@@ -76,10 +74,9 @@ class OpenVinoBackend:
         self, graph: str, axes: Mapping[str, int], first: Mapping[str, Array], fixed: Mapping[str, Any]
     ) -> OpenVinoLoop:
         """Begin a loop; see `rsicrc.backends.Backend`."""
-        spec, free = self._manifest.graphs[graph], self._free[graph]
-        state = free.pop() if free else HostState(spec, in_place=False)
-        state.begin(axes, first)
-        return OpenVinoLoop(self._model(graph), spec, state, fixed, free)
+        spec = self._manifest.graphs[graph]
+        state, give_back = self._states.begin(graph, spec, axes, first)
+        return OpenVinoLoop(self._models[graph], spec, state, fixed, give_back)
 
     def numpy(self, value: Any) -> Array:
         """Return a value as a numpy array."""
@@ -104,12 +101,6 @@ class OpenVinoBackend:
             request.wait()
         return results
 
-    def _model(self, graph: str) -> Any:
-        with self._opening:
-            if graph not in self._models:
-                self._models[graph] = self._open(graph)
-            return self._models[graph]
-
     def _open(self, graph: str) -> Any:
         import openvino
 
@@ -118,7 +109,7 @@ class OpenVinoBackend:
             "INFERENCE_NUM_THREADS": self.threads,
             "NUM_STREAMS": self._streams if graph == IMAGE_ENCODER else 1,
             # Left to itself it takes bf16 wherever the chip can.
-            "INFERENCE_PRECISION_HINT": "f32" if self._manifest.precision == "fp32" or not has_bf16() else "bf16",
+            "INFERENCE_PRECISION_HINT": "f32" if self._manifest.precision == EXACT or not has_bf16() else "bf16",
             "CACHE_DIR": str(cache_folder(self._folder, f"openvino-{openvino.__version__}")),
         }
         try:
@@ -127,54 +118,37 @@ class OpenVinoBackend:
             raise ModelFolderError(f"{path}: OpenVINO cannot open this graph: {_first_line(error)}") from error
 
 
-class OpenVinoLoop:
+class OpenVinoLoop(HostLoop):
     """Two infer requests that take turns: what one writes, the other reads; see `rsicrc.backends.Loop`."""
 
     def __init__(
-        self, model: Any, graph: GraphSpec, state: HostState, fixed: Mapping[str, Any], free: list[HostState]
+        self,
+        model: Any,
+        graph: GraphSpec,
+        state: HostState,
+        fixed: Mapping[str, Any],
+        give_back: Callable[[], None],
     ) -> None:
         self._requests = [model.create_infer_request() for _ in range(2)]
-        self._state = state
-        self._fixed = {name: _tensor(value) for name, value in fixed.items()}
-        self._by_row = [name for name in fixed if ROWS in graph.inputs[name].shape]
-        self._free = free
-        self._position = np.zeros((), np.int64)
-        outputs = {name: spec for name, spec in graph.outputs.items() if name.removeprefix(NEXT) not in state.now}
-        self._others = {name: np.zeros(shape_of(spec, state.axes), spec.dtype) for name, spec in outputs.items()}
-        self._bind()
+        super().__init__(graph, state, fixed, give_back)
 
-    def step(self, position: int) -> None:
-        """Run the graph once; see `rsicrc.backends.Loop`."""
-        self._position[...] = position
+    def _value(self, value: Any) -> Any:
+        return _tensor(value)
+
+    def _rows(self, value: Any, rows: NDArray[np.int64]) -> Any:
+        return _tensor(value.data[rows])
+
+    def _bound(self, number: int, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Any:
+        request = self._requests[number]
+        for name, value in {**inputs, **outputs}.items():
+            request.set_tensor(name, _tensor(value))
+        return request
+
+    def _run(self, turn: Any) -> None:
         try:
-            self._requests[0].infer()
+            turn.infer()
         except RuntimeError as error:
             raise BackendError(f"a step failed in OpenVINO: {_first_line(error)}") from error
-        self._requests.reverse()
-        self._state.turn()
-
-    def read(self, name: str) -> Array:
-        """Return a state or an output; see `rsicrc.backends.Loop`."""
-        return self._others[name] if name in self._others else self._state.now[name]
-
-    def regroup(self, rows: NDArray[np.int64], axes: Mapping[str, int]) -> None:
-        """Go on with some rows; see `rsicrc.backends.Loop`."""
-        if len(rows) < self._state.axes[ROWS]:
-            self._fixed.update({name: _tensor(self._fixed[name].data[rows]) for name in self._by_row})
-        self._state.regroup(rows, axes)
-        self._bind()
-
-    def close(self) -> None:
-        """Give the buffers back."""
-        self._free.append(self._state)
-
-    def _bind(self) -> None:
-        now, following = self._state.now, self._state.next
-        for request, source, target in zip(self._requests, (now, following), (following, now), strict=True):
-            for name, value in {**self._fixed, **source, "position": self._position}.items():
-                request.set_tensor(name, _tensor(value))
-            for name, value in {**{NEXT + name: array for name, array in target.items()}, **self._others}.items():
-                request.set_tensor(name, _tensor(value))
 
 
 def cache_folder(folder: Path, name: str) -> Path:
@@ -184,7 +158,7 @@ def cache_folder(folder: Path, name: str) -> Path:
     """
     engines = folder / "engines"
     if not os.access(engines if engines.exists() else folder, os.W_OK):
-        engines = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rsicrc"
+        engines = user_cache()
     return engines / name
 
 

@@ -1,13 +1,17 @@
-"""A loop's state in host memory, for the backends that compute there."""
+"""Values, a loop and its state in host memory, for the backends that compute there."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rsicrc.arrays import take_array
 from rsicrc.backends import Array
 from rsicrc.manifest import GraphSpec, TensorSpec
 
@@ -17,8 +21,27 @@ _CACHES = ("self_keys_", "self_values_")
 
 
 def shape_of(spec: TensorSpec, axes: Mapping[str, int]) -> tuple[int, ...]:
-    """Return a tensor's shape with numbers in the place of names."""
-    return tuple(axes[size] if isinstance(size, str) else size for size in spec.shape)
+    """Return a tensor's shape with numbers in the place of names, and of names less a number ("n - 1")."""
+    return tuple(_size(size, axes) if isinstance(size, str) else size for size in spec.shape)
+
+
+class HostBackend(ABC):
+    """What the backends on a CPU have in common; see `rsicrc.backends.Backend`."""
+
+    device = "cpu"
+    stream: int | None = None
+
+    @abstractmethod
+    def numpy(self, value: Any) -> Array:
+        """Return a value as a numpy array."""
+
+    def take(self, array: Any) -> Any:
+        """Return an array of the host's memory as a numpy array over the same bytes."""
+        return take_array(array, self.device, self.stream)
+
+    def joined(self, values: Sequence[Any]) -> Array:
+        """Return values as one numpy array, joined along their first axis."""
+        return np.concatenate([self.numpy(value) for value in values])
 
 
 class HostState:
@@ -75,3 +98,93 @@ class HostState:
             # Zeros and later old numbers: a graph may mask what it has not written by adding to its scores.
             memory[name] = np.zeros(size, spec.dtype)
         return memory[name][:size].reshape(shape)
+
+
+class HostStates:
+    """The states of a backend's loops: the memory of one that was closed serves the next one over the same graph."""
+
+    def __init__(self, *, in_place: bool) -> None:
+        self._in_place = in_place
+        self._free: defaultdict[str, list[HostState]] = defaultdict(list)
+
+    def begin(
+        self, name: str, graph: GraphSpec, axes: Mapping[str, int], first: Mapping[str, Array]
+    ) -> tuple[HostState, Callable[[], None]]:
+        """Return a state that has begun, and what gives it back."""
+        free = self._free[name]
+        state = free.pop() if free else HostState(graph, in_place=self._in_place)
+        state.begin(axes, first)
+        return state, lambda: free.append(state)
+
+
+class HostLoop(ABC):
+    """What the loops over host memory have in common; see `rsicrc.backends.Loop`.
+
+    Two turns alternate: what one writes, the other reads. What they bind and how they run is the runtime's.
+    """
+
+    def __init__(
+        self, graph: GraphSpec, state: HostState, fixed: Mapping[str, Any], give_back: Callable[[], None]
+    ) -> None:
+        self._state = state
+        self._fixed = {name: self._value(value) for name, value in fixed.items()}
+        self._by_row = [name for name in fixed if ROWS in graph.inputs[name].shape]
+        self._give_back = give_back
+        self._position = np.zeros((), np.int64)
+        outputs = {name: spec for name, spec in graph.outputs.items() if name.removeprefix(NEXT) not in state.now}
+        self._others = {name: np.zeros(shape_of(spec, state.axes), spec.dtype) for name, spec in outputs.items()}
+        self._bind()
+
+    @abstractmethod
+    def _value(self, value: Any) -> Any:
+        """What the runtime keeps an array in, over the same memory; what is one already stays as it is."""
+
+    @abstractmethod
+    def _rows(self, value: Any, rows: NDArray[np.int64]) -> Any:
+        """Some rows of a value of the runtime, as a new one."""
+
+    @abstractmethod
+    def _bound(self, number: int, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Any:
+        """Turn `number`, which reads and writes these arrays and values."""
+
+    @abstractmethod
+    def _run(self, turn: Any) -> None:
+        """Take a turn."""
+
+    def step(self, position: int) -> None:
+        """Run the graph once; see `rsicrc.backends.Loop`."""
+        self._position[...] = position
+        self._run(self._turns[0])
+        self._turns.reverse()
+        self._state.turn()
+
+    def read(self, name: str) -> Array:
+        """Return a state or an output; see `rsicrc.backends.Loop`."""
+        return self._others[name] if name in self._others else self._state.now[name]
+
+    def regroup(self, rows: NDArray[np.int64], axes: Mapping[str, int]) -> None:
+        """Go on with some rows; see `rsicrc.backends.Loop`."""
+        if len(rows) < self._state.axes[ROWS]:
+            self._fixed.update({name: self._rows(self._fixed[name], rows) for name in self._by_row})
+        self._state.regroup(rows, axes)
+        self._bind()
+
+    def close(self) -> None:
+        """Give the buffers back."""
+        self._give_back()
+
+    def _bind(self) -> None:
+        now, following = self._state.now, self._state.next
+        self._turns = [
+            self._bound(
+                number,
+                {**self._fixed, **source, "position": self._position},
+                {**{NEXT + name: array for name, array in target.items()}, **self._others},
+            )
+            for number, (source, target) in enumerate(((now, following), (following, now)))
+        ]
+
+
+def _size(text: str, axes: Mapping[str, int]) -> int:
+    name, _, less = text.partition(" - ")
+    return axes[name] - int(less or 0)

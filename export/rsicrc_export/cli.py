@@ -28,6 +28,14 @@ from rsicrc.console import run_command
     metavar="DATA",
     help="A couple of hundred real pairs, for int8: a data set such as LEVIR-CC, or a table.",
 )
+@click.option("--tensorrt", is_flag=True, help="Build TensorRT plans too, into the folder's `engines`.")
+@click.option(
+    "--profile",
+    "profiles",
+    metavar="PAIRS,BEAMS",
+    multiple=True,
+    help="For which sizes plans are built, MIN:OPT:MAX each; may be repeated.  [default: 1:8:64,1:3:8]",
+)
 @click.option("--config", type=click.Path(path_type=Path), help="config.json of the published weights.")
 @click.option("--vocab", type=click.Path(path_type=Path), help="levir_vocab.json of the published weights.")
 @click.version_option(__version__, prog_name="rsicrc-export")
@@ -37,6 +45,8 @@ def command(
     force: bool,
     precisions: tuple[str, ...],
     calibration: Path | None,
+    tensorrt: bool,
+    profiles: tuple[str, ...],
     config: Path | None,
     vocab: Path | None,
 ) -> None:
@@ -56,22 +66,28 @@ def command(
     if calibration is not None and not others:
         raise click.UsageError("--calibration goes with --precision int8, fp16 or bf16")
 
+    if profiles and not tensorrt:
+        raise click.UsageError("--profile goes with --tensorrt")
+
     from functools import partial
 
-    from rsicrc_export import hub
+    from rsicrc_export import hub, plans
     from rsicrc_export.folder import check_target, export_checkpoint
     from rsicrc_train import checkpoint as checkpoints
     from rsicrc_train.published import load_published
 
     check_target(output, force=force)  # before a download or anything else that takes long
+    builder = plans.PlanBuilder.open(profiles) if tensorrt else None
     files = hub.resolve(checkpoint) if hub.is_reference(checkpoint) else hub.HubCheckpoint(Path(checkpoint))
     config, vocab = config or files.config, vocab or files.vocab
     read = checkpoints.load
     if config is not None and vocab is not None:
         read = partial(load_published, config=config, vocab=vocab)
-    export_checkpoint(
+    manifest = export_checkpoint(
         files.weights, output, force=force, report=_say, read=read, precisions=others, calibration=calibration
     )
+    if builder is not None:
+        builder.build(output, manifest, _say)
     click.echo(output)
 
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,7 +54,7 @@ def test_fuzzer_finds_nothing(memory_build: Build, model_folder: Path, tmp_path:
     assert "DONE" in done.stderr
 
 
-def write_plans(folder: Path, *plans: dict[str, str]) -> None:
+def write_plans(folder: Path, *plans: dict[str, Any]) -> None:
     """Write an index of TensorRT plans whose one file is no plan."""
     engines = folder / "engines"
     engines.mkdir(exist_ok=True)
@@ -80,14 +81,18 @@ def test_plans_are_chosen_and_refused_with_the_reason(gcc_build: Build, model_fo
     assert "no TensorRT plans" in choose().stderr
     write_plans(folder, {"version": "10.3.0"}, {"device": "NVIDIA L4 8.9"}, {})
     assert choose().stdout.strip() == str(folder / "engines" / "decoder.plan")
-    for other, reason in (
+    write_plans(folder, {"device": "any", "compute_capabilities": ["8.9", "9.0"], "profile": {"pairs": [1, 8, 64]}})
+    assert choose().stdout.strip() == str(folder / "engines" / "decoder.plan")
+    others: tuple[tuple[dict[str, Any], str], ...] = (
         ({"version": "10.3.0"}, "version 10.3.0, not 10.13.3"),
         ({"device": "NVIDIA L4 8.9"}, "device NVIDIA L4 8.9, not NVIDIA H200 9.0"),
         ({"library": "tensorrt_rtx"}, "library tensorrt_rtx, not tensorrt"),
         ({"graph_sha256": "0"}, "graph_sha256 0"),
         ({"sha256": "0"}, "changed since it was built"),
         ({"file": "../decoder.plan"}, "plain file name"),
-    ):
+        ({"compute_capabilities": ["8.6", "8.9"]}, "compute capabilities 8.6, 8.9, not NVIDIA H200 9.0"),
+    )
+    for other, reason in others:
         write_plans(folder, other)
         assert (choose().returncode, choose().stdout) == (1, "")
         assert reason in choose().stderr

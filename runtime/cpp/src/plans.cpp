@@ -22,12 +22,20 @@ std::string mismatch(const Json& plan, const std::string& graph_hash, const Plan
   };
   for (const auto& [field, here] : {std::pair<const char*, const std::string&>{"library", reader.library},
                                     {"version", reader.version},
-                                    {"device", reader.device},
                                     {"graph_sha256", graph_hash}}) {
     std::string difference = differs(field, here);
     if (!difference.empty()) return difference;
   }
-  return "";
+  const auto several = plan.find("compute_capabilities");
+  if (several == plan.end()) return differs("device", reader.device);
+  // A portable plan is finished on the GPU that it runs on, so only the generation must fit, the name's last word.
+  const std::string own = reader.device.substr(reader.device.rfind(' ') + 1);
+  std::string all;
+  for (const Json& capability : *several) {
+    if (capability.get<std::string>() == own) return "";
+    all += (all.empty() ? "" : ", ") + capability.get<std::string>();
+  }
+  return "compute capabilities " + all + ", not " + reader.device;
 }
 
 std::filesystem::path checked(const std::filesystem::path& engines, const Json& plan) {

@@ -78,16 +78,10 @@ def attentions(path: Path) -> Iterator[Attention]:
     for node in graph.node:
         if node.op_type != "Softmax":
             continue
-        source = makers[node.input[0]]
-        while source.op_type in ("Add", "Cast"):
-            source = next(makers[name] for name in source.input if name in makers and _leads_to_product(name, makers))
+        scores = _product_behind(node.input[0], makers)
         uses = list(_uses(graph, node.output[0]))
-        if (
-            source.op_type == "MatMul"
-            and weights.isdisjoint(source.input)
-            and [use.op_type for use in uses] == ["MatMul"]
-        ):
-            yield Attention(source.name, node.name, uses[0].name)
+        if scores and weights.isdisjoint(scores.input) and [use.op_type for use in uses] == ["MatMul"]:
+            yield Attention(scores.name, node.name, uses[0].name)
 
 
 def convolutions(path: Path) -> Iterator[tuple[str, bool, str | None]]:
@@ -100,11 +94,15 @@ def convolutions(path: Path) -> Iterator[tuple[str, bool, str | None]]:
             yield node.name, len(node.input) == 3, relu
 
 
-def _leads_to_product(name: str, makers: dict[str, onnx.NodeProto]) -> bool:
-    node = makers[name]
-    while node.op_type == "Cast":
-        node = makers[node.input[0]]
-    return node.op_type == "MatMul"
+def _product_behind(name: str, makers: dict[str, onnx.NodeProto]) -> onnx.NodeProto | None:
+    """The product that a tensor comes from by casts and added masks alone."""
+    node = makers.get(name)
+    if node is None or node.op_type == "MatMul":
+        return node
+    if node.op_type not in ("Add", "Cast"):
+        return None
+    found = (_product_behind(each, makers) for each in node.input)
+    return next((product for product in found if product is not None), None)
 
 
 def _uses(graph: onnx.GraphProto, name: str) -> Iterator[onnx.NodeProto]:

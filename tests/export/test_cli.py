@@ -81,3 +81,23 @@ def test_help_is_quick() -> None:
     ).stderr
     assert time.perf_counter() - started < 5.0
     assert not [name for name in ("torch", "onnx", "numpy", "onnxruntime") if f"| {name}\n" in listing]
+
+
+def test_tensorrt_that_is_not_installed_is_said_before_any_work(
+    checkpoint_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("rsicrc.backends.tensorrt.library.LIBRARIES", ("tensorrt_rtx",))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    code, out, err = export(capsys, checkpoint_file, "-o", tmp_path / "model", "--tensorrt")
+    assert (code, out) == (1, "")
+    assert err.count("\n") == 1
+    assert "TensorRT is not installed: `pip install 'rsicrc[tensorrt-rtx]'`" in err
+    assert not (tmp_path / "model").exists()
+
+
+def test_profiles(checkpoint_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = export(capsys, checkpoint_file, "-o", tmp_path / "model", "--profile", "1:8:64")
+    assert (code, "--profile goes with --tensorrt" in err) == (2, True)
+    code, _, err = export(capsys, checkpoint_file, "-o", tmp_path / "model", "--tensorrt", "--profile", "8:1")
+    assert (code, "write MIN:OPT:MAX pairs" in err) == (2, True)
+    assert not (tmp_path / "model").exists()

@@ -32,6 +32,9 @@ GRAPHS = (IMAGE_ENCODER, TEXT_ENCODER, DECODER, SCORER)
 # Attentions of the example model: one fusion layer within and one across dates; one layer of words alone and one that
 # also looks at the images. The scorer's last one gives its weights away, so it cannot be fused.
 ATTENTIONS = {IMAGE_ENCODER: 2, TEXT_ENCODER: 1, DECODER: 3, SCORER: 2}
+# Kernels that compute nothing, in float32 and in a half type; docs/tensorrt.md says what they are for. In float32 most of
+# them pad the 49 places of a map for a product.
+MOVES = {IMAGE_ENCODER: (17, 9), TEXT_ENCODER: (0, 0), DECODER: (20, 11), SCORER: (16, 9)}
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ def test_convolutions_have_their_bias_and_relu(built: Callable[[str, str], Built
     found = list(convolutions(graph.path))
     assert len(found) > 20
     for convolution, has_bias, relu in found:
-        (layer,) = graph.with_node(convolution)  # a bias of its own would be a second layer of this node
+        layer = graph.with_node(convolution)[-1]  # a bias of its own would come after it; padded channels come before
         assert has_bias
         assert layer.kind == "correlation"
         assert relu is None or relu in layer.nodes, f"{convolution} stands without {relu}"
@@ -131,6 +134,5 @@ def test_nothing_only_casts(built: Callable[[str, str], Built], name: str, preci
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", GRAPHS)
 def test_copies_and_transposes(built: Callable[[str, str], Built], name: str, precision: str) -> None:
-    layers = built(name, precision).layers
-    moves = Counter("".join(layer.operations) for layer in layers if layer.only_moves)
-    print(name, precision, len(layers), built(name, precision).plan_bytes, dict(moves))
+    moves = Counter("".join(layer.operations) for layer in built(name, precision).layers if layer.only_moves)
+    assert moves.total() <= MOVES[name][precision != "fp32"], dict(moves)

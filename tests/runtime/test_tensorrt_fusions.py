@@ -32,9 +32,9 @@ GRAPHS = (IMAGE_ENCODER, TEXT_ENCODER, DECODER, SCORER)
 # Attentions of the example model: one fusion layer within and one across dates; one layer of words alone and one that
 # also looks at the images. The scorer's last one gives its weights away, so it cannot be fused.
 ATTENTIONS = {IMAGE_ENCODER: 2, TEXT_ENCODER: 1, DECODER: 3, SCORER: 2}
-# Kernels that compute nothing, in float32 and in a half type; docs/tensorrt.md says what they are for. In float32 most
-# pad the 49 places of a map for a product.
-MOVES = {IMAGE_ENCODER: (17, 9), TEXT_ENCODER: (0, 0), DECODER: (20, 11), SCORER: (16, 9)}
+# Kernels that compute nothing, in fp32, fp16 and bf16; docs/tensorrt.md says what they are for. In float32 most pad the 49
+# places of a map for a product. The library has no average pooling of bfloat16, so bf16 has ten casts around the pools.
+MOVES = {IMAGE_ENCODER: (17, 9, 19), TEXT_ENCODER: (0, 0, 0), DECODER: (20, 11, 11), SCORER: (16, 9, 9)}
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,8 @@ def test_convolutions_have_their_bias_and_relu(built: Callable[[str, str], Built
 @pytest.mark.parametrize("name", GRAPHS)
 def test_nothing_only_casts(built: Callable[[str, str], Built], name: str, precision: str) -> None:
     layers = built(name, precision).layers
-    assert not [layer.name for layer in layers if set(layer.operations) and set(layer.operations) <= {"Cast", "Resh"}]
+    casts = [layer for layer in layers if layer.operations and set(layer.operations) <= {"Cast", "Resh"}]
+    assert len(casts) <= (10 if (name, precision) == (IMAGE_ENCODER, "bf16") else 0)
     assert not [layer.name for layer in layers if "eformat" in layer.kind]
 
 
@@ -135,4 +136,4 @@ def test_nothing_only_casts(built: Callable[[str, str], Built], name: str, preci
 @pytest.mark.parametrize("name", GRAPHS)
 def test_copies_and_transposes(built: Callable[[str, str], Built], name: str, precision: str) -> None:
     moves = Counter("".join(layer.operations) for layer in built(name, precision).layers if layer.only_moves)
-    assert moves.total() <= MOVES[name][precision != "fp32"], dict(moves)
+    assert moves.total() <= MOVES[name][PRECISIONS.index(precision)], dict(moves)

@@ -32,8 +32,8 @@ GRAPHS = (IMAGE_ENCODER, TEXT_ENCODER, DECODER, SCORER)
 # Attentions of the example model: one fusion layer within and one across dates; one layer of words alone and one that
 # also looks at the images. The scorer's last one gives its weights away, so it cannot be fused.
 ATTENTIONS = {IMAGE_ENCODER: 2, TEXT_ENCODER: 1, DECODER: 3, SCORER: 2}
-# Kernels that compute nothing, in fp32, fp16 and bf16; docs/tensorrt.md says what they are for. In float32 most pad the 49
-# places of a map for a product. The library has no average pooling of bfloat16, so bf16 has ten casts around the pools.
+# Kernels that compute nothing, in fp32, fp16 and bf16; docs/tensorrt.md says what they are for. In float32 most pad the
+# 49 places of a map for a product. The library has no average pooling of bfloat16, so ten casts surround them.
 MOVES = {IMAGE_ENCODER: (17, 9, 19), TEXT_ENCODER: (0, 0, 0), DECODER: (20, 11, 11), SCORER: (16, 9, 9)}
 
 

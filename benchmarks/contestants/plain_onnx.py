@@ -75,6 +75,7 @@ class PlainOnnx(TwoPart):
     """Three sessions; the sentences grow by a word a run."""
 
     def __init__(self, setup: Setup) -> None:
+        # Imported before ONNX Runtime loads its CUDA provider, PyTorch brings that the libraries it needs.
         torch.set_num_threads(setup.threads)
         manifest = Manifest.load(setup.folder, verify=False)
         self.vocabulary = Vocabulary.load(setup.folder / TOKENIZER_FILE)
@@ -84,8 +85,15 @@ class PlainOnnx(TwoPart):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = setup.threads
         options.log_severity_level = 3
+        providers: list[Any] = ["CPUExecutionProvider"]
+        kind, _, number = setup.device.partition(":")
+        if kind == "cuda":
+            if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+                raise SystemExit("the onnxruntime that is installed is without CUDA")
+            cuda = {"device_id": number or "0", "use_tf32": "0"}
+            providers = [("CUDAExecutionProvider", cuda), *providers]
         self.images, self.texts, self.words = (
-            onnxruntime.InferenceSession(setup.plain / name, options, providers=["CPUExecutionProvider"])
+            onnxruntime.InferenceSession(setup.plain / name, options, providers=providers)
             for name in (IMAGES, TEXTS, WORDS)
         )
 

@@ -84,7 +84,7 @@ def main() -> None:
     try:
         limits = measure_card(arguments.device) if card.is_card(arguments.device) else measure(arguments.threads)
     except ImportError as error:
-        raise SystemExit(f"error: the limits are measured with PyTorch, which is not here ({error})") from error
+        raise SystemExit(f"skipped: limits, which are measured with PyTorch: {error}") from error
     sys.stdout.write(json.dumps(vars(limits)) + "\n")
 
 

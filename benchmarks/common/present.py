@@ -47,7 +47,7 @@ def _onnxruntime() -> str:
 
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         return "the onnxruntime that is installed is without CUDA: onnxruntime-gpu has it, in its place"
-    return ""
+    return _bindings()
 
 
 def _onnxruntime_tensorrt() -> str:
@@ -72,8 +72,13 @@ def _tensorrt(capability: tuple[int, int]) -> str:
     names = [name for name in ("tensorrt", "tensorrt_rtx") if find_spec(name)]
     if not names:
         return "neither tensorrt nor tensorrt_rtx is installed"
-    if find_spec("cuda") is None or find_spec("cuda.bindings") is None:
-        return "cuda-bindings is not installed"
+    if missing := _bindings():
+        return missing
     if names == ["tensorrt_rtx"] and capability[0] in _RTX_LACKS:
         return f"tensorrt_rtx does not run on compute capability {capability[0]}.{capability[1]}: tensorrt does"
     return ""
+
+
+def _bindings() -> str:
+    """What holds the memory and the streams, whoever runs the graphs."""
+    return "" if find_spec("cuda") and find_spec("cuda.bindings") else "cuda-bindings is not installed"

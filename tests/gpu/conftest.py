@@ -6,7 +6,7 @@
     RSICRC_GPU_DEVICE   cuda:0 by default; with cpu, the same tests rehearse on the processor
     RSICRC_GPU_BATCHES  of the stress test, 1,000 by default
 
-Needed: NumPy, Pillow, tokenizers and pytest; and one of onnxruntime-gpu, tensorrt and tensorrt_rtx.
+Needed: NumPy, Pillow, tokenizers and pytest; cuda-bindings and one of onnxruntime-gpu, tensorrt and tensorrt_rtx.
 """
 
 from __future__ import annotations

@@ -1,6 +1,9 @@
 # make demo    from nothing to a caption: environment, export of the example checkpoint, captions of two generated pairs
 #              (BEFORE=a.png AFTER=b.png captions a pair of your own as well)
 # make test    the tests that need a few minutes;  make test-slow   the others, the C++ engine's among them (docs/cpp.md)
+# make test-gpu  all that needs an NVIDIA GPU: tests, then latency and throughput. Installs and fetches nothing: it takes the
+#              Python it is given (PYTHON=python3) and skips what is missing. GPU_MODEL=folder brings an exported model along,
+#              GPU_OPTIONS="--steps tests --device cuda:1" go to benchmarks/gpu.py
 # make lint    ruff and mypy;  make wheel   the wheel;  make example   train examples/tiny.pt anew (about 90 minutes)
 
 PYTHON ?= python3
@@ -8,7 +11,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 MODEL := demo/model
 
-.PHONY: demo test test-slow lint wheel example install clean
+.PHONY: demo test test-slow test-gpu lint wheel example install clean
 
 install: $(VENV)/.installed
 
@@ -39,6 +42,11 @@ test: install
 
 test-slow: install
 	$(BIN)/pytest -m "slow and not gpu"
+
+test-gpu:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "rsicrc needs Python 3.11 or newer: make test-gpu PYTHON=/path/to/python3.11 …" >&2; exit 2; }
+	@$(PYTHON) benchmarks/gpu.py $(if $(GPU_MODEL),--model $(GPU_MODEL)) $(GPU_OPTIONS)
 
 lint: install
 	$(BIN)/ruff check .

@@ -18,6 +18,7 @@ namespace {
 
 constexpr std::size_t kSentences = 5, kIds = 9;
 constexpr std::size_t kLongest = 17;
+constexpr std::size_t kPairs = 8;  // in one run of the image encoder, as in the library
 
 // What the library does with OpenVINO, and nothing else.
 class Bare {
@@ -30,15 +31,27 @@ class Bare {
     second_ = decoder_.create_infer_request();
     const auto images = image_.get_compiled_model().input().get_partial_shape();
     const auto side = static_cast<std::size_t>(images[2].get_length());
-    image_.set_input_tensor(ov::Tensor(ov::element::u8, {pairs, 2, side, side, 3}));
+    images_ = ov::Tensor(ov::element::u8, {pairs, 2, side, side, 3});
+    image_.set_input_tensor(images_);
     image_.infer();  // now its outputs have their shapes
+    for (const auto& output : image_.get_compiled_model().outputs()) {
+      const ov::Tensor like = image_.get_tensor(output);
+      encoded_[output.get_any_name()] = ov::Tensor(like.get_element_type(), like.get_shape());
+    }
+    const std::size_t parts = (pairs + kPairs - 1) / kPairs;
+    for (std::size_t i = 0, first = 0; i < parts; ++i) {
+      const std::size_t rows = (pairs - first + parts - i - 1) / (parts - i);
+      parts_.push_back({{"images", rows_of(images_, first, rows)}});
+      for (auto& [name, tensor] : encoded_) parts_.back()[name] = rows_of(tensor, first, rows);
+      first += rows;
+    }
     const std::size_t places = beams * (longest - 1);
     for (const auto& input : decoder_.inputs()) {
       const std::string name = input.get_any_name();
       if (name.rfind("cross_", 0) == 0) {
-        first_.set_tensor(name, image_.get_tensor(name));
-        second_.set_tensor(name, image_.get_tensor(name));
-        if (has_input(scorer_, name)) scorer_.set_tensor(name, image_.get_tensor(name));
+        first_.set_tensor(name, encoded_.at(name));
+        second_.set_tensor(name, encoded_.at(name));
+        if (has_input(scorer_, name)) scorer_.set_tensor(name, encoded_.at(name));
         continue;
       }
       ov::Shape shape;
@@ -65,7 +78,7 @@ class Bare {
   }
 
   void images(const std::vector<rsicrc::Pair>& pairs) {
-    auto* room = image_.get_input_tensor().data<std::uint8_t>();
+    auto* room = images_.data<std::uint8_t>();
     for (const rsicrc::Pair& pair : pairs) {
       for (const rsicrc_image* image : {&pair.before, &pair.after}) {
         room = std::copy_n(image->pixels, 3 * image->width * image->height, room);
@@ -75,7 +88,10 @@ class Bare {
 
   // Returns the number of steps.
   std::size_t run(std::size_t beams, float length_penalty, bool early_stopping) {
-    image_.infer();
+    for (const auto& part : parts_) {
+      for (const auto& [name, tensor] : part) image_.set_tensor(name, tensor);
+      image_.infer();
+    }
     scorer_.infer();
     for (const char* name : {"parents", "finished_lengths", "finished_tokens", "finished_parents", "done", "lineage"}) {
       std::memset(state_[name].data(), 0, state_[name].get_byte_size());
@@ -111,6 +127,13 @@ class Bare {
     return decoder_.create_infer_request();
   }
 
+  static ov::Tensor rows_of(ov::Tensor whole, std::size_t first, std::size_t count) {
+    ov::Shape shape = whole.get_shape();
+    const std::size_t row = whole.get_byte_size() / shape[0];
+    shape[0] = count;
+    return {whole.get_element_type(), shape, static_cast<std::uint8_t*>(whole.data()) + first * row};
+  }
+
   static bool has_output(const ov::CompiledModel& model, const std::string& name) {
     const auto outputs = model.outputs();
     return std::any_of(outputs.begin(), outputs.end(), [&](const auto& output) { return output.get_names().count(name); });
@@ -121,6 +144,9 @@ class Bare {
   }
 
   std::size_t longest_;
+  ov::Tensor images_;
+  std::map<std::string, ov::Tensor> encoded_;                // what the image encoder gives for all pairs
+  std::vector<std::map<std::string, ov::Tensor>> parts_;  // views of the pairs in one run of it
   ov::Core core_;
   ov::CompiledModel decoder_;  // the graph opened last
   ov::InferRequest image_, scorer_, first_, second_;

@@ -2,7 +2,7 @@
 
 Whichever installed library is quickest sets the limit. Run as a program it prints one JSON object:
 
-    python -m common.machine --threads 2
+    python -m common.machine --device cpu --threads 2
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from typing import Any
 
 import numpy as np
 
+from common import card
 from rsicrc.machine import cpu_fields, cpu_flags
 
 SIZES = (1536, 3072)  # edges of the square matrices; the larger one is well beyond the caches
 _REPEATS = 6
 _ENOUGH = 2.0  # seconds
 _BUFFER = 1 << 29  # bytes
+_LAUNCH = 10e-6  # seconds; what a step on a GPU may cost beside reading its weights
 _FLAGS = {"amx_tile": "AMX", "avx512f": "AVX-512", "avx512_vnni": "VNNI", "avx512_bf16": "BF16", "avx2": "AVX2"}
 
 Job = Callable[[], object]
@@ -38,11 +40,13 @@ class Limits:
         gmacs: precision → 10⁹ multiply-accumulates a second.
         by: precision → the library that reached it.
         bandwidth: 10⁹ bytes a second, read.
+        launch: seconds that a step takes whatever it computes; 0 on a CPU.
     """
 
     gmacs: dict[str, float]
     by: dict[str, str]
     bandwidth: float
+    launch: float = 0.0
 
     def best(self, other: Limits) -> Limits:
         """The higher of each: other work on the machine can only lower what is measured."""
@@ -50,11 +54,15 @@ class Limits:
         for precision, rate in other.gmacs.items():
             if rate > gmacs.get(precision, 0.0):
                 gmacs[precision], by[precision] = rate, other.by[precision]
-        return Limits(gmacs, by, max(self.bandwidth, other.bandwidth))
+        return Limits(gmacs, by, max(self.bandwidth, other.bandwidth), self.launch)
 
 
-def device_name(threads: int) -> str:
-    """For tables: processor, what it has, threads."""
+def device_name(device: str, threads: int) -> str:
+    """For tables: processor or GPU, what it has, threads."""
+    if card.is_card(device):
+        found = card.describe(device)
+        version, cuda = (".".join(map(str, numbers)) for numbers in (found.capability, found.cuda))
+        return f"{found.name} (compute capability {version}, {found.memory / 2**30:.0f} GiB, CUDA {cuda})"
     name = cpu_fields().get("model name") or platform.processor() or platform.machine()
     has = [label for flag, label in _FLAGS.items() if flag in cpu_flags()]
     if "AVX-512" in has:
@@ -70,13 +78,18 @@ def slug(device: str) -> str:
 def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--device", default=card.CPU)
     parser.add_argument("--threads", type=int, required=True)
-    limits = measure(parser.parse_args().threads)
+    arguments = parser.parse_args()
+    try:
+        limits = measure_card(arguments.device) if card.is_card(arguments.device) else measure(arguments.threads)
+    except ImportError as error:
+        raise SystemExit(f"skipped: limits, which are measured with PyTorch: {error}") from error
     sys.stdout.write(json.dumps(vars(limits)) + "\n")
 
 
 def measure(threads: int) -> Limits:
-    """Measure all limits; about ten seconds on two quiet cores."""
+    """Measure all limits of the processor; about ten seconds on two quiet cores."""
     limits = Limits({}, {}, _bandwidth(threads))
     for library in (_torch, _onnxruntime, _openvino):
         try:
@@ -86,6 +99,16 @@ def measure(threads: int) -> Limits:
         except (ImportError, RuntimeError, NotImplementedError) as error:
             sys.stderr.write(f"{library.__name__.strip('_')}: not measured ({type(error).__name__}: {error})\n")
     return limits
+
+
+def measure_card(device: str, **sizes: int) -> Limits:
+    """Measure all limits of a GPU; a few seconds. `sizes` are those of `common.card_limits`."""
+    from common import card_limits
+
+    size, buffer = sizes.get("product", card_limits.SIZE), sizes.get("buffer", card_limits.BUFFER)
+    gmacs = {precision: size**3 / seconds / 1e9 for precision, seconds in card_limits.products(device, size)}
+    moved = card_limits.bandwidth(device, buffer) / 1e9
+    return Limits(gmacs, dict.fromkeys(gmacs, "torch"), moved, _LAUNCH)
 
 
 def _torch(threads: int) -> Iterator[tuple[str, int, Job]]:

@@ -2,7 +2,10 @@
 
 Run as a program, in a process of its own, because exporting a large model takes much memory:
 
-    python -m common.material FOLDER --size published --steps 20 --pairs 64
+    python -m common.material FOLDER --size published --pairs 64 --export FOLDER/model --variants int8
+
+With a model folder from elsewhere (--model) and no contestant that needs the checkpoint, neither PyTorch nor the
+exporter is asked for.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import hashlib
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,9 +23,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from rsicrc.errors import ExportError, RsicrcError
+from common import card
+from rsicrc.errors import RsicrcError
 from rsicrc.levir import CaptionedPair, read_levir
-from rsicrc.manifest import INT8, MANIFEST_FILE, Manifest
+from rsicrc.manifest import MANIFEST_FILE, Manifest
 from rsicrc.reading import prepare_pair
 from rsicrc.vocabulary import END, SPECIAL_WORDS
 
@@ -30,7 +35,7 @@ if TYPE_CHECKING:
 
 SEED = 2024  # of the scenes, as in examples/README.md, and of random weights
 PUBLISHED_WORDS = 468
-CHECKPOINT, FOLDER, INT8_FOLDER, PLAIN, FACTS = "checkpoint.pt", "model", "model-int8", "plain", "facts.json"
+CHECKPOINT, FOLDER, PLAIN, FACTS = "checkpoint.pt", "model", "plain", "facts.json"
 PAIRS, CALIBRATION = "pairs", "calibration"
 SPLIT = "test"
 _CALIBRATING = 200  # pairs
@@ -46,7 +51,7 @@ class Facts:
 
     Attributes:
         name: for tables.
-        parameters: numbers in the checkpoint.
+        parameters: numbers in the checkpoint; 0 where it was not looked at.
         forced: captions have `steps` words, because END can never win.
         max_length: longest sequence of ids, START included.
     """
@@ -63,6 +68,14 @@ def place(root: Path, size: str) -> Path:
         return root / f"published-seed-{SEED}"
     with Path(size).open("rb") as file:
         return root / f"{Path(size).stem}-{hashlib.file_digest(file, 'sha256').hexdigest()[:12]}"
+
+
+def variants(precisions: Sequence[str], device: str) -> list[str]:
+    """The precisions beside float32 that a folder needs so that the engine has `precisions` on a device."""
+    if not card.is_card(device):
+        return [name for name in ("fp16", "int8") if name in precisions]  # OpenVINO makes bf16 by itself
+    needed = {*precisions, *(("fp16",) if "int8" in precisions else ())}  # the words of a GPU's int8 are those of fp16
+    return [name for name in ("fp16", "bf16", "int8") if name in needed]
 
 
 def read_facts(folder: Path) -> Facts:
@@ -92,6 +105,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--size", required=True)
     parser.add_argument("--export", type=Path, help="a model folder to export to, if it is not there")
+    parser.add_argument("--variants", nargs="*", default=[], help="precisions beside float32 to export")
+    parser.add_argument("--model", type=Path, help="a model folder that is there already")
+    parser.add_argument("--checkpoint", action="store_true", help="write the checkpoint in any case")
     parser.add_argument("--pairs", type=int, required=True)
     parser.add_argument("--plain", action="store_true", help="export the plain ONNX files too")
     arguments = parser.parse_args()
@@ -100,11 +116,18 @@ def main() -> None:
     try:
         if max(pair_sets(folder.parent), default=0) < arguments.pairs:
             make_pairs(folder.parent / f"{PAIRS}-{arguments.pairs}", arguments.pairs, SEED)
-        if arguments.export is not None and arguments.export.name == INT8_FOLDER:
+        if "int8" in arguments.variants:
             make_pairs(folder.parent / CALIBRATION, _CALIBRATING, SEED + 1)
-        make_model(folder, arguments.size, arguments.export, plain=arguments.plain)
+        if arguments.checkpoint or arguments.plain or arguments.model is None:
+            facts = make_model(folder, arguments.size, arguments.export, arguments.variants, plain=arguments.plain)
+        else:
+            longest = Manifest.load(arguments.model, verify=False).max_len
+            facts = Facts(arguments.model.name, 0, forced=False, max_length=longest)
+        (folder / FACTS).write_text(json.dumps(asdict(facts)), encoding="utf-8")
     except RsicrcError as error:
         raise SystemExit(f"error: {error}") from error
+    except ImportError as error:
+        raise SystemExit(f"error: {error}: `pip install 'rsicrc[export]'`") from error
 
 
 def make_pairs(folder: Path, count: int, seed: int) -> None:
@@ -119,9 +142,8 @@ def make_pairs(folder: Path, count: int, seed: int) -> None:
         partial.rename(folder)
 
 
-def make_model(folder: Path, size: str, export: Path | None, *, plain: bool) -> None:
-    """The checkpoint, the model folder, the plain ONNX files, and the facts about them."""
-    from rsicrc_export.folder import export_checkpoint
+def make_model(folder: Path, size: str, export: Path | None, variants: Sequence[str], *, plain: bool) -> Facts:
+    """The checkpoint, the model folder, the plain ONNX files; the facts about them."""
     from rsicrc_train import checkpoint
 
     source = folder / CHECKPOINT
@@ -131,18 +153,7 @@ def make_model(folder: Path, size: str, export: Path | None, *, plain: bool) -> 
         saved = random_checkpoint() if size == "published" else checkpoint.load(Path(size))
         checkpoint.save(replace(saved, no_change_sentences=(), progress={}), source)
     if export is not None and not (export / MANIFEST_FILE).is_file():
-        try:
-            if export.name == INT8_FOLDER:
-                calibration = folder.parent / CALIBRATION
-                export_checkpoint(source, export, force=True, report=say, precisions=[INT8], calibration=calibration)
-            else:
-                export_checkpoint(source, export, force=True, report=say)
-        except ExportError as error:
-            if export.name != INT8_FOLDER:
-                raise
-            # Random weights may not survive int8; the other precisions are worth measuring all the same.
-            say(f"no int8: {error}")
-            export_checkpoint(source, export, force=True, report=say)
+        make_folder(source, export, variants)
     files = folder / PLAIN
     if plain and not files.is_dir():
         from contestants import plain_onnx
@@ -154,13 +165,39 @@ def make_model(folder: Path, size: str, export: Path | None, *, plain: bool) -> 
         partial.rename(files)
     saved = checkpoint.load(source)
     tensors = {tensor.data_ptr(): tensor for tensor in saved.state_dict.values()}  # a tied one counts once
-    facts = Facts(
+    return Facts(
         name="published size, random weights" if size == "published" else Path(size).name,
         parameters=sum(tensor.numel() for tensor in tensors.values() if tensor.is_floating_point()),
         forced=size == "published",
         max_length=saved.config.max_len,
     )
-    (folder / FACTS).write_text(json.dumps(asdict(facts)), encoding="utf-8")
+
+
+def make_folder(source: Path, target: Path, variants: Sequence[str]) -> None:
+    """Export a checkpoint with `rsicrc-export`.
+
+    A precision that cannot be made is left out, with a line that says why: random weights may not survive int8, and
+    what quantises may not be installed, but the others are worth measuring all the same.
+    """
+    import click
+
+    from rsicrc_export.cli import command
+
+    wanted = list(variants)
+    while True:
+        words = [word for name in wanted for word in ("--precision", name)]
+        if "int8" in wanted:
+            words += ["--calibration", str(source.parents[1] / CALIBRATION)]
+        try:
+            command.main([str(source), "-o", str(target), "--force", *words], standalone_mode=False)
+            return
+        except (RsicrcError, click.UsageError) as error:
+            if not wanted:
+                raise
+            reason = error.format_message() if isinstance(error, click.UsageError) else str(error)
+            culprit = next((name for name in wanted if name in reason), wanted[-1])
+            say(f"skipped: {culprit}: {reason}")
+            wanted.remove(culprit)
 
 
 def random_checkpoint() -> Checkpoint:

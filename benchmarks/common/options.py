@@ -11,14 +11,16 @@ from types import FrameType
 
 from contestants import NAMES, OTHERS, entries
 
-from common import material
+from common import card, material
+from common.card import CPU
 from common.machine import device_name, slug
 from common.plot import draw
 from common.rounds import ROOM, Plan, Results, run, run_module
-from common.worker import CAPTION, FILES, HELD_OUT, IMAGES, TEXTS, Cell, pairs_of
+from common.worker import CAPTION, ENCODER, FILES, HELD_OUT, IMAGES, STEP, TEXTS, Cell, pairs_of
 from rsicrc.machine import available_cpus
 
 TASKS = (CAPTION, IMAGES, TEXTS, FILES)
+GRAPHS = (ENCODER, STEP)
 _FORCED = 20
 
 
@@ -34,9 +36,9 @@ def parser(
     )
     options.add_argument("--backends", nargs="+", default=["auto"], help="of the engine")
     options.add_argument(
-        "--precisions", nargs="+", choices=("fp32", "bf16", "int8"), default=["fp32"], help="of the engine"
+        "--precisions", nargs="+", choices=("fp32", "fp16", "bf16", "int8"), default=["fp32"], help="of the engine"
     )
-    options.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="what to do")
+    options.add_argument("--tasks", nargs="+", choices=(*TASKS, *GRAPHS), default=list(TASKS), help="what to do")
     options.add_argument(
         "--batches", nargs="+", type=positive, default=list(batches), help="pairs, or sentences, at once"
     )
@@ -50,6 +52,7 @@ def parser(
     )
     options.add_argument("--seconds", type=float, default=seconds, help="how long a cell is repeated in a turn")
     options.add_argument("--repeats", type=positive, default=50, help="how often a cell is repeated in a turn at most")
+    options.add_argument("--device", default=CPU, help="cpu, or a GPU: cuda:0")
     options.add_argument("--threads", type=positive, default=available_cpus(), help="of every library")
     options.add_argument(
         "--work", type=Path, default=ROOM.parent / "runs" / "benchmarks", help="folder of the material"
@@ -87,6 +90,8 @@ def main(command: str, arguments: argparse.Namespace, table: Callable[[Results],
 
 
 def _prepare(command: str, arguments: argparse.Namespace) -> Plan:
+    if card.is_card(arguments.device) and (problem := card.problem(arguments.device)):
+        raise SystemExit(f"error: {problem}")
     chosen = entries(arguments.contestants, arguments.backends, arguments.precisions)
     cells = [
         Cell(task, batch, beams)
@@ -103,22 +108,28 @@ def _prepare(command: str, arguments: argparse.Namespace) -> Plan:
     options = ["--size", arguments.size, "--pairs", str(max(pairs_of(cell, OTHERS[-1]) for cell in cells))]
     model = arguments.model
     if model is None:
-        model = work / (material.INT8_FOLDER if "int8" in arguments.precisions else material.FOLDER)
-        options += ["--export", str(model)]
+        variants = material.variants(arguments.precisions, arguments.device)
+        model = work / "-".join([material.FOLDER, *variants])
+        options += ["--export", str(model), "--variants", *variants]
+    else:
+        options += ["--model", str(model)]
+    options += ["--checkpoint"] if any(not entry.backend for entry in chosen) else []
     options += ["--plain"] if "onnx-plain" in arguments.contestants else []
     run_module("common.material", str(work), *options, threads=arguments.threads)
     facts = material.read_facts(work)
     wanted = arguments.steps or (_FORCED if facts.forced else facts.max_length - 1)
     max_length = min(wanted + 1, facts.max_length)
-    output = arguments.json or ROOM / "results" / f"{command}-{slug(device_name(arguments.threads))}.json"
+    output = (
+        arguments.json or ROOM / "results" / f"{command}-{slug(device_name(arguments.device, arguments.threads))}.json"
+    )
     return Plan(
-        command, work, model, chosen, cells, arguments.rounds, arguments.threads, max_length, arguments.seconds,
-        arguments.repeats, output,
+        command, work, model, chosen, cells, arguments.rounds, arguments.device, arguments.threads, max_length,
+        arguments.seconds, arguments.repeats, output,
     )  # fmt: skip
 
 
 def _beams(task: str, beams: Sequence[int]) -> Sequence[int]:
-    return beams if task in (CAPTION, FILES) else (0,)
+    return beams if task in (CAPTION, FILES, STEP) else (0,)
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

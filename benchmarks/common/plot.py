@@ -8,7 +8,7 @@ from common.rounds import Results
 from common.summary import CAPTION, rows
 from common.worker import Cell
 
-_COLOURS = {"fp32": "#4c72b0", "bf16": "#dd8452", "int8": "#55a868"}
+_COLOURS = {"fp32": "#4c72b0", "fp16": "#8172b3", "bf16": "#dd8452", "int8": "#55a868"}
 
 
 def draw(results: Results, path: Path) -> None:

@@ -24,10 +24,11 @@ from contestants.base import Setup
 from common import material, quality
 from common.floors import Counts
 from common.machine import Limits, device_name
-from common.worker import HELD_OUT, SENTENCE_WORDS, SLOW, TEXTS, Cell, Job
+from common.worker import ENCODER, HELD_OUT, SENTENCE_WORDS, SLOW, STEP, TEXTS, Cell, Job
 
 ROOM = Path(__file__).resolve().parents[1]
-_PACKAGES = ("rsicrc", "torch", "onnxruntime", "openvino", "transformers", "numpy")
+_ONNX_RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
+_PACKAGES = ("rsicrc", "torch", *_ONNX_RUNTIMES, "tensorrt", "tensorrt_rtx", "openvino", "transformers", "numpy")
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Plan:
         entries: the contestants.
         cells: what each of them does; those that take one pair at a time leave out the rest.
         rounds: how often each gets a turn.
+        device: "cpu", or a GPU: "cuda:0".
         threads: threads of every library.
         max_length: longest sequence of ids, START included.
         seconds: see `Job`.
@@ -54,6 +56,7 @@ class Plan:
     entries: Sequence[Entry]
     cells: Sequence[Cell]
     rounds: int
+    device: str
     threads: int
     max_length: int
     seconds: float
@@ -92,14 +95,14 @@ def run(plan: Plan) -> Results:
     facts = material.read_facts(plan.work)
     about = {
         "command": plan.command,
-        "device": device_name(plan.threads),
+        "device": device_name(plan.device, plan.threads),
         "threads": plan.threads,
         "date": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
         "model": vars(facts),
         "max_length": plan.max_length,
         "versions": {name: _version(name) for name in _PACKAGES if _version(name)},
         "contestants": {entry.name: vars(entry) for entry in plan.entries},
-        "counts": vars(_counts(plan)),
+        "counts": _counts(plan),
         "limits": None,
     }
     results = Results(about)
@@ -155,12 +158,20 @@ def run_module(name: str, *arguments: str, threads: int = 1) -> str:
 
 def _turn(plan: Plan, entry: Entry, cells: list[Cell], answers: Path, results: Results) -> dict[str, Any]:
     """One contestant's turn; a process that dies leaves the cells that it had done."""
-    turn: dict[str, Any] = {"contestant": entry.name, "start": None, "first": None, "cells": [], "error": ""}
+    turn: dict[str, Any] = {
+        "contestant": entry.name,
+        "start": None,
+        "first": None,
+        "warm": None,
+        "cells": [],
+        "error": "",
+    }
     results.turns.append(turn)
     setup = Setup(
         checkpoint=plan.work / material.CHECKPOINT,
         folder=plan.model,
         plain=plan.work / material.PLAIN,
+        device=plan.device,
         threads=plan.threads,
         precision=entry.precision,
         backend=entry.backend,
@@ -204,7 +215,7 @@ def _listen(process: Any, job: Job, turn: dict[str, Any], results: Results, outp
         if kind == "ready":
             turn.update(event)
         elif kind == "first":
-            turn["first"] = event["seconds"]
+            turn["first"], turn["warm"] = event["seconds"], event["warm"]
         else:
             turn["cells"].append(event)
             cell = Cell(event["task"], event["batch"], event["beams"])
@@ -216,7 +227,8 @@ def _listen(process: Any, job: Job, turn: dict[str, Any], results: Results, outp
 
 
 def _cells_of(cells: Sequence[Cell], entry: Entry) -> list[Cell]:
-    """A contestant that takes one pair at a time, greedily, does that, whatever the others do."""
+    """One that takes one pair at a time, greedily, does that whatever the others do; single graphs are the engine's."""
+    cells = [cell for cell in cells if entry.backend or cell.task not in (ENCODER, STEP)]
     if not entry.alone:
         return list(cells)
     alone = [Cell(cell.task, 1, min(cell.beams, 1)) for cell in cells if cell.task not in (TEXTS, HELD_OUT)]
@@ -225,19 +237,27 @@ def _cells_of(cells: Sequence[Cell], entry: Entry) -> list[Cell]:
 
 def _measure_limits(results: Results, plan: Plan) -> None:
     say("limits of the machine")
-    limits = Limits(**json.loads(run_module("common.machine", "--threads", str(plan.threads), threads=plan.threads)))
+    options = ("--device", plan.device, "--threads", str(plan.threads))
+    try:
+        limits = Limits(**json.loads(run_module("common.machine", *options, threads=plan.threads)))
+    except SystemExit:
+        return  # it has said why; the tables are then without floors
     known = results.about["limits"]
     results.about["limits"] = vars(limits if known is None else limits.best(Limits(**known)))
     results.write(plan.output)
 
 
-def _counts(plan: Plan) -> Counts:
+def _counts(plan: Plan) -> dict[str, int] | None:
+    """What the graphs cost; None where the library is not there that reads them."""
     path = plan.work / f"counts-{plan.max_length}.json"
     if not path.is_file():
         ids = min(SENTENCE_WORDS + 2, material.read_facts(plan.work).max_length)
         arguments = (str(plan.model), "--max-length", str(plan.max_length), "--sentence-ids", str(ids))
-        path.write_text(run_module("common.floors", *arguments), encoding="utf-8")
-    return Counts(**json.loads(path.read_text(encoding="utf-8")))
+        try:
+            path.write_text(run_module("common.floors", *arguments), encoding="utf-8")
+        except SystemExit:
+            return None
+    return vars(Counts(**json.loads(path.read_text(encoding="utf-8"))))
 
 
 def _environment(threads: int, compiled: Path | None = None) -> dict[str, str]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from common.floors import Counts, Floors
 from common.machine import Limits
 from common.rounds import Results
-from common.worker import CAPTION, FILES, HELD_OUT, IMAGES, TEXTS, Cell
+from common.worker import CAPTION, ENCODER, FILES, HELD_OUT, IMAGES, STEP, TEXTS, Cell
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def rows(results: Results) -> list[Row]:
     """All rows, in the order in which contestants and cells were planned."""
     about = results.about
     limits = about["limits"]
-    floors = None if limits is None else Floors(Counts(**about["counts"]), Limits(**limits))
+    floors = None if limits is None or about["counts"] is None else Floors(Counts(**about["counts"]), Limits(**limits))
     return [
         row
         for name, entry in about["contestants"].items()
@@ -90,8 +90,10 @@ def _rows_of(results: Results, name: str, precision: str, floors: Floors | None)
             items = turns[0]["items"]
             if cell.task == TEXTS:
                 floor = floors.texts(precision, items)
-            elif cell.task == IMAGES:
+            elif cell.task in (IMAGES, ENCODER):
                 floor = floors.images(precision, items)
+            elif cell.task == STEP:
+                floor = floors.decode(precision, cell.beams, 1, items)
             elif cell.task == CAPTION:
                 image_floor = floors.images(precision, items)
                 decode_floor = floors.decode(precision, cell.beams, turns[0]["steps"], turns[0]["words"])
@@ -130,17 +132,24 @@ def sizes(results: Results) -> dict[str, int]:
     return {turn["contestant"]: turn["size"] for turn in results.turns if "size" in turn}
 
 
-def starts(results: Results) -> dict[str, tuple[float, float | None]]:
-    """Contestant → median seconds from the process's start to an open model, and of the first caption."""
-    times: dict[str, tuple[float, float | None]] = {}
+class Start(NamedTuple):
+    """Median seconds: from a process's start to an open model; of the first caption; of it without the preparing."""
+
+    opened: float | None = None
+    first: float | None = None
+    warm: float | None = None
+
+
+def starts(results: Results) -> dict[str, Start]:
+    """Contestant → how long its beginning takes."""
+    times: dict[str, Start] = {}
     for name in results.about["contestants"]:
         turns = [turn for turn in results.turns if turn["contestant"] == name and turn["start"] is not None]
         if turns:
-            first = [turn["first"] for turn in turns if turn["first"] is not None]
-            times[name] = (
-                float(np.median([turn["start"] for turn in turns])),
-                float(np.median(first)) if first else None,
-            )
+            parts = [
+                [turn[part] for turn in turns if turn.get(part) is not None] for part in ("start", "first", "warm")
+            ]
+            times[name] = Start(*(float(np.median(part)) if part else None for part in parts))
     return times
 
 
@@ -149,4 +158,7 @@ def failures(results: Results) -> dict[str, str]:
     return {turn["contestant"]: turn["error"] for turn in results.turns if turn["error"]}
 
 
-__all__ = ["CAPTION", "FILES", "HELD_OUT", "IMAGES", "TEXTS", "Row", "failures", "rows", "sizes", "starts"]
+__all__ = [
+    "CAPTION", "ENCODER", "FILES", "HELD_OUT", "IMAGES", "STEP", "TEXTS", "Row", "Start", "failures", "rows", "sizes",
+    "starts",
+]  # fmt: skip

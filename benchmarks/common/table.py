@@ -5,13 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from common.rounds import Results
-from common.summary import CAPTION, FILES, HELD_OUT, IMAGES, TEXTS, Row, failures, rows, sizes, starts
+from common.summary import (
+    CAPTION,
+    ENCODER,
+    FILES,
+    HELD_OUT,
+    IMAGES,
+    STEP,
+    TEXTS,
+    Row,
+    Start,
+    failures,
+    rows,
+    sizes,
+    starts,
+)  # fmt: skip
 
 _TITLES = {
     CAPTION: "Captions of pairs in memory",
     FILES: "Captions from PNG files",
     IMAGES: "Embeddings of pairs",
     TEXTS: "Embeddings of texts",
+    ENCODER: "The image encoder's graph alone",
+    STEP: "A step of the search alone",
 }
 ABSENT = "–"
 
@@ -21,14 +37,15 @@ def heading(results: Results) -> str:
     about = results.about
     model = about["model"]
     length = f"{about['max_length'] - 1} forced words" if model["forced"] else "captions of natural length"
+    parameters = f"{model['parameters'] / 1e6:.1f} M parameters, " if model["parameters"] else ""
     lines = [
-        f"{model['name']}, {model['parameters'] / 1e6:.1f} M parameters, {length}; {about['device']}",
+        f"{model['name']}, {parameters}{length}; {about['device']}",
         ", ".join(f"{name} {version}" for name, version in about["versions"].items()),
     ]
     if limits := about["limits"]:
         rates = ", ".join(
             f"{precision} {2e-3 * limits['gmacs'][precision]:.3f} ({limits['by'][precision]})"
-            for precision in ("fp32", "bf16", "int8")
+            for precision in ("fp32", "tf32", "fp16", "bf16", "int8")
             if precision in limits["gmacs"]
         )
         lines.append(f"Limits: products in TFLOP/s: {rates}; memory {limits['bandwidth']:.1f} GB/s")
@@ -52,27 +69,26 @@ def latency(results: Results) -> str:
     started = starts(results)
     captions, embeddings = [], []
     for row in everything:
-        times = [f"{1e3 * row.quantile(share):.1f}" for share in (0.5, 0.95, 0.99)]
+        times = [f"{1e3 * row.quantile(share):.4g}" for share in (0.5, 0.95, 0.99)]
         floor = percent(row.floor, row.quantile(0.5))
         if row.cell.task == CAPTION:
-            start, first = started.get(row.contestant, (None, None))
+            start = started.get(row.contestant, Start())
             captions.append(
-                (row.contestant, row.precision, str(row.cell.beams), seconds(start), seconds(first), *times, floor,
+                (row.contestant, row.precision, str(row.cell.beams), *map(seconds, start), *times, floor,
                  percent(row.image_floor, row.image), percent(row.decode_floor, row.decode), gigabytes(row.memory),
                  _size(results, row), share(row.answers.get("same_captions")), str(len(row.seconds)))
             )  # fmt: skip
-        elif row.cell.task in (IMAGES, TEXTS):
-            embeddings.append(
-                (row.contestant, row.precision, row.cell.task, *times, floor, share(row.answers.get("cosine"), 5))
-            )
+        elif row.cell.task in (IMAGES, TEXTS, ENCODER, STEP):
+            task = row.cell.task if row.cell.task != STEP else f"{STEP}, {row.cell.beams} beams"
+            embeddings.append((row.contestant, row.precision, task, *times, floor, share(row.answers.get("cosine"), 5)))
     parts = [heading(results)]
     if captions:
-        head = ("contestant", "precision", "beams", "start s", "first s", "p50 ms", "p95 ms", "p99 ms", "of floor",
-                "image side", "search", "memory GB", "model GB", "same caption", "n")  # fmt: skip
+        head = ("contestant", "precision", "beams", "start s", "first s", "first warm s", "p50 ms", "p95 ms", "p99 ms",
+                "of floor", "image side", "search", "memory GB", "model GB", "same caption", "n")  # fmt: skip
         parts.append(f"## One pair → caption\n\n{markdown(head, captions)}")
     if embeddings:
-        head = ("contestant", "precision", "embedding of", "p50 ms", "p95 ms", "p99 ms", "of floor", "cosine")
-        parts.append(f"## One pair, or one text → embedding\n\n{markdown(head, embeddings)}")
+        head = ("contestant", "precision", "what", "p50 ms", "p95 ms", "p99 ms", "of floor", "cosine")
+        parts.append(f"## One pair, or one text → embedding; single graphs\n\n{markdown(head, embeddings)}")
     return "\n\n".join([*parts, *_rest(results, everything)])
 
 
@@ -110,7 +126,7 @@ def _matrix(part: Sequence[Row]) -> str:
     for name in names:
         own = [found.get((name, cell)) for cell in cells]
         body.append((name, *(ABSENT if row is None else f"{row.rate:.2f}" for row in own)))
-    unit = "sentences" if part[0].cell.task == TEXTS else "pairs"
+    unit = {TEXTS: "sentences", STEP: "pairs' steps"}.get(part[0].cell.task, "pairs")
     return markdown((f"{unit} a second", *(_label(cell) for cell in cells)), body)
 
 

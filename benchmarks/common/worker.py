@@ -1,7 +1,7 @@
 """One contestant in a process of its own: takes a job on stdin, gives one JSON line for every thing it has measured.
 
 {"event": "ready", "start": 1.9, "note": "", "size": 1400000000}
-{"event": "first", "seconds": 0.4}
+{"event": "first", "seconds": 0.4, "warm": 0.1}
 {"event": "cell", "task": "caption", "batch": 8, "beams": 5, "seconds": [...], "memory": 1234567890, ...}
 """
 
@@ -19,9 +19,10 @@ import numpy as np
 from contestants import Entry, build
 from contestants.base import Captioned, Contestant, Images, Paths, Setup
 
-from common import material
+from common import card, material
 
 CAPTION, IMAGES, TEXTS, FILES, HELD_OUT = "caption", "images", "texts", "files", "held-out"
+ENCODER, STEP = "encoder", "step"  # single graphs, which only the engine has
 SLOW = 10.0  # seconds; a run that takes longer counts although it is the first, and is not repeated
 _LEAST_FILES = 8
 _BATCHES_OF_FILES = 2
@@ -116,17 +117,19 @@ class Worker:
 
     def run(self) -> None:
         """Open the contestant, measure every cell."""
-        contestant = build(self.job.entry, self.job.setup)
+        contestant, device = build(self.job.entry, self.job.setup), self.job.setup.device
         self.say("ready", start=time.time() - self.job.started, note=contestant.note, size=contestant.size)
         images = material.read_images(self.pairs, self.job.setup.folder)
         if self.job.first:
             beams = max(1, self.job.cells[0].beams)
             once = timed(lambda: contestant.warm_up(images[:1], beams))
-            self.say("first", seconds=once + contestant.caption(images[:1], beams).seconds)
+            warm = contestant.caption(images[:1], beams).seconds
+            self.say("first", seconds=once + warm, warm=warm)
         for cell in self.job.cells:
             forget_peak()
             result = self.measure(contestant, cell, images)
-            self.say("cell", task=cell.task, batch=cell.batch, beams=cell.beams, memory=peak_memory(), **result)
+            memory = card.used(device) if card.is_card(device) else peak_memory()
+            self.say("cell", task=cell.task, batch=cell.batch, beams=cell.beams, memory=memory, **result)
 
     def measure(self, contestant: Contestant, cell: Cell, images: Images) -> dict[str, Any]:
         """One cell."""
@@ -139,6 +142,15 @@ class Worker:
             contestant.warm_up(images[: cell.batch], cell.beams)
             seconds = self.repeat(lambda: timed(lambda: contestant.caption_files(paths, cell.beams, cell.batch)))
             return {"seconds": seconds, "items": len(paths)}
+        if cell.task in (ENCODER, STEP):
+            part = images[: cell.batch]
+            contestant.warm_up(part, max(1, cell.beams))
+            graph = (
+                (lambda: contestant.encoder(part))
+                if cell.task == ENCODER
+                else lambda: contestant.step(part, cell.beams)
+            )
+            return {"seconds": self.repeat(graph), "items": cell.batch}
         if cell.task == TEXTS:
             texts = self.sentences(cell.batch)
             seconds = self.repeat(lambda: timed(lambda: contestant.embed_texts(texts)))

@@ -20,7 +20,7 @@ class Entry:
     Attributes:
         name: for tables.
         module: its module in this package.
-        precision: number format of its products: "fp32", "bf16", "int8".
+        precision: number format of its products: "fp32", "fp16", "bf16", "int8".
         about: one line.
         backend: of the engine; empty for the others.
         alone: takes one pair at a time, greedily.
@@ -39,6 +39,9 @@ OTHERS = (
     Entry("pytorch", "pytorch", "fp32", "the same, batched, with an uncached batched beam search"),
     Entry("pytorch-bf16", "pytorch", "bf16", "the same under bfloat16 autocast"),
     Entry("compile-bf16", "compiled", "bf16", "torch.compile under bfloat16 autocast, key-value cache, static shapes"),
+    Entry(
+        "graph-bf16", "graph", "bf16", "PyTorch and CUDA graphs: weights in bfloat16, key-value cache, static shapes"
+    ),
     Entry("huggingface", "huggingface", "fp32", "generate of transformers with its cache"),
     Entry("onnx-plain", "plain_onnx", "fp32", "torch.onnx.export of the model as it is, on ONNX Runtime, no cache"),
 )

@@ -32,6 +32,7 @@ class Setup:
         checkpoint: the PyTorch checkpoint.
         folder: the model folder exported from it.
         plain: a folder with the model's own modules as ONNX files, unfolded.
+        device: "cpu", or a GPU: "cuda:0".
         threads: threads of every library.
         precision: number format of the products.
         backend: of the engine.
@@ -41,6 +42,7 @@ class Setup:
     checkpoint: Path
     folder: Path
     plain: Path
+    device: str
     threads: int
     precision: str
     backend: str
@@ -102,6 +104,14 @@ class Contestant(ABC):
     def look(self, images: Images, beams: int) -> tuple[list[str], Vectors]:
         """Captions and embeddings of pairs, from one look at each."""
 
+    def encoder(self, images: Images) -> float:
+        """Seconds of the image encoder's graph alone."""
+        raise NotImplementedError
+
+    def step(self, images: Images, beams: int) -> float:
+        """Seconds of a step of the search, alone."""
+        raise NotImplementedError
+
 
 class TwoPart(Contestant):
     """A contestant whose image side and search are two calls.
@@ -117,6 +127,9 @@ class TwoPart(Contestant):
     preprocessing: Preprocessing
     threads: int
     max_length: int
+
+    def wait(self) -> None:
+        """Wait until the device is done; without it a time would be that of the launches."""
 
     @abstractmethod
     def encode(self, images: Images) -> Any:
@@ -134,6 +147,7 @@ class TwoPart(Contestant):
         """Encode, then search."""
         start = perf_counter()
         encoded = self.encode(images)
+        self.wait()
         middle = perf_counter()
         found = self.search(encoded, beams)
         texts = [self.vocabulary.decode(ids) for ids in found]

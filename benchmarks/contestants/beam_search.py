@@ -18,7 +18,7 @@ Step = Callable[[Tensor, Tensor], Tensor]
 """All words so far [R, n] and, for caches, the row that each row continues [R] → logits of the next words [R, V]."""
 
 
-def search(step: Step, pairs: int, beams: int, max_length: int) -> list[list[int]]:
+def search(step: Step, pairs: int, beams: int, max_length: int, device: torch.device | str = "cpu") -> list[list[int]]:
     """The best sentence of every pair.
 
     Args:
@@ -26,17 +26,20 @@ def search(step: Step, pairs: int, beams: int, max_length: int) -> list[list[int
         pairs: B.
         beams: K; 1 is greedy.
         max_length: longest sequence of ids, START included.
+        device: where the step is computed, and the search with it.
 
     Returns:
         For each pair the generated ids, END included where the sentence ended.
     """
-    return _greedy(step, pairs, max_length) if beams == 1 else _beams(step, pairs, beams, max_length)
+    if beams == 1:
+        return _greedy(step, pairs, max_length, device)
+    return _beams(step, pairs, beams, max_length, device)
 
 
-def _greedy(step: Step, pairs: int, max_length: int) -> list[list[int]]:
-    words = torch.full((pairs, 1), START)
-    rows = torch.arange(pairs)
-    done = torch.zeros(pairs, dtype=torch.bool)
+def _greedy(step: Step, pairs: int, max_length: int, device: torch.device | str) -> list[list[int]]:
+    words = torch.full((pairs, 1), START, device=device)
+    rows = torch.arange(pairs, device=device)
+    done = torch.zeros(pairs, dtype=torch.bool, device=device)
     while words.shape[1] < max_length and not done.all():
         best = torch.where(done, PAD, step(words, rows).argmax(dim=-1))
         words = torch.cat([words, best.unsqueeze(1)], dim=1)
@@ -44,15 +47,15 @@ def _greedy(step: Step, pairs: int, max_length: int) -> list[list[int]]:
     return [_cut(sentence) for sentence in words[:, 1:].tolist()]
 
 
-def _beams(step: Step, pairs: int, beams: int, max_length: int) -> list[list[int]]:
-    words = torch.full((pairs, beams, 1), START)
-    scores = torch.full((pairs, beams), IMPOSSIBLE)
+def _beams(step: Step, pairs: int, beams: int, max_length: int, device: torch.device | str) -> list[list[int]]:
+    words = torch.full((pairs, beams, 1), START, device=device)
+    scores = torch.full((pairs, beams), IMPOSSIBLE, device=device)
     scores[:, 0] = 0.0  # all beams are START: only one of them may be continued
-    first_rows = beams * torch.arange(pairs).unsqueeze(1)
-    parents = torch.arange(beams).expand(pairs, beams)
-    finished = torch.full((pairs, beams, max_length), PAD)
-    finished_scores = torch.full((pairs, beams), IMPOSSIBLE)
-    done = torch.zeros(pairs, dtype=torch.bool)
+    first_rows = beams * torch.arange(pairs, device=device).unsqueeze(1)
+    parents = torch.arange(beams, device=device).expand(pairs, beams)
+    finished = torch.full((pairs, beams, max_length), PAD, device=device)
+    finished_scores = torch.full((pairs, beams), IMPOSSIBLE, device=device)
+    done = torch.zeros(pairs, dtype=torch.bool, device=device)
     for length in range(1, max_length):  # words generated after this step
         logits = step(words.flatten(0, 1), (first_rows + parents).flatten())
         log_probs = logits.float().log_softmax(dim=-1).view(pairs, beams, -1)
@@ -61,8 +64,8 @@ def _beams(step: Step, pairs: int, beams: int, max_length: int) -> list[list[int
         longer = torch.cat([_rows(words, parents), best.unsqueeze(-1)], dim=-1)
         ends = (best == END) | (length + 1 == max_length)
 
-        counts = ends & (torch.arange(2 * beams) < beams) & ~done.unsqueeze(-1)
-        candidates = torch.full((pairs, 2 * beams, max_length), PAD)
+        counts = ends & (torch.arange(2 * beams, device=device) < beams) & ~done.unsqueeze(-1)
+        candidates = torch.full((pairs, 2 * beams, max_length), PAD, device=device)
         candidates[:, :, : length + 1] = longer
         merged = torch.cat([finished_scores, torch.where(counts, sums / length, IMPOSSIBLE)], dim=1)
         finished_scores, kept = merged.topk(beams)

@@ -35,7 +35,7 @@ class StaticStep(nn.Module):
             following.append((keys, values))
             return keys, values
 
-        places = torch.arange(caches[0][0].shape[2])
+        places = torch.arange(caches[0][0].shape[2], device=words.device)
         unseen = torch.where(places > position, IMPOSSIBLE, 0.0).to(caches[0][0].dtype).unsqueeze(0)
         return self.decoder(words, position, memory, update, unseen), following
 
@@ -63,7 +63,7 @@ class Compiled(TorchContestant):
     def encode(self, images: Images) -> ImageFeatures:
         """The compiled image side."""
         with self.autocast():
-            features: ImageFeatures = self.run_images(torch.from_numpy(images))
+            features: ImageFeatures = self.run_images(self.pixels(images))
             return features
 
     @torch.no_grad()
@@ -73,19 +73,17 @@ class Compiled(TorchContestant):
         shape = (rows, config.num_heads, self.places, config.d_model // config.num_heads)
         with self.autocast():
             memory = self.run_memory(encoded.tokens)
-            caches = [
-                (torch.zeros(shape, dtype=torch.bfloat16), torch.zeros(shape, dtype=torch.bfloat16))
-                for _ in self.decoder.layers
-            ]
+            kind: dict[str, Any] = {"dtype": torch.bfloat16, "device": self.device}
+            caches = [(torch.zeros(shape, **kind), torch.zeros(shape, **kind)) for _ in self.decoder.layers]
 
             def step(words: Tensor, parents: Tensor) -> Tensor:
                 nonlocal caches
-                position = torch.tensor([words.shape[1] - 1])
+                position = torch.tensor([words.shape[1] - 1], device=self.device)
                 logits, caches = self.run_step(words[:, -1].contiguous(), parents, position, caches, memory)
                 out: Tensor = logits
                 return out
 
-            return search(step, len(encoded.tokens), beams, self.max_length)
+            return search(step, len(encoded.tokens), beams, self.max_length, self.device)
 
 
 def build(setup: Setup) -> Compiled:

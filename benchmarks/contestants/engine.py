@@ -10,18 +10,27 @@ import numpy as np
 
 import rsicrc
 from contestants.base import Captioned, Contestant, Images, Paths, Setup, Vectors
+from rsicrc.manifest import IMAGE_ENCODER
+from rsicrc.search import SearchOptions, beam_search
 
 
 class RsicrcEngine(Contestant):
     """`rsicrc.load(folder)`; the parts of a time are those that every caption carries in its `timings`."""
 
     def __init__(self, setup: Setup) -> None:
-        self.engine = rsicrc.load(setup.folder, backend=setup.backend, precision=setup.precision, threads=setup.threads)
+        self.engine = rsicrc.load(
+            setup.folder, setup.device, backend=setup.backend, precision=setup.precision, threads=setup.threads
+        )
         self.settings = {"length_penalty": 1.0, "early_stopping": True, "max_length": setup.max_length}
         if setup.backend == "auto":
             self.note = f"chose {self.engine.backend.name}"
         files = {graph.file for graph in self.engine.manifest.graphs.values()}
         self.size = sum(path.stat().st_size for file in files for path in setup.folder.glob(f"{file}*"))
+
+    def warm_up(self, images: Images, beams: int) -> None:
+        """`Engine.warmup`, where there is something to prepare."""
+        if hasattr(self.engine, "warmup"):
+            self.engine.warmup(len(images), beams)
 
     def caption(self, images: Images, beams: int) -> Captioned:
         """`Engine.caption`."""
@@ -61,6 +70,30 @@ class RsicrcEngine(Contestant):
             texts.append(result.caption.text)
             vectors.append(result.embedding)
         return texts, np.stack(vectors)
+
+    def encoder(self, images: Images) -> float:
+        """The graph as the engine runs it, its pixels there already; reading its smallest output waits for all."""
+        backend: Any = self.engine.backend
+        pixels = backend.take(images) if hasattr(backend, "take") else images
+        self._encode(pixels)  # what is still on its way has then arrived
+        start = perf_counter()
+        self._encode(pixels)
+        return perf_counter() - start
+
+    def step(self, images: Images, beams: int) -> float:
+        """The engine's search over its steps, the host's share of each included."""
+        outputs = self._encode(images)
+        cross = {name: value for name, value in outputs.items() if name.startswith("cross_")}
+        options = SearchOptions.resolve(self.engine.manifest, beams, 1, **self.settings)
+        start = perf_counter()
+        found = beam_search(self.engine.backend, cross, len(images), options)
+        return (perf_counter() - start) / found.steps
+
+    def _encode(self, images: Any) -> dict[str, Any]:
+        backend = self.engine.backend
+        outputs = backend.run(IMAGE_ENCODER, {"images": images})
+        backend.numpy(outputs["image_embedding"])
+        return outputs
 
 
 def _pairs(images: Images) -> list[Any]:

@@ -51,7 +51,7 @@ class HuggingFace(TorchContestant):
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
-        self.captioner: Any = Captioner(self.model).eval()
+        self.captioner: Any = Captioner(self.model).eval().to(self.device)
 
     @torch.no_grad()
     def search(self, encoded: ImageFeatures, beams: int) -> list[list[int]]:
@@ -60,7 +60,7 @@ class HuggingFace(TorchContestant):
         memory = torch.stack([torch.stack(layer, dim=1) for layer in layers], dim=1)
         options = {"early_stopping": True, "length_penalty": 1.0} if beams > 1 else {}
         answer = self.captioner.generate(
-            torch.full((len(encoded.tokens), 1), START),
+            torch.full((len(encoded.tokens), 1), START, device=self.device),
             memory=memory,
             num_beams=beams,
             max_length=self.max_length,

@@ -84,10 +84,19 @@ class PlainOnnx(TwoPart):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = setup.threads
         options.log_severity_level = 3
+        kind, _, number = setup.device.partition(":")
+        self.place = (kind, int(number or 0))
+        providers: list[Any] = ["CPUExecutionProvider"]
+        if kind == "cuda":
+            providers = [("CUDAExecutionProvider", {"device_id": self.place[1], "use_tf32": 0}), *providers]
         self.images, self.texts, self.words = (
-            onnxruntime.InferenceSession(setup.plain / name, options, providers=["CPUExecutionProvider"])
+            onnxruntime.InferenceSession(setup.plain / name, options, providers=providers)
             for name in (IMAGES, TEXTS, WORDS)
         )
+        if kind == "cuda" and self.words.get_providers()[0] != providers[0][0]:
+            raise SystemExit(
+                "ONNX Runtime cannot use the GPU here: onnxruntime-gpu and what it is linked with must be there"
+            )
 
     def encode(self, images: Images) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Embedding [B, d] and visual tokens [B, S, d]."""
@@ -100,11 +109,13 @@ class PlainOnnx(TwoPart):
 
     def search(self, encoded: tuple[NDArray[np.float32], NDArray[np.float32]], beams: int) -> list[list[int]]:
         """Batched search without a cache."""
-        tokens = encoded[1].repeat(beams, axis=0)
+        tokens = onnxruntime.OrtValue.ortvalue_from_numpy(encoded[1].repeat(beams, axis=0), *self.place)
+        names = [output.name for output in self.words.get_outputs()]
 
         def step(words: Tensor, _parents: Tensor) -> Tensor:
-            (logits,) = self.words.run(None, {"ids": words.numpy(), "tokens": tokens})
-            return torch.from_numpy(logits)
+            ids = onnxruntime.OrtValue.ortvalue_from_numpy(words.contiguous().numpy(), *self.place)
+            (logits,) = self.words.run_with_ort_values(names, {"ids": ids, "tokens": tokens})
+            return torch.from_numpy(logits.numpy())
 
         return search(step, len(encoded[1]), beams, self.max_length)
 

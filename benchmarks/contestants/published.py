@@ -20,7 +20,7 @@ class Published(TorchContestant):
         for tokens in encoded.tokens.split(1):
             ids = [START]
             while len(ids) < self.max_length and ids[-1] != END:
-                hidden = self.model.encode_text(torch.tensor([ids])).hidden
+                hidden = self.model.encode_text(torch.tensor([ids], device=self.device)).hidden
                 ids.append(int(self.model.decode(hidden, tokens)[0, -1].argmax()))
             captions.append(ids[1:])
         return captions

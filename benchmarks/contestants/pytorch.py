@@ -23,7 +23,7 @@ class Batched(TorchContestant):
             return self.model.decode(self.model.encode_text(words).hidden, tokens)[:, -1]
 
         with self.autocast():
-            return search(step, len(encoded.tokens), beams, self.max_length)
+            return search(step, len(encoded.tokens), beams, self.max_length, self.device)
 
 
 def build(setup: Setup) -> Batched:

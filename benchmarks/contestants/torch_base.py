@@ -22,8 +22,11 @@ class TorchContestant(TwoPart):
 
     def __init__(self, setup: Setup) -> None:
         torch.set_num_threads(setup.threads)
+        self.device = torch.device(setup.device)
+        # Float32 means float32 for all; what rounds to TF32 would be another precision.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         saved = checkpoint.load(setup.checkpoint)
-        self.model = saved.build_model()
+        self.model = saved.build_model().to(self.device)
         self.vocabulary = Vocabulary.from_words(saved.vocabulary, saved.config.max_len)
         self.preprocessing = saved.config.preprocessing
         self.size = setup.checkpoint.stat().st_size
@@ -33,13 +36,22 @@ class TorchContestant(TwoPart):
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Bfloat16 where it was asked for. One context a call: within it, the weights are cast once."""
-        return torch.autocast("cpu", torch.bfloat16) if self.low else nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16) if self.low else nullcontext()
+
+    def wait(self) -> None:
+        """Wait for the GPU, where it is one."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def pixels(self, images: Images) -> Tensor:
+        """Pairs on the device."""
+        return torch.from_numpy(images).to(self.device)
 
     @torch.no_grad()
     def encode(self, images: Images) -> ImageFeatures:
         """The model's image side."""
         with self.autocast():
-            return self.model.encode_images(torch.from_numpy(images))
+            return self.model.encode_images(self.pixels(images))
 
     def embedding(self, encoded: ImageFeatures) -> Vectors:
         """The image embedding."""
@@ -48,12 +60,12 @@ class TorchContestant(TwoPart):
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
         """The model's text tower."""
-        ids = torch.from_numpy(pad(encode_sentences(self.vocabulary, texts)))
+        ids = torch.from_numpy(pad(encode_sentences(self.vocabulary, texts))).to(self.device)
         with self.autocast():
             return unit(self.model.encode_text(ids).embedding)
 
 
 def unit(embedding: Tensor) -> Vectors:
     """Rows of length 1, float32."""
-    vectors: Vectors = functional.normalize(embedding.float(), dim=-1).numpy()
+    vectors: Vectors = functional.normalize(embedding.float(), dim=-1).cpu().numpy()
     return vectors

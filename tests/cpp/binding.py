@@ -19,6 +19,7 @@ class OpenOptions(c.Structure):
         ("threads", c.c_int),
         ("device", c.c_int),
         ("max_batch", c.c_size_t),
+        ("precision", c.c_char_p),
     )
 
 
@@ -106,12 +107,19 @@ def pair_array(pairs: Sequence[Sequence[NDArray[np.uint8]]]) -> c.Array[Pair]:
 class Engine:
     """A model and one context of it."""
 
-    def __init__(self, library: c.CDLL, folder: Path, backend: str | None = None, max_batch: int = 32) -> None:
+    def __init__(
+        self,
+        library: c.CDLL,
+        folder: Path,
+        backend: str | None = None,
+        max_batch: int = 32,
+        precision: str | None = None,
+    ) -> None:
         self.library = library
         self.model = c.c_void_p()
         self.context = c.c_void_p()
-        name = None if backend is None else backend.encode()
-        options = OpenOptions(c.sizeof(OpenOptions), name, 1, 0, max_batch)
+        names = [None if name is None else name.encode() for name in (backend, precision)]
+        options = OpenOptions(c.sizeof(OpenOptions), names[0], 1, 0, max_batch, names[1])
         self.check(library.rsicrc_open(str(folder).encode(), c.byref(options), c.byref(self.model)))
         self.check(library.rsicrc_context_open(self.model, c.byref(self.context)))
         self.info = Info(c.sizeof(Info))

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import rsicrc
+from rsicrc.machine import has_bf16
 from rsicrc.manifest import GOLDEN_FILE, Manifest, sha256_file
 from rsicrc.preprocessing import Preprocessing
 from rsicrc.vocabulary import Vocabulary
@@ -28,6 +29,7 @@ pytestmark = pytest.mark.slow
 # float32 in another order of summation: what the export allows the graphs themselves.
 VECTOR_TOLERANCE = 1e-5
 LOG_PROB_TOLERANCE = 1e-3
+EXAMPLE_IMAGES = ("changed_before", "changed_after", "unchanged_before", "unchanged_after")
 SENTENCES = ("the scene is the same as before", "a road is built, with trees", "nothing - at all - has changed")
 
 
@@ -121,6 +123,48 @@ def test_answers_equal_pythons(engine: Engine, folder: Path) -> None:
                 np.testing.assert_allclose(
                     found.token_log_probs[: found.token_count], hypothesis.token_log_probs, atol=LOG_PROB_TOLERANCE
                 )
+
+
+def test_a_large_batch_goes_through_in_parts(library: c.CDLL, model_folder: Path) -> None:
+    python = rsicrc.load(model_folder, backend="onnxruntime", threads=1)
+    pairs = photographs(19, 96, 96)
+    whole = Engine(library, model_folder)
+    try:
+        np.testing.assert_allclose(whole.embed_pairs(pairs), python.embed_images(pairs), atol=VECTOR_TOLERANCE)
+        whole.caption(pairs, 2, 1)
+        texts = [whole.sentence(pair, 0).text.decode() for pair in range(len(pairs))]
+        assert texts == [caption.text for caption in python.caption(pairs, beams=2)]
+    finally:
+        whole.close()
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_precisions_are_pythons(library: c.CDLL, int8_folder: Path, precision: str) -> None:
+    if precision == "bf16" and not has_bf16():
+        with pytest.raises(CallError, match="no instructions for bf16"):
+            Engine(library, int8_folder, precision=precision)
+        return
+    python = rsicrc.load(int8_folder, backend="openvino", precision=precision, threads=1)
+    examples = Path(__file__).parents[2] / "examples"
+    images = [np.asarray(Image.open(examples / f"{name}.png").convert("RGB")) for name in EXAMPLE_IMAGES]
+    pairs = [(images[0], images[1]), (images[2], images[3])]
+    engine = Engine(library, int8_folder, precision=precision)
+    try:
+        assert engine.info.precision.decode() == precision
+        cosines = (engine.embed_pairs(pairs) * python.embed_images(pairs)).sum(axis=1)
+        assert cosines.min() > 0.9999
+        engine.caption(pairs, 3, 1)
+        for pair, caption in enumerate(python.caption(pairs, beams=3)):
+            assert engine.sentence(pair, 0).score == pytest.approx(caption.score, abs=0.02)
+    finally:
+        engine.close()
+
+
+def test_precisions_that_are_not_there(library: c.CDLL, model_folder: Path) -> None:
+    for precision, words in (("int8", "no graphs in int8, only in fp32"), ("fp16", "openvino has no precision 'fp16'")):
+        with pytest.raises(CallError, match=words) as caught:
+            Engine(library, model_folder, precision=precision)
+        assert caught.value.status == binding.BACKEND
 
 
 def test_length_penalty_is_used(engine: Engine) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -74,12 +73,11 @@ def test_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert export(capsys)[0] == 2
 
 
-def test_help_is_quick() -> None:
-    started = time.perf_counter()
+def test_nothing_heavy_is_imported_before_the_work() -> None:
     listing = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "rsicrc_export.cli"], capture_output=True, text=True, check=False
     ).stderr
-    assert time.perf_counter() - started < 5.0
+    assert "| click" in listing
     assert not [name for name in ("torch", "onnx", "numpy", "onnxruntime") if f"| {name}\n" in listing]
 
 

@@ -33,6 +33,8 @@ Type type_of(const std::string& name) {
   if (name == "int64") return Type::kInt64;
   if (name == "float32") return Type::kFloat32;
   if (name == "bool") return Type::kBool;
+  if (name == "float16") return Type::kFloat16;
+  if (name == "bfloat16") return Type::kBfloat16;
   fail(RSICRC_BAD_MODEL, "this version knows no tensors of ", name);
 }
 
@@ -70,12 +72,27 @@ SearchDefaults search_defaults(const Json& fields) {
   return defaults;
 }
 
-void check_graphs(const Manifest& manifest) {
+using Graphs = std::map<std::string, GraphSpec>;
+
+const GraphSpec& graph_in(const Graphs& graphs, Graph which) {
+  const auto found = graphs.find(name_of(which));
+  if (found == graphs.end()) fail(RSICRC_BAD_MODEL, "no graph '", name_of(which), "' is declared");
+  return found->second;
+}
+
+void check_graphs(const Manifest& manifest, const Graphs& graphs) {
   for (std::size_t i = 0; i < kGraphs; ++i) {
-    const GraphSpec& graph = manifest.graph(static_cast<Graph>(i));
+    const GraphSpec& graph = graph_in(graphs, static_cast<Graph>(i));
     if (manifest.files.count(graph.file) == 0) fail(RSICRC_BAD_MODEL, "no hash of ", graph.file);
   }
-  if (manifest.files.count(kTokenizerFile) == 0) fail(RSICRC_BAD_MODEL, "no hash of ", kTokenizerFile);
+}
+
+Graphs graphs_of(const Json& fields) {
+  Graphs graphs;
+  for (const auto& [name, graph] : fields.items()) {
+    graphs[name] = {graph.at("file").get<std::string>(), tensors(graph.at("inputs")), tensors(graph.at("outputs"))};
+  }
+  return graphs;
 }
 
 std::size_t embedding_width(const Manifest& manifest) {
@@ -99,15 +116,19 @@ Manifest from_fields(const Json& fields) {
   manifest.precision = fields.at("precision").get<std::string>();
   manifest.search = search_defaults(fields.at("search"));
   manifest.no_change_sentences = fields.at("no_change_sentences").get<std::vector<std::string>>();
-  for (const auto& [name, graph] : fields.at("graphs").items()) {
-    manifest.graphs[name] = {graph.at("file").get<std::string>(), tensors(graph.at("inputs")),
-                             tensors(graph.at("outputs"))};
+  manifest.graphs = graphs_of(fields.at("graphs"));
+  // Folders made before there were variants have none.
+  const Json variants = fields.value("variants", Json::object());
+  for (const auto& [name, variant] : variants.items()) {
+    manifest.variants[name] = graphs_of(variant.at("graphs"));
   }
   for (const auto& [name, record] : fields.at("files").items()) {
     require_plain_name(name);
     manifest.files[name] = {record.at("sha256").get<std::string>(), record.at("bytes").get<std::uintmax_t>()};
   }
-  check_graphs(manifest);
+  check_graphs(manifest, manifest.graphs);
+  for (const auto& [name, graphs] : manifest.variants) check_graphs(manifest, graphs);
+  if (manifest.files.count(kTokenizerFile) == 0) fail(RSICRC_BAD_MODEL, "no hash of ", kTokenizerFile);
   manifest.embedding_width = embedding_width(manifest);
   return manifest;
 }
@@ -144,6 +165,9 @@ std::size_t bytes_of(Type type) {
     case Type::kUint8:
     case Type::kBool:
       return 1;
+    case Type::kFloat16:
+    case Type::kBfloat16:
+      return 2;
     case Type::kFloat32:
       return 4;
     case Type::kInt64:
@@ -161,10 +185,17 @@ const TensorSpec& GraphSpec::input(std::string_view name) const { return find(in
 
 const TensorSpec& GraphSpec::output(std::string_view name) const { return find(outputs, name, file); }
 
-const GraphSpec& Manifest::graph(Graph which) const {
-  const auto found = graphs.find(name_of(which));
-  if (found == graphs.end()) fail(RSICRC_BAD_MODEL, "no graph '", name_of(which), "' is declared");
-  return found->second;
+const GraphSpec& Manifest::graph(Graph which) const { return graph_in(graphs, which); }
+
+void Manifest::choose(const std::string& variant, const std::string& folder) {
+  const auto found = variants.find(variant);
+  if (found == variants.end()) {
+    std::string there = precision;
+    for (const auto& [name, graphs] : variants) there += ", " + name;
+    fail(RSICRC_BACKEND, folder, ": no graphs in ", variant, ", only in ", there,
+         ": export it again with `rsicrc-export CKPT -o ", folder, " --force --precision …`");
+  }
+  graphs = found->second;
 }
 
 Manifest Manifest::parse(const std::string& text, const std::string& path) {

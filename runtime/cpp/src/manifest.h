@@ -11,7 +11,7 @@
 
 namespace rsicrc::impl {
 
-enum class Type { kUint8, kInt64, kFloat32, kBool };
+enum class Type { kUint8, kInt64, kFloat32, kBool, kFloat16, kBfloat16 };
 
 std::size_t bytes_of(Type type);
 
@@ -61,9 +61,12 @@ struct Manifest {
   SearchDefaults search;
   std::vector<std::string> no_change_sentences;
   std::map<std::string, GraphSpec> graphs;
+  std::map<std::string, std::map<std::string, GraphSpec>> variants;  // the same graphs in other precisions
   std::map<std::string, FileRecord> files;
 
   const GraphSpec& graph(Graph which) const;
+  // Makes the graphs of a variant the manifest's own. Throws BACKEND where the folder has none of that name.
+  void choose(const std::string& variant, const std::string& folder);
 
   // Reads a manifest's text; `path` is for messages. Throws BAD_MODEL.
   static Manifest parse(const std::string& text, const std::string& path);

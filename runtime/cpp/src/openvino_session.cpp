@@ -1,4 +1,4 @@
-// Sessions on the CPU by OpenVINO, in float32.
+// Sessions on the CPU by OpenVINO.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -28,6 +28,10 @@ ov::element::Type element_type(Type type) {
       return ov::element::f32;
     case Type::kBool:
       return ov::element::boolean;
+    case Type::kFloat16:
+      return ov::element::f16;
+    case Type::kBfloat16:
+      return ov::element::bf16;
   }
   return ov::element::dynamic;
 }
@@ -56,13 +60,27 @@ const Number* read(const ov::Tensor& tensor, ov::element::Type type, std::size_t
   return static_cast<const Number*>(tensor.data());
 }
 
+// Returns some rows of a tensor, over its memory.
+ov::Tensor rows_of(ov::Tensor whole, std::size_t first, std::size_t count) {
+  ov::Shape shape = whole.get_shape();
+  const std::size_t row = whole.get_byte_size() / shape[0];
+  shape[0] = count;
+  return {whole.get_element_type(), shape, static_cast<std::uint8_t*>(whole.data()) + first * row};
+}
+
+// Pairs in one run of the image encoder: its intermediate results for more than these do not stay in the caches.
+constexpr std::size_t kPairs = 8;
 // Steps that the caches have room for at first, and grow by: a step reads all of them, and most captions are short.
 constexpr std::size_t kRoom = 16;
 
 class OpenVinoBackend : public Backend {
  public:
   OpenVinoBackend(std::filesystem::path folder, const Manifest& manifest, std::size_t threads)
-      : folder_(std::move(folder)), manifest_(manifest), threads_(threads) {}
+      : folder_(std::move(folder)), manifest_(manifest), threads_(threads), has_bf16_(bf16_is_there()) {
+    if (manifest.precision == "bf16" && !has_bf16_) {
+      fail(RSICRC_BACKEND, "this processor has no instructions for bf16 (AVX-512 BF16 or AMX): choose fp32 or int8");
+    }
+  }
 
   const char* name() const override { return "openvino"; }
   std::unique_ptr<Session> session() override;
@@ -86,8 +104,9 @@ class OpenVinoBackend : public Backend {
           ov::inference_num_threads(static_cast<int>(threads_)),
           ov::num_streams(1),
           ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
-          // Left alone, OpenVINO computes in bfloat16 where the chip can.
-          ov::hint::inference_precision(ov::element::f32),
+          // Left alone, OpenVINO computes in bfloat16 where the chip can: so do bf16, and int8 in what is not int8.
+          ov::hint::inference_precision(manifest_.precision == "fp32" || !has_bf16_ ? ov::element::f32
+                                                                                   : ov::element::bf16),
           ov::hint::enable_cpu_pinning(false),
       };
       // OpenVINO's fused attention was wrong for key lengths of 16 and more that vary (2026.4.1): only the image encoder
@@ -108,10 +127,21 @@ class OpenVinoBackend : public Backend {
     }
   }
 
+  // On x86, OpenVINO also names bfloat16 among its capabilities where it can only imitate it.
+  bool bf16_is_there() {
+#ifdef __x86_64__
+    return __builtin_cpu_supports("avx512bf16") != 0;
+#else
+    const auto able = core_.get_property("CPU", ov::device::capabilities);
+    return std::find(able.begin(), able.end(), ov::device::capability::BF16) != able.end();
+#endif
+  }
+
+  ov::Core core_;
   std::filesystem::path folder_;
   const Manifest& manifest_;
   std::size_t threads_;
-  ov::Core core_;
+  bool has_bf16_;
   std::mutex compiling_;
   std::array<std::optional<ov::CompiledModel>, kGraphs> compiled_;
 };
@@ -161,15 +191,12 @@ class OpenVinoSession : public Session {
       const Sizes sizes{pairs, 0, 0, 0, 0};
       const std::size_t square = 3 * manifest_.image_size * manifest_.image_size;
       images_ = make_tensor(graph.input("images"), sizes, Type::kUint8, pairs * 2 * square);
-      encoder_->set("images", images_);
       embedding_ = make_tensor(graph.output("image_embedding"), sizes);
-      encoder_->set("image_embedding", embedding_);
       cross_.clear();
       for (const TensorSpec& output : graph.outputs) {
-        if (output.name.rfind("cross_", 0) != 0) continue;
-        cross_.emplace_back(output.name, make_tensor(output, sizes));
-        encoder_->set(output.name, cross_.back().second);
+        if (output.name.rfind("cross_", 0) == 0) cross_.emplace_back(output.name, make_tensor(output, sizes));
       }
+      divide(pairs);
       if (scorer_) set_cross(*scorer_);
       beams_ = 0;  // the search's buffers are for another number of pairs
       pairs_ = pairs;
@@ -179,7 +206,10 @@ class OpenVinoSession : public Session {
 
   const float* encode_images() override {
     if (rows_ != pairs_) restore_cross();
-    encoder_->run();
+    for (const Named& part : parts_) {
+      for (const auto& [name, tensor] : part) encoder_->set(name, tensor);
+      encoder_->run();
+    }
     return read<float>(embedding_, ov::element::f32, pairs_ * manifest_.embedding_width);
   }
 
@@ -286,11 +316,26 @@ class OpenVinoSession : public Session {
   }
 
  private:
-  // A search may have left fewer rows than there are pairs.
+  using Named = std::vector<std::pair<std::string, ov::Tensor>>;
+
+  // Cuts what the image encoder reads and writes into parts of a few pairs each, as even as can be.
+  void divide(std::size_t pairs) {
+    parts_.clear();
+    const std::size_t count = (pairs + kPairs - 1) / kPairs;
+    for (std::size_t i = 0, first = 0; i < count; ++i) {
+      const std::size_t rows = (pairs - first + count - i - 1) / (count - i);
+      Named& part = parts_.emplace_back();
+      part.emplace_back("images", rows_of(images_, first, rows));
+      part.emplace_back("image_embedding", rows_of(embedding_, first, rows));
+      for (const auto& [name, tensor] : cross_) part.emplace_back(name, rows_of(tensor, first, rows));
+      first += rows;
+    }
+  }
+
+  // A search may have left fewer rows than there are pairs. The memory stays where it is.
   void restore_cross() {
     for (auto& [name, tensor] : cross_) {
       set_shape(tensor, manifest_.graph(Graph::kImageEncoder).output(name), {pairs_, 0, 0, 0, 0});
-      encoder_->set(name, tensor);
     }
     if (scorer_) set_cross(*scorer_);
     rows_ = pairs_;
@@ -391,7 +436,8 @@ class OpenVinoSession : public Session {
   std::optional<Runner> encoder_;
   std::size_t pairs_ = 0;
   ov::Tensor images_, embedding_;
-  std::vector<std::pair<std::string, ov::Tensor>> cross_;
+  Named cross_;
+  std::vector<Named> parts_;  // views of the pairs in one run of the encoder
 
   std::optional<Runner> texts_;
   std::size_t text_sentences_ = 0;

@@ -17,16 +17,40 @@ void fill(void* buffer, std::size_t bytes, Number value) {
   std::fill(first, first + bytes / sizeof(Number), value);
 }
 
+// Makes a manifest's graphs those that a backend computes a precision from.
+void set_precision(Manifest& manifest, const std::string& folder, const std::string& backend,
+                   const std::string& precision) {
+  if (precision == manifest.precision) return;
+  const bool on_gpu = backend == "tensorrt";
+  if (precision == "bf16" && !on_gpu) {
+    // OpenVINO rounds to bfloat16 by itself, so these are the exact graphs.
+  } else if (precision == "bf16" || (precision == "fp16" && on_gpu)) {
+    manifest.choose(precision, folder);
+  } else if (precision == "int8") {
+    manifest.choose(on_gpu ? "int8-fp16" : "int8", folder);
+  } else {
+    fail(RSICRC_BACKEND, backend, " has no precision '", precision, "': there are fp32, bf16, int8",
+         on_gpu ? " and fp16" : "");
+  }
+  manifest.precision = precision;
+}
+
 }  // namespace
 
-std::unique_ptr<Backend> open_backend(const std::filesystem::path& folder, const Manifest& manifest,
+std::unique_ptr<Backend> open_backend(const std::filesystem::path& folder, Manifest& manifest,
                                       const BackendOptions& options) {
   const bool any = options.name.empty();
 #ifdef RSICRC_WITH_OPENVINO
-  if (any || options.name == "openvino") return open_openvino(folder, manifest, options);
+  if (any || options.name == "openvino") {
+    set_precision(manifest, folder.string(), "openvino", options.precision);
+    return open_openvino(folder, manifest, options);
+  }
 #endif
 #ifdef RSICRC_WITH_TENSORRT
-  if (any || options.name == "tensorrt") return open_tensorrt(folder, manifest, options);
+  if (any || options.name == "tensorrt") {
+    set_precision(manifest, folder.string(), "tensorrt", options.precision);
+    return open_tensorrt(folder, manifest, options);
+  }
 #endif
   if (any) fail(RSICRC_BACKEND, "this library was built without a backend");
   if (options.name == "openvino" || options.name == "tensorrt") {

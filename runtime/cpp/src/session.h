@@ -82,10 +82,12 @@ struct BackendOptions {
   std::string name;  // empty: the first that was built in
   std::size_t threads = 1;
   int device = 0;
+  std::string precision = "fp32";
 };
 
-// Throws BACKEND where there is no such backend, or no device for it.
-std::unique_ptr<Backend> open_backend(const std::filesystem::path& folder, const Manifest& manifest,
+// Throws BACKEND where there is no such backend, or no device for it, or it cannot do the precision with this folder. The
+// manifest's graphs and precision become those that are used.
+std::unique_ptr<Backend> open_backend(const std::filesystem::path& folder, Manifest& manifest,
                                       const BackendOptions& options);
 
 // Each in its own file, built where its library is there.

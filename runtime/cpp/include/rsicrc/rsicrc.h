@@ -48,9 +48,10 @@ typedef struct rsicrc_open_options {
   int threads;         /* threads of a graph on the CPU; 0: as many as this process may use */
   int device;          /* number of the GPU for TensorRT */
   size_t max_batch;    /* most pairs that go through the graphs together; longer lists are cut into such batches */
+  const char *precision; /* "fp32", "bf16", "int8", with TensorRT also "fp16"; NULL: "fp32", which is exact */
 } rsicrc_open_options;
 
-#define RSICRC_OPEN_OPTIONS_INIT {sizeof(rsicrc_open_options), NULL, 0, 0, 32}
+#define RSICRC_OPEN_OPTIONS_INIT {sizeof(rsicrc_open_options), NULL, 0, 0, 32, NULL}
 
 /* What a model is. The strings live as long as the model. */
 typedef struct rsicrc_info {

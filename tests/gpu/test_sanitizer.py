@@ -1,0 +1,49 @@
+"""NVIDIA's compute-sanitizer over a few captions, where it is installed and takes the device."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from common import card
+
+from rsicrc.manifest import EXACT
+from tests.gpu.conftest import DEVICE, Open
+
+pytestmark = pytest.mark.gpu
+
+FOUND = 77
+CODE = """
+import sys
+import numpy as np
+import rsicrc
+folder, device, backend = sys.argv[1:]
+engine = rsicrc.load(folder, device, backend=backend)
+images = np.random.default_rng(0).integers(0, 256, (3, 2, 96, 96, 3), np.uint8)
+engine.caption([tuple(pair) for pair in images], beams=3, batch_size=3)
+engine.embed_texts(["the road"])
+"""
+
+
+def test_no_bad_access(open_engine: Open, backend: str) -> None:
+    if not card.is_card(DEVICE):
+        pytest.skip("compute-sanitizer is for GPUs")
+    sanitizer = shutil.which("compute-sanitizer", path=_path())
+    if sanitizer is None:
+        pytest.skip("compute-sanitizer is not installed")
+    folder = open_engine(backend, EXACT).folder  # its plans are there then, so that none is built under the tool
+    command = [sanitizer, "--tool", "memcheck", "--error-exitcode", str(FOUND), sys.executable, "-c", CODE]
+    done = subprocess.run([*command, str(folder), DEVICE, backend], capture_output=True, text=True, timeout=540)
+    report = done.stdout + done.stderr
+    if "Device not supported" in report or "not supported on this" in report:
+        pytest.skip("compute-sanitizer does not take this device here")
+    assert done.returncode == 0, report[-3000:]
+
+
+def _path() -> str:
+    homes = [os.environ.get("CUDA_HOME", ""), "/usr/local/cuda"]
+    return os.pathsep.join([os.environ.get("PATH", ""), *(str(Path(home) / "bin") for home in homes if home)])

@@ -77,8 +77,8 @@ class Device:
     def __init__(self, number: int) -> None:
         count = device_count()
         if number >= count:
-            there = "there is 1" if count == 1 else f"there are {count}"
-            raise BackendError(f"no GPU {number}: {there}, counted from 0")
+            there = "there is 1 GPU" if count == 1 else f"there are {count} GPUs"
+            raise BackendError(f"no cuda:{number}: {there}, counted from 0")
         self.number = number
         self.enter()
         properties = _call("cudaGetDeviceProperties", number, doing="asking for the GPU's name")

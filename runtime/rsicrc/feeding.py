@@ -28,9 +28,12 @@ class Feed:
 
     def __next__(self) -> Batch:
         upcoming = self._next or self._fetch()
-        self._next = None
+        self._next = self._current = None
         if isinstance(upcoming, Exception):
-            raise upcoming
+            try:
+                raise upcoming
+            finally:
+                del upcoming  # which would keep this frame, and it the error
         self._current = upcoming
         return upcoming
 
@@ -44,7 +47,7 @@ class Feed:
 
     def close(self) -> None:
         """Stop reading."""
-        self._next = None
+        self._next = self._current = None
         self._batches.close()
 
     def _fetch(self) -> Batch | Exception:

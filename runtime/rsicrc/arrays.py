@@ -8,13 +8,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rsicrc.dlpack import CPU, CUDA, CUDA_HOST, CUDA_MANAGED, make_capsule, read_capsule
 from rsicrc.errors import ArgumentError
+
+
+class _SpeaksDlpack(Protocol):
+    def __dlpack__(self, *args: Any, **options: Any) -> Any: ...
+
+
+class _SpeaksCuda(Protocol):
+    @property
+    def __cuda_array_interface__(self) -> Any: ...
+
+
+ForeignArray: TypeAlias = _SpeaksDlpack | _SpeaksCuda
 
 _BFLOAT16 = "bfloat16"
 _HOST = (CPU, CUDA_HOST)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import platform
 import sys
@@ -13,7 +14,8 @@ from importlib import metadata
 from pathlib import Path
 
 import rsicrc
-from rsicrc.errors import ModelNotFoundError, RsicrcError
+from rsicrc.backends.cuda import Device, device_count, driver_version
+from rsicrc.errors import BackendError, ModelNotFoundError, RsicrcError
 from rsicrc.machine import available_cpus, cpu_fields, cpu_flags, has_bf16
 
 LIBRARIES = ("numpy", "pillow", "tokenizers")
@@ -71,6 +73,8 @@ def examine(model: Path | None = None) -> list[Finding]:
         *check_onnx_runtimes(installed),
         check_onnx_runtime_module(),
         check_openvino(installed),
+        *check_gpus(),
+        check_tensorrt(),
         check_cpu(),
         check_threads(),
         check_memory(),
@@ -149,6 +153,37 @@ def check_openvino(installed: Mapping[str, str]) -> Finding:
         return Finding(topic, Level.PROBLEM, f"openvino {installed[topic]} finds no CPU plug-in", advice)
     precisions = "fp32, bf16, int8" if has_bf16() else "fp32, int8; no bf16 on this processor"
     return Finding(topic, Level.OK, f"openvino {installed[topic]}: {precisions}")
+
+
+def check_gpus() -> Iterator[Finding]:
+    """Ask the driver for GPUs, where there is one. A machine without is well, too."""
+    try:
+        driver = driver_version()
+    except BackendError as error:
+        yield Finding("gpu", Level.NOTE, f"not looked for: {error}")
+        return
+    try:
+        for number in range(device_count()):
+            device = Device(number)
+            free, total = device.memory()
+            memory = f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free"
+            knows = "" if driver is None else f", CUDA {driver[0]}.{driver[1]}"
+            yield Finding("gpu", Level.OK, f"cuda:{number}: {device.title}, {memory}{knows}")
+    except BackendError as error:
+        yield Finding("gpu", Level.NOTE if driver is None else Level.PROBLEM, str(error))
+
+
+def check_tensorrt() -> Finding:
+    """Import a TensorRT library, where one is installed."""
+    from rsicrc.backends.tensorrt.library import LIBRARIES, open_library
+
+    topic = "tensorrt"
+    installed = any(importlib.util.find_spec(name) is not None for name in LIBRARIES)
+    try:
+        library = open_library()
+    except BackendError as error:
+        return Finding(topic, Level.PROBLEM if installed else Level.NOTE, str(error))
+    return Finding(topic, Level.OK, f"{library.name} {library.version}")
 
 
 def check_cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> Finding:

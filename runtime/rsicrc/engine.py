@@ -5,20 +5,23 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rsicrc.arrays import DeviceArray, ForeignArray, is_array, take_pixels
 from rsicrc.backends import Backend
-from rsicrc.backends.choosing import at_precision, open_backend
+from rsicrc.backends.choosing import Wanted, open_backend
 from rsicrc.captions import Caption, EncodedPair, Explanation, Hypothesis, PairFailure
-from rsicrc.errors import ArgumentError, ModelFolderError, ModelNotFoundError
+from rsicrc.errors import ArgumentError, DeviceMemoryError, ModelFolderError, ModelNotFoundError
+from rsicrc.feeding import Feed
 from rsicrc.images import Pair
 from rsicrc.manifest import EXACT, IMAGE_ENCODER, SCORER, TEXT_ENCODER, TOKENIZER_FILE, Manifest
-from rsicrc.reading import prepare_pair, read_batches
+from rsicrc.reading import Batch, array_batches, prepare_pair, read_batches
 from rsicrc.search import FinishedBeam, SearchOptions, beam_search
 from rsicrc.sentences import encode_sentences, pad
 from rsicrc.timings import Timings
@@ -68,9 +71,11 @@ def load(
 
     Args:
         model: the folder; see `find_model` for the default.
-        device: "cpu", or "auto" to choose.
-        backend: "onnxruntime", "openvino", "openvino+onnxruntime" (images in the first, words in the second), or "auto"
-            to choose by what is installed and what the processor can do; the log `rsicrc` says what was chosen.
+        device: "cpu"; "cuda", a GPU, or "cuda:N"; or "auto", a GPU if there is one that works. The log `rsicrc` says
+            what was chosen.
+        backend: "onnxruntime", "openvino", "openvino+onnxruntime" (images in the first, words in the second); on a GPU
+            "tensorrt", "onnxruntime" or "onnxruntime-tensorrt"; or "auto" to choose by what is installed and what the
+            machine can do.
         precision: "fp32", which is exact; or "fp16", "bf16" or "int8" (docs/precisions.md says what they are for and
             what they cost).
         threads: threads for the graphs; by default as many as this process may use.
@@ -86,8 +91,8 @@ def load(
         if value is not None and value < 1:
             raise ArgumentError(f"{name} must be at least 1, not {value}")
     folder = find_model(model)
-    manifest = at_precision(folder, Manifest.load(folder), precision)
-    opened = open_backend(folder, manifest, device, backend, threads, streams)
+    wanted = Wanted(device, backend, precision, threads, streams)
+    opened, manifest = open_backend(folder, Manifest.load(folder), wanted)
     if "auto" in (device, backend):
         logger.info("%s: %s, %s on %s with %d threads", folder, precision, opened.name, opened.device, opened.threads)
     return Engine(folder, manifest, opened)
@@ -110,6 +115,8 @@ class Engine:
     """A model folder, ready to use; made by `rsicrc.load`.
 
     A *pair* is `(before, after)`, each a path, a Pillow image or a uint8 array [H, W, 3]; both have the same size.
+    Pairs that are prepared already may be given as one array, uint8 [N, 2, size, size, 3] with the model's size, of any
+    library that speaks DLPack or `__cuda_array_interface__`; it is read where it lies (docs/tensorrt.md, "Arrays").
     What a pair gets does not depend on the batch that it is in.
 
     Attributes:
@@ -132,10 +139,30 @@ class Engine:
         # Each once: a sentence that is listed twice must not count twice in the sum of probabilities.
         sentences = [tuple(self.vocabulary.encode(text)) for text in manifest.no_change_sentences]
         self._no_change = [list(ids) for ids in dict.fromkeys(sentences)]
+        self._most_pairs: int | None = None  # at once; known when a GPU had no memory for more
+
+    def warmup(self, pairs: int = 1, beams: int | None = None) -> None:
+        """Run one made-up batch, so that the first real one of this size need not wait for what happens once.
+
+        Graphs are opened, memory is allocated, and on a GPU the steps of the search are recorded.
+
+        Args:
+            pairs: pairs in a batch.
+            beams: of the search; by default the manifest's.
+
+        Raises:
+            ArgumentError: a number is out of its range.
+            BackendError: the backend cannot run such a batch.
+        """
+        if pairs < 1:
+            raise ArgumentError(f"pairs must be at least 1, not {pairs}")
+        size = self.manifest.preprocessing.size
+        self.caption(np.zeros((pairs, 2, size, size, 3), np.uint8), beams=beams, batch_size=pairs)
+        self.backend.run(TEXT_ENCODER, {"input_ids": np.array([[START, END]], np.int64)})
 
     def caption(
         self,
-        pairs: Sequence[Pair],
+        pairs: Sequence[Pair] | ForeignArray,
         *,
         beams: int | None = None,
         n_best: int = 1,
@@ -182,7 +209,7 @@ class Engine:
 
     def caption_stream(
         self,
-        pairs: Iterable[Pair],
+        pairs: Iterable[Pair] | ForeignArray,
         *,
         beams: int | None = None,
         n_best: int = 1,
@@ -210,7 +237,7 @@ class Engine:
 
     def encode_stream(
         self,
-        pairs: Iterable[Pair],
+        pairs: Iterable[Pair] | ForeignArray,
         *,
         captions: bool = False,
         beams: int | None = None,
@@ -242,12 +269,26 @@ class Engine:
         batch_size, workers = self._reading(batch_size, workers)
         return self._batches(pairs, lambda encoded: self._encoded_pairs(encoded, options, ids), batch_size, workers)
 
-    def embed_images(self, pairs: Sequence[Pair], *, batch_size: int = 32) -> NDArray[np.float32]:
+    @overload
+    def embed_images(
+        self, pairs: Sequence[Pair] | ForeignArray, *, batch_size: int = ..., on_device: Literal[False] = ...
+    ) -> NDArray[np.float32]: ...
+
+    @overload
+    def embed_images(
+        self, pairs: Sequence[Pair] | ForeignArray, *, batch_size: int = ..., on_device: Literal[True]
+    ) -> NDArray[np.float32] | DeviceArray: ...
+
+    def embed_images(
+        self, pairs: Sequence[Pair] | ForeignArray, *, batch_size: int = 32, on_device: bool = False
+    ) -> NDArray[np.float32] | DeviceArray:
         """Embed pairs, to be compared with texts by a dot product.
 
         Args:
             pairs: the pairs.
             batch_size: pairs that go through the graph together.
+            on_device: leave the vectors where they were computed; on a GPU they come as an array that speaks DLPack and
+                `__cuda_array_interface__`.
 
         Returns:
             float32 [N, d], each of length 1.
@@ -255,16 +296,27 @@ class Engine:
         Raises:
             ImageError: the first pair that cannot be used.
         """
-        rows = [self.backend.numpy(part.outputs["image_embedding"]) for part in self._encode(pairs, batch_size)]
-        return np.concatenate(rows) if rows else np.zeros((0, self._width(IMAGE_ENCODER)), np.float32)
 
-    def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        def vectors(part: _Encoded) -> Any:
+            value = part.outputs["image_embedding"]  # which would keep all that the encoder gave for its batch
+            return self.backend.joined([value]) if on_device else self.backend.numpy(value)
+
+        return self._joined(self._each(pairs, batch_size, vectors), IMAGE_ENCODER, on_device)
+
+    @overload
+    def embed_texts(self, texts: Sequence[str], *, on_device: Literal[False] = ...) -> NDArray[np.float32]: ...
+
+    @overload
+    def embed_texts(self, texts: Sequence[str], *, on_device: Literal[True]) -> NDArray[np.float32] | DeviceArray: ...
+
+    def embed_texts(self, texts: Sequence[str], *, on_device: bool = False) -> NDArray[np.float32] | DeviceArray:
         """Embed sentences, to be compared with pairs by a dot product.
 
         Words that the model does not know count as UNK, with a warning in the log `rsicrc`.
 
         Args:
             texts: the sentences.
+            on_device: as in `embed_images`.
 
         Returns:
             float32 [M, d], each of length 1.
@@ -276,10 +328,12 @@ class Engine:
         rows = []
         for start in range(0, len(ids), _ROWS):
             outputs = self.backend.run(TEXT_ENCODER, {"input_ids": pad(ids[start : start + _ROWS])})
-            rows.append(self.backend.numpy(outputs["text_embedding"]))
-        return np.concatenate(rows) if rows else np.zeros((0, self._width(TEXT_ENCODER)), np.float32)
+            rows.append(outputs["text_embedding"])
+        return self._joined(rows, TEXT_ENCODER, on_device)
 
-    def score(self, pairs: Sequence[Pair], texts: Sequence[str], *, batch_size: int = 32) -> NDArray[np.float64]:
+    def score(
+        self, pairs: Sequence[Pair] | ForeignArray, texts: Sequence[str], *, batch_size: int = 32
+    ) -> NDArray[np.float64]:
         """Return log p(text | pair) for every pair and every text: summed over the words and END.
 
         Words that the model does not know count as UNK, with a warning in the log `rsicrc`.
@@ -297,7 +351,7 @@ class Engine:
             ArgumentError: a sentence is empty, or `texts` is a single string.
         """
         ids = encode_sentences(self.vocabulary, texts)
-        rows = [self._log_probabilities(part, ids) for part in self._encode(pairs, batch_size)]
+        rows = self._each(pairs, batch_size, lambda part: self._log_probabilities(part, ids))
         return np.concatenate(rows) if rows else np.zeros((0, len(ids)), np.float64)
 
     def explain(self, pair: Pair, text: str | None = None) -> Explanation:
@@ -329,13 +383,60 @@ class Engine:
         return Explanation(" ".join(words), words, maps, similarity)
 
     def _batches(
-        self, pairs: Iterable[Pair], work: Callable[[_Encoded], Sequence[_Result]], batch_size: int, workers: int
+        self,
+        pairs: Iterable[Pair] | ForeignArray,
+        work: Callable[[_Encoded], Sequence[_Result]],
+        batch_size: int,
+        workers: int,
     ) -> Iterator[_Result | PairFailure]:
         # A generator of its own, so that wrong settings are reported at the call and not at the first result.
-        for batch in read_batches(pairs, self.manifest.preprocessing, batch_size, workers):
-            results = iter(work(self._encode_images(batch.images, batch.timings)) if len(batch.images) else ())
-            for failure in batch.failures:
-                yield next(results) if failure is None else failure
+        with closing(self._feed(pairs, batch_size, workers)) as feed:
+            for batch in feed:
+                results = iter([result for part in self._worked(batch, work, feed) for result in part])
+                for failure in batch.failures:
+                    yield next(results) if failure is None else failure
+
+    def _each(
+        self, pairs: Sequence[Pair] | ForeignArray, batch_size: int, work: Callable[[_Encoded], _Result]
+    ) -> list[_Result]:
+        """Return what the work gives for every batch."""
+        results: list[_Result] = []
+        batch_size, workers = self._reading(batch_size, None)
+        with closing(self._feed(pairs, batch_size, workers)) as feed:
+            for batch in feed:
+                for failure in batch.failures:
+                    if failure is not None:
+                        raise _noted(failure)
+                results += self._worked(batch, work, feed)
+        return results
+
+    def _feed(self, pairs: Iterable[Pair] | ForeignArray, batch_size: int, workers: int) -> Feed:
+        preprocessing = self.manifest.preprocessing
+        if is_array(pairs):
+            pixels = take_pixels(pairs, preprocessing.size, self.backend.device, self.backend.stream)
+            return Feed(array_batches(pixels, batch_size), self.backend)
+        return Feed(read_batches(cast("Iterable[Pair]", pairs), preprocessing, batch_size, workers), self.backend)
+
+    def _worked(self, batch: Batch, work: Callable[[_Encoded], _Result], feed: Feed) -> list[_Result]:
+        """Encode the images of a batch and do the work on them: at once, or in parts where a GPU has no memory for it.
+
+        The first time that it has none, the batch is halved, and so are all later ones.
+        """
+        pairs = len(batch.images)
+        most = self._most_pairs or pairs
+        try:
+            results = []
+            for start in range(0, pairs, most):
+                encoded = self._encode_images(batch.images[start : start + most], batch.timings)
+                feed.look_ahead()
+                results.append(work(encoded))
+            return results
+        except DeviceMemoryError as error:
+            if self._most_pairs is not None or pairs == 1:
+                raise
+            self._most_pairs = (pairs + 1) // 2
+            logger.warning("batches are halved, to %d pairs at once: %s", self._most_pairs, error)
+        return self._worked(batch, work, feed)
 
     def _encoded_pairs(
         self, encoded: _Encoded, options: SearchOptions | None, ids: Sequence[list[int]]
@@ -383,15 +484,14 @@ class Engine:
             result[:, start : start + step] = log_probs.sum(axis=2, dtype=np.float64)
         return result
 
-    def _encode(self, pairs: Sequence[Pair], batch_size: int) -> Iterator[_Encoded]:
-        batch_size, workers = self._reading(batch_size, None)
-        for batch in read_batches(pairs, self.manifest.preprocessing, batch_size, workers):
-            for failure in batch.failures:
-                if failure is not None:
-                    raise _noted(failure)
-            yield self._encode_images(batch.images, batch.timings)
+    def _joined(self, rows: Sequence[Any], graph: str, on_device: bool) -> NDArray[np.float32] | DeviceArray:
+        empty = np.zeros((0, self._width(graph)), np.float32)
+        if on_device:
+            joined: NDArray[np.float32] | DeviceArray = self.backend.joined(rows or [self.backend.take(empty)])
+            return joined
+        return np.concatenate([empty, *(self.backend.numpy(row) for row in rows)])
 
-    def _encode_images(self, images: NDArray[np.uint8], timings: Timings) -> _Encoded:
+    def _encode_images(self, images: NDArray[np.uint8] | DeviceArray, timings: Timings) -> _Encoded:
         with timings.measure("image_encoder"):
             outputs = self.backend.run(IMAGE_ENCODER, {"images": images})
         return _Encoded(len(images), outputs, timings)

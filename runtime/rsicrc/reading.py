@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -12,6 +12,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from rsicrc.arrays import DeviceArray
 from rsicrc.captions import PairFailure
 from rsicrc.errors import ImageError
 from rsicrc.images import Pair, load_pair
@@ -26,14 +27,16 @@ class Batch:
     """Consecutive pairs, read and prepared.
 
     Attributes:
-        images: uint8 [B, 2, size, size, 3], the pairs that could be read; B may be 0.
+        images: uint8 [B, 2, size, size, 3], the pairs that could be read; B may be 0. On a GPU, once they are uploaded.
         failures: one for each pair that could not, or None in the place of one that could, in the order of the input.
         timings: what reading and preparing took.
+        is_next_read: whether the batch after this one could be had without waiting.
     """
 
-    images: NDArray[np.uint8]
+    images: NDArray[np.uint8] | DeviceArray
     failures: tuple[PairFailure | None, ...]
     timings: Timings
+    is_next_read: Callable[[], bool]
 
 
 def prepare_pair(pair: Pair, preprocessing: Preprocessing, timings: Timings | None = None) -> Prepared:
@@ -54,7 +57,21 @@ def prepare_pair(pair: Pair, preprocessing: Preprocessing, timings: Timings | No
         return np.stack([preprocessing.prepare(before), preprocessing.prepare(after)])
 
 
-def read_batches(pairs: Iterable[Pair], preprocessing: Preprocessing, batch_size: int, workers: int) -> Iterator[Batch]:
+def array_batches(pixels: NDArray[np.uint8] | DeviceArray, batch_size: int) -> Generator[Batch]:
+    """Cut pairs that somebody prepared into batches, without a copy.
+
+    Args:
+        pixels: from `rsicrc.arrays.take_pixels`.
+        batch_size: pairs in a batch; the last one may be shorter.
+    """
+    for start in range(0, len(pixels), batch_size):
+        part = pixels[start : start + batch_size]
+        yield Batch(part, (None,) * len(part), Timings(pairs=len(part)), lambda: True)
+
+
+def read_batches(
+    pairs: Iterable[Pair], preprocessing: Preprocessing, batch_size: int, workers: int
+) -> Generator[Batch]:
     """Read pairs with `workers` threads, at most one batch ahead of the one that was asked for.
 
     Args:
@@ -73,6 +90,9 @@ def read_batches(pairs: Iterable[Pair], preprocessing: Preprocessing, batch_size
         def submit(pair: Pair) -> tuple[Future[Prepared], Timings]:
             timings = Timings()
             return pool.submit(prepare_pair, pair, preprocessing, timings), timings
+
+        def is_next_read() -> bool:
+            return bool(pending) and all(future.done() for future, _ in pending)
 
         source = iter(pairs)
         index = 0
@@ -100,7 +120,7 @@ def read_batches(pairs: Iterable[Pair], preprocessing: Preprocessing, batch_size
                     return
                 stacked = np.stack(images) if images else np.zeros((0, 2, size, size, 3), np.uint8)
                 timings.pairs = len(images)
-                yield Batch(stacked, tuple(failures), timings)
+                yield Batch(stacked, tuple(failures), timings, is_next_read)
         finally:
             # The caller may stop early (an error, Ctrl-C): what was not begun is not read.
             pool.shutdown(wait=False, cancel_futures=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -50,6 +51,8 @@ class FakeCuda:
         copies: how many copies were done, by kind, and how many bytes.
         allocated: bytes on the device, by address.
         room: bytes that the device has.
+        peak: the most bytes that were in use.
+        is_eager: work is done at once, for a runtime that does its own at once.
     """
 
     cudaMemcpyKind = SimpleNamespace(  # noqa: N815
@@ -57,9 +60,10 @@ class FakeCuda:
     )
     cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)  # noqa: N815
 
-    def __init__(self, room: int = 1 << 33) -> None:
-        self.room = room
+    def __init__(self, room: int = 1 << 33, *, is_eager: bool = False) -> None:
+        self.room, self.is_eager = room, is_eager
         self.devices = 1
+        self.peak = 0
         self.calls: Counter[str] = Counter()
         self.copies: Counter[str] = Counter()
         self.copied: Counter[str] = Counter()
@@ -67,6 +71,7 @@ class FakeCuda:
         self.pinned: dict[int, int] = {}
         self._memory: dict[int, Any] = {}
         self._numbers = itertools.count(16)
+        self._working = threading.RLock()
         self._queues: dict[int, _Queue] = {1: _Queue()}  # the legacy default stream
         self._events: dict[int, _Point] = {}
 
@@ -104,6 +109,7 @@ class FakeCuda:
             return NO_MEMORY, None
         address = self._allocate(size)
         self.allocated[address] = size
+        self.peak = max(self.peak, sum(self.allocated.values()))
         return OK, address
 
     def cudaMallocHost(self, size: int) -> tuple[int, int]:  # noqa: N802
@@ -204,14 +210,18 @@ class FakeCuda:
     def queue(self, stream: int, work: Work) -> None:
         """Queue work, or record it."""
         queue = self._queues[stream]
+        if self.is_eager and queue.recording is None:
+            work()
+            return
         (queue.work if queue.recording is None else queue.recording).append(work)
 
     def _run(self, stream: int, count: int) -> None:
         queue = self._queues.get(stream)
-        while queue is not None and queue.done < count:
-            work, queue.work[queue.done] = queue.work[queue.done], _nothing
-            queue.done += 1
-            work()
+        with self._working:
+            while queue is not None and queue.done < count:
+                work, queue.work[queue.done] = queue.work[queue.done], _nothing
+                queue.done += 1
+                work()
 
     def _drain(self) -> None:
         for number, queue in self._queues.items():
@@ -250,7 +260,8 @@ class FakeTensorRt:
         cuda: whose streams it queues its work on.
         graphs: the manifest's.
         most: the most pairs that its profile admits.
-        runs: how often each graph was queued, recordings apart.
+        at_host: inputs that its engines want in the host's memory.
+        runs: how often each graph ran.
     """
 
     cuda: FakeCuda

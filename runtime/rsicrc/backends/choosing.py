@@ -1,21 +1,31 @@
-"""The choice of a backend: what is installed, what the processor can do, and what the model folder holds."""
+"""The choice of a backend: what is installed, what the machine can do, and what the model folder holds."""
 
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rsicrc.backends import Backend
-from rsicrc.errors import ArgumentError, BackendError
-from rsicrc.machine import has_bf16
-from rsicrc.manifest import BF16, EXACT, FP16, INT8, Manifest
+import numpy as np
 
+from rsicrc.backends import Backend
+from rsicrc.backends.cuda import device_count, device_number
+from rsicrc.errors import ArgumentError, BackendError, RsicrcError
+from rsicrc.machine import has_bf16
+from rsicrc.manifest import BF16, EXACT, FP16, INT8, INT8_FP16, TEXT_ENCODER, Manifest
+from rsicrc.vocabulary import END, START
+
+logger = logging.getLogger("rsicrc")
+
+AUTO, CPU, CUDA = "auto", "cpu", "cuda"
 ONNX_RUNTIME, OPENVINO = "onnxruntime", "openvino"
 MIXED = f"{OPENVINO}+{ONNX_RUNTIME}"  # the first has the images, the second the words
-BACKENDS = (ONNX_RUNTIME, OPENVINO, MIXED)
-DEVICES = ("cpu",)
+TENSORRT, ONNX_RUNTIME_TENSORRT = "tensorrt", "onnxruntime-tensorrt"
+ON_CPU = (ONNX_RUNTIME, OPENVINO, MIXED)
+ON_CUDA = (TENSORRT, ONNX_RUNTIME, ONNX_RUNTIME_TENSORRT)
+BACKENDS = (ONNX_RUNTIME, OPENVINO, MIXED, TENSORRT, ONNX_RUNTIME_TENSORRT)
 PRECISIONS = (EXACT, FP16, BF16, INT8)
 
 # What "auto" tries, best first.
@@ -25,62 +35,145 @@ _PREFERENCE = {
     BF16: (OPENVINO,),
     INT8: (MIXED, ONNX_RUNTIME, OPENVINO),
 }
+_CUDA_PREFERENCE = (TENSORRT, ONNX_RUNTIME)
+# A GPU computes in half precision what is not int8.
+_CUDA_VARIANTS = {EXACT: EXACT, FP16: FP16, BF16: BF16, INT8: INT8_FP16}
 _NEEDS = {ONNX_RUNTIME: ("ONNX Runtime", "cpu"), OPENVINO: ("OpenVINO", "openvino")}
 
 
-def at_precision(folder: Path, manifest: Manifest, precision: str) -> Manifest:
+@dataclass(frozen=True)
+class Wanted:
+    """What a caller asks for; see `rsicrc.load`."""
+
+    device: str = AUTO
+    backend: str = AUTO
+    precision: str = EXACT
+    threads: int | None = None
+    streams: int | None = None
+
+
+def at_precision(folder: Path, manifest: Manifest, precision: str, device: str = CPU) -> Manifest:
     """Return a folder's manifest with the graphs that a precision is computed from.
+
+    Args:
+        folder: the model folder.
+        manifest: its manifest.
+        precision: one of `PRECISIONS`.
+        device: "cpu", or "cuda" and perhaps a number.
 
     Raises:
         BackendError: there is no such precision, or the folder has no graphs for it.
     """
     if precision not in PRECISIONS:
         raise BackendError(f"no precision {precision!r}: there is {', '.join(PRECISIONS)}")
-    if precision == BF16:
+    if precision == BF16 and device == CPU:
         # OpenVINO rounds to bfloat16 by itself, so these are the exact graphs.
         return replace(manifest, precision=BF16)
-    if precision not in manifest.precisions:
-        needs = " --calibration DATA" if precision == INT8 else ""
+    variant = precision if device == CPU else _CUDA_VARIANTS[precision]
+    if variant not in manifest.precisions:
+        needs = "".join(f" --precision {each}" for each in variant.split("-"))
+        needs += " --calibration DATA" if precision == INT8 else ""
         raise BackendError(
-            f"{folder}: no graphs in {precision}, only in {', '.join(manifest.precisions)}: "
-            f"export it again with `rsicrc-export CKPT -o {folder} --force --precision {precision}{needs}`"
+            f"{folder}: no graphs in {variant}, only in {', '.join(manifest.precisions)}: "
+            f"export it again with `rsicrc-export CKPT -o {folder} --force{needs}`"
         )
-    return manifest.at(precision)
+    return manifest.at(variant)
 
 
-def open_backend(
-    folder: Path, manifest: Manifest, device: str, backend: str, threads: int | None, streams: int | None
-) -> Backend:
+def open_backend(folder: Path, manifest: Manifest, wanted: Wanted) -> tuple[Backend, Manifest]:
     """Choose and open a backend.
+
+    Where the caller leaves the device open, a GPU that does not work is left out, and the log says why.
 
     Args:
         folder: the model folder.
-        manifest: its manifest, from `at_precision`.
-        device: "cpu", or "auto" to choose.
-        backend: a name of `BACKENDS`, or "auto" to choose.
-        threads: threads for one graph; None for as many as this process may use.
-        streams: parts of a batch that OpenVINO works on at once; None for one.
+        manifest: its manifest.
+        wanted: what is asked for.
+
+    Returns:
+        The backend, and the manifest with the graphs that it runs.
 
     Raises:
         BackendError: there is no such backend or device, it is not installed, or it cannot do this precision here.
         ArgumentError: `streams` is given to a backend without.
     """
-    if backend not in ("auto", *BACKENDS):
-        raise BackendError(f"no backend {backend!r}: there is {', '.join(BACKENDS)}, and 'auto'")
-    if device not in ("auto", *DEVICES):
-        raise BackendError(f"no device {device!r}: this version runs on {', '.join(DEVICES)}, and 'auto' chooses")
-    candidates = _PREFERENCE[manifest.precision] if backend == "auto" else (backend,)
-    problems = [_problem(name, manifest.precision) for name in candidates]
+    if wanted.backend not in (AUTO, *BACKENDS):
+        raise BackendError(f"no backend {wanted.backend!r}: there is {', '.join(BACKENDS)}, and 'auto'")
+    if wanted.precision not in PRECISIONS:
+        raise BackendError(f"no precision {wanted.precision!r}: there is {', '.join(PRECISIONS)}")
+    if wanted.device not in (AUTO, CPU):
+        device_number(wanted.device)
+        return _open_on_cuda(folder, manifest, wanted)
+    if wanted.backend in ON_CUDA and wanted.backend not in ON_CPU:
+        if wanted.device == CPU:
+            raise BackendError(f"{wanted.backend} is for GPUs: choose another backend, or device='cuda'")
+        return _open_on_cuda(folder, manifest, replace(wanted, device=CUDA))
+    if wanted.device == AUTO and wanted.backend in (AUTO, *ON_CUDA) and wanted.streams is None:
+        try:
+            found = _open_on_cuda(folder, manifest, replace(wanted, device=CUDA))
+            _try(found[0])
+            return found
+        except RsicrcError as error:
+            logger.log(logging.WARNING if _has_gpu() else logging.DEBUG, "no GPU is used: %s", error)
+    return _open_on_cpu(folder, at_precision(folder, manifest, wanted.precision), wanted)
+
+
+def _open_on_cuda(folder: Path, manifest: Manifest, wanted: Wanted) -> tuple[Backend, Manifest]:
+    if wanted.backend not in (AUTO, *ON_CUDA):
+        raise BackendError(f"{wanted.backend} runs on the CPU alone: on a GPU there is {', '.join(ON_CUDA)}")
+    if wanted.streams is not None:
+        raise ArgumentError("streams is a setting of OpenVINO: leave it out, or choose that backend")
+    device_count()  # before anything else: without a driver the libraries' own messages lead astray
+    manifest = at_precision(folder, manifest, wanted.precision, CUDA)
+    if wanted.backend != AUTO:
+        return _opened_on_cuda(wanted.backend, folder, manifest, wanted), manifest
+    problems = []
+    for name in _CUDA_PREFERENCE:
+        try:
+            return _opened_on_cuda(name, folder, manifest, wanted), manifest
+        except BackendError as error:
+            problems.append(f"{name}: {error}")
+    raise BackendError(f"no backend for {wanted.device}: {'; '.join(problems)}")
+
+
+def _opened_on_cuda(name: str, folder: Path, manifest: Manifest, wanted: Wanted) -> Backend:
+    if name == TENSORRT:
+        from rsicrc.backends.tensorrt.backend import TensorRtBackend
+        from rsicrc.backends.tensorrt.library import open_library
+        from rsicrc.backends.tensorrt.plans import ensure_plans
+
+        library = open_library()
+        return TensorRtBackend(
+            folder,
+            manifest,
+            wanted.device,
+            wanted.threads,
+            library,
+            # Building takes long, so it is said even where nobody listens to the log.
+            lambda title: ensure_plans(folder, manifest, library, title, None, logger.warning),
+        )
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise BackendError("ONNX Runtime is not installed: `pip install 'rsicrc[gpu]'`")
+    from rsicrc.backends.onnxruntime_cuda import OnnxRuntimeCudaBackend
+    from rsicrc.backends.tensorrt.profiles import Profile
+
+    profile = Profile() if name == ONNX_RUNTIME_TENSORRT else None
+    return OnnxRuntimeCudaBackend(folder, manifest, wanted.device, wanted.threads, profile)
+
+
+def _open_on_cpu(folder: Path, manifest: Manifest, wanted: Wanted) -> tuple[Backend, Manifest]:
+    candidates = _PREFERENCE[wanted.precision] if wanted.backend == AUTO else (wanted.backend,)
+    problems = [_problem(name, wanted.precision) for name in candidates]
     if all(problems):
         raise BackendError(str(problems[0]))
     chosen = candidates[problems.index(None)]
-    if streams is not None and OPENVINO not in chosen:
+    if wanted.streams is not None and OPENVINO not in chosen:
         raise ArgumentError("streams is a setting of OpenVINO: leave it out, or choose that backend")
-    return _open(chosen, folder, manifest, threads, streams)
+    return _opened_on_cpu(chosen, folder, manifest, wanted), manifest
 
 
 def _problem(backend: str, precision: str) -> str | None:
-    """Say why a backend cannot do a precision here, and what to do; None if it can."""
+    """Say why a backend cannot do a precision on this CPU, and what to do; None if it can."""
     parts: Sequence[str] = backend.split("+")
     for name in parts:
         if importlib.util.find_spec(name) is None:
@@ -95,17 +188,30 @@ def _problem(backend: str, precision: str) -> str | None:
     return None
 
 
-def _open(name: str, folder: Path, manifest: Manifest, threads: int | None, streams: int | None) -> Backend:
+def _opened_on_cpu(name: str, folder: Path, manifest: Manifest, wanted: Wanted) -> Backend:
     if name == ONNX_RUNTIME:
         from rsicrc.backends.onnxruntime import OnnxRuntimeBackend
 
-        return OnnxRuntimeBackend(folder, manifest, threads)
+        return OnnxRuntimeBackend(folder, manifest, wanted.threads)
     from rsicrc.backends.openvino import OpenVinoBackend
 
-    openvino = OpenVinoBackend(folder, manifest, threads, streams)
+    openvino = OpenVinoBackend(folder, manifest, wanted.threads, wanted.streams)
     if name == OPENVINO:
         return openvino
     from rsicrc.backends.mixed import MixedBackend
     from rsicrc.backends.onnxruntime import OnnxRuntimeBackend
 
-    return MixedBackend(openvino, OnnxRuntimeBackend(folder, manifest, threads, spinning=False))
+    return MixedBackend(openvino, OnnxRuntimeBackend(folder, manifest, wanted.threads, spinning=False))
+
+
+def _try(backend: Backend) -> None:
+    """Run the smallest graph: what is installed may still not work together."""
+    ids = np.array([[START, END]], np.int64)
+    backend.numpy(backend.run(TEXT_ENCODER, {"input_ids": ids})["text_embedding"])
+
+
+def _has_gpu() -> bool:
+    try:
+        return device_count() > 0
+    except BackendError:
+        return False

@@ -48,18 +48,28 @@ def device_count() -> int:
     error, count = runtime.cudaGetDeviceCount()
     if int(error) == 0 and count > 0:
         return int(count)
-    known = int(runtime.cudaDriverGetVersion()[1])
-    if known == 0:
+    known = driver_version()
+    if known is None:
         raise BackendError(f"there is no NVIDIA driver: install one (https://www.nvidia.com/drivers), {_ON_CPU}")
     if int(error) in (0, _NO_DEVICE):
         raise BackendError(f"the NVIDIA driver finds no GPU (does CUDA_VISIBLE_DEVICES hide it?): add one, {_ON_CPU}")
     if int(error) == _OLD_DRIVER:
         needed = int(runtime.cudaRuntimeGetVersion()[1]) // 1000
         raise BackendError(
-            f"the NVIDIA driver is too old: it knows CUDA {known // 1000}.{known // 10 % 100} and cuda-bindings here "
-            f"needs {needed}: update the driver, or `pip install 'cuda-bindings<{needed}'`"
+            f"the NVIDIA driver is too old: it knows CUDA {known[0]}.{known[1]} and cuda-bindings here needs "
+            f"{needed}: update the driver, or `pip install 'cuda-bindings<{needed}'`"
         )
     raise BackendError(f"CUDA cannot start: {_text(error)}: check the driver with `nvidia-smi`, {_ON_CPU}")
+
+
+def driver_version() -> tuple[int, int] | None:
+    """Return the newest CUDA that the driver knows; None where there is no driver.
+
+    Raises:
+        BackendError: cuda-bindings is missing.
+    """
+    known = int(_runtime().cudaDriverGetVersion()[1])
+    return (known // 1000, known // 10 % 100) if known else None
 
 
 class Device:
@@ -77,8 +87,8 @@ class Device:
     def __init__(self, number: int) -> None:
         count = device_count()
         if number >= count:
-            there = "there is 1" if count == 1 else f"there are {count}"
-            raise BackendError(f"no GPU {number}: {there}, counted from 0")
+            there = "there is 1 GPU" if count == 1 else f"there are {count} GPUs"
+            raise BackendError(f"no cuda:{number}: {there}, counted from 0")
         self.number = number
         self.enter()
         properties = _call("cudaGetDeviceProperties", number, doing="asking for the GPU's name")

@@ -90,7 +90,7 @@ class DeviceBackend(ABC):
         self.records = True
         self._folder, self._manifest = folder, manifest
         self._stream, self._copies = Stream(), Stream()
-        self.stream = self._stream.handle
+        self.stream: int | None = self._stream.handle
         self._pool = Pool()
         self._uploads = Uploads(self._device.number)
         self._opened = OpenGraphs(self._open)

@@ -51,7 +51,7 @@ class OnnxRuntimeCudaBackend(DeviceBackend):
     ) -> None:
         super().__init__(folder, manifest, device, threads)
         self.name = "onnxruntime" if profile is None else "onnxruntime-tensorrt"
-        # As on a CPU, the ScatterND of a step finds its input and output to be the same memory. TensorRT promises no such.
+        # As on a CPU, the ScatterND of a step finds its input and output to be one memory. TensorRT promises no such.
         self._in_place = profile is None
         self._profile = profile
         self._provider = CUDA if profile is None else TENSORRT
@@ -96,9 +96,9 @@ class OnnxRuntimeCudaBackend(DeviceBackend):
         first = session.get_providers()[0]
         if first != providers[0][0]:
             raise BackendError(
-                f"ONNX Runtime took {first} instead of {providers[0][0]}: a library that it needs is missing (CUDA, cuDNN"
+                f"ONNX Runtime took {first} instead of {providers[0][0]}, for a library is missing (CUDA, cuDNN"
                 + (", or libnvinfer of TensorRT 10" if self._profile else "")
-                + "); `rsicrc-run doctor` names what is here"
+                + "): `rsicrc-run doctor` names what is here"
             )
         return session
 

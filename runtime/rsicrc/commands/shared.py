@@ -18,11 +18,18 @@ model_option = click.option(
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 # How `rsicrc.load` is to open the model, beside its folder.
 _ENGINE_OPTIONS = {
+    "device": click.option(
+        "--device",
+        metavar="NAME",
+        default="auto",
+        help="cpu, cuda or cuda:N; auto is a GPU that works. [default: auto]",
+    ),
     "backend": click.option(
         "--backend",
         metavar="NAME",
         default="auto",
-        help="onnxruntime, openvino or both joined by +. [default: auto]",
+        help="onnxruntime; on a CPU openvino, or both joined by +; on a GPU tensorrt, or onnxruntime-tensorrt. "
+        "[default: auto]",
     ),
     "precision": click.option(
         "--precision",

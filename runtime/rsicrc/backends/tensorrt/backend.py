@@ -153,7 +153,7 @@ class _Program:
         for axis, size, low, high in zip(axes, shape, least, most, strict=True):
             if not low <= size <= high:
                 raise BackendError(
-                    f"the plan of {self._engine.name} takes {low} to {high} on axis {axis} of {name}, not {size}: "
+                    f"the profile of {self._engine.name} takes {low} to {high} on axis {axis} of {name}, not {size}: "
                     "lower batch size or beams, or build another one (`rsicrc-export --tensorrt --profile …`)"
                 )
 

@@ -60,7 +60,7 @@ def stack_dates(images: Tensor) -> Tensor:
     """Put both dates of every pair on the batch axis: [B, 2, size, size, 3] → [2B, 3, size, size].
 
     The trunk treats every image alone, so running it once on 2B images equals running it on each date. A pair's two
-    dates stay neighbours (2b and 2b + 1). The pixels are still bytes here: moving the channels costs a quarter.
+    dates stay neighbours (2b and 2b + 1). Best while the pixels are still bytes: moving the channels costs a quarter.
     """
     return images.flatten(0, 1).permute(0, 3, 1, 2)
 

@@ -104,10 +104,11 @@ def residual_relus(path: Path) -> Iterator[str]:
     graph = onnx.load(path, load_external_data=False).graph
     makers = {name: node for node in graph.node for name in node.output}
     for node in graph.node:
-        source = makers.get(node.input[0]) if node.op_type == "Relu" else None
-        if source is not None and source.op_type == "Add":
-            if "Conv" in [makers[name].op_type for name in source.input if name in makers]:
-                yield node.name
+        source = makers.get(node.input[0])
+        if node.op_type != "Relu" or source is None or source.op_type != "Add":
+            continue
+        if "Conv" in [makers[name].op_type for name in source.input if name in makers]:
+            yield node.name
 
 
 def _product_behind(name: str, makers: dict[str, onnx.NodeProto]) -> onnx.NodeProto | None:

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from rsicrc.backends.cuda import wait
 from rsicrc.dlpack import CPU, CUDA, CUDA_HOST, CUDA_MANAGED, make_capsule, read_capsule
 from rsicrc.errors import ArgumentError
 
@@ -30,7 +31,7 @@ ForeignArray: TypeAlias = _SpeaksDlpack | _SpeaksCuda
 
 _BFLOAT16 = "bfloat16"
 _HOST = (CPU, CUDA_HOST)
-_UNORDERED = (None, -1)  # streams of an array that nothing need wait for
+_LEGACY_STREAM = 1
 
 
 def item_size(dtype: str) -> int:
@@ -48,6 +49,7 @@ class DeviceArray:
         dtype: as numpy names it.
         device: the GPU's number.
         owner: what keeps its memory.
+        stream: the CUDA stream that may still be filling it; None where it is complete.
         host: where the host has the same values, for the few inputs that a runtime may want there; 0 for nowhere.
     """
 
@@ -56,6 +58,7 @@ class DeviceArray:
     dtype: str
     device: int
     owner: Any = None
+    stream: int | None = None
     host: int = 0
 
     @property
@@ -74,14 +77,14 @@ class DeviceArray:
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
-        """Version 3. Its content is complete, so there is no stream to wait for."""
+        """Version 3, with the stream to wait for."""
         return {
             "shape": self.shape,
             "typestr": np.dtype(self.dtype).str,
             "data": (self.address, False),
             "version": 3,
             "strides": None,
-            "stream": None,
+            "stream": self.stream,
         }
 
     def __dlpack_device__(self) -> tuple[int, int]:
@@ -95,9 +98,11 @@ class DeviceArray:
         dl_device: tuple[int, int] | None = None,
         copy: bool | None = None,
     ) -> Any:
-        """Return a capsule. The content is complete, so no stream needs to wait."""
+        """Return a capsule, and let the receiver's stream wait for ours (None: the default stream; -1: none)."""
         if copy or (dl_device is not None and tuple(dl_device) != self.__dlpack_device__()):
             raise BufferError("this array is given as it is: on its device, without a copy")
+        if self.stream is not None and stream != -1:
+            wait(_LEGACY_STREAM if stream is None else stream, self.stream)
         return make_capsule(self.address, self.shape, self.dtype, self.__dlpack_device__(), self)
 
 
@@ -176,10 +181,8 @@ def _by_interface(value: Any, device: str, stream: int | None) -> DeviceArray:
     if fields.get("strides") is not None:
         _require_contiguous(shape, tuple(int(step) // dtype.itemsize for step in fields["strides"]))
     # Older versions of the interface name no stream; their arrays are filled on the default one.
-    filled_on = fields.get("stream") if fields.get("version", 0) >= 3 else 1
-    if filled_on not in _UNORDERED:
-        from rsicrc.backends.cuda import wait
-
+    filled_on = fields.get("stream") if fields.get("version", 0) >= 3 else _LEGACY_STREAM
+    if filled_on is not None:
         wait(stream, int(filled_on))
     # The interface does not say which GPU: it is the one that the caller works with.
     return DeviceArray(int(fields["data"][0]), shape, dtype.name, int(device.partition(":")[2]), owner=value)

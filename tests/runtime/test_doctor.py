@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import sys
 import types
 from pathlib import Path
@@ -9,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from rsicrc import doctor
+from rsicrc.backends import cuda
+from rsicrc.backends.tensorrt import library
 from rsicrc.doctor import Level
+from tests.runtime.fake_cuda import FakeCuda
 
 
 def test_one_onnxruntime_is_well() -> None:
@@ -56,6 +60,45 @@ def test_an_onnxruntime_that_cannot_be_imported_is_a_problem(monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     finding = doctor.check_onnx_runtime_module()
     assert (finding.level, bool(finding.advice)) == (Level.PROBLEM, True)
+
+
+def test_no_gpu_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
+    cuda._runtime.cache_clear()
+    (finding,) = doctor.check_gpus()
+    assert (finding.level, finding.text.startswith("not looked for: cuda-bindings is not")) == (Level.NOTE, True)
+    fake = FakeCuda()
+    monkeypatch.setattr(cuda, "_runtime", lambda: fake)
+    monkeypatch.setattr(fake, "cudaDriverGetVersion", lambda: (0, 0), raising=False)
+    monkeypatch.setattr(fake, "cudaGetDeviceCount", lambda: (35, None), raising=False)
+    (finding,) = doctor.check_gpus()
+    assert (finding.level, "there is no NVIDIA driver" in finding.text) == (Level.NOTE, True)
+    monkeypatch.setattr(fake, "cudaDriverGetVersion", lambda: (0, 12020), raising=False)
+    (finding,) = doctor.check_gpus()
+    assert (finding.level, "driver is too old: it knows CUDA 12.2" in finding.text) == (Level.PROBLEM, True)
+
+
+def test_gpus_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeCuda()
+    fake.devices = 2
+    monkeypatch.setattr(cuda, "_runtime", lambda: fake)
+    first, second = doctor.check_gpus()
+    assert first.text == "cuda:0: Fake GPU 9.0, 8.6 of 8.6 GB free, CUDA 13.0"
+    assert (second.level, second.text[:6]) == (Level.OK, "cuda:1")
+
+
+def test_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in library.LIBRARIES:
+        monkeypatch.setitem(sys.modules, name, None)
+    finding = doctor.check_tensorrt()
+    assert (finding.level, "pip install" in finding.text) == (Level.NOTE, True)
+    module = types.ModuleType("tensorrt")
+    module.__version__ = "10.13.3.9"  # type: ignore[attr-defined]
+    module.__spec__ = importlib.machinery.ModuleSpec("tensorrt", None)
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    assert doctor.check_tensorrt().text == "tensorrt 10.13.3"
+    module.__version__ = "8.6.1"  # type: ignore[attr-defined]
+    assert doctor.check_tensorrt().level is Level.PROBLEM
 
 
 def test_cpu_features(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import subprocess
@@ -13,9 +14,13 @@ import pytest
 
 import rsicrc
 from rsicrc import ArgumentError, BackendError, ModelFolderError, ModelNotFoundError
+from rsicrc.backends import choosing, cuda
+from rsicrc.backends.tensorrt import library
 from rsicrc.engine import find_model
 from rsicrc.machine import available_cpus, cgroup_quota
+from rsicrc.manifest import Manifest
 from tests.models import random_images
+from tests.runtime.fake_cuda import FakeCuda
 
 
 def python(code: str, *arguments: object) -> str:
@@ -79,15 +84,79 @@ def test_a_changed_byte_is_found_at_load(model_folder: Path, tmp_path: Path) -> 
         rsicrc.load(folder)
 
 
-@pytest.mark.parametrize("device", ["cuda:0", "gpu", ""])
+@pytest.mark.parametrize("device", ["gpu", "", "cuda:x"])
 def test_other_devices_are_refused(model_folder: Path, device: str) -> None:
-    with pytest.raises(BackendError, match="this version runs on cpu"):
+    with pytest.raises(BackendError, match="there is cpu, cuda, cuda:0, cuda:1, …, and 'auto' chooses"):
         rsicrc.load(model_folder, device)
 
 
 def test_other_backends_are_refused(model_folder: Path) -> None:
-    with pytest.raises(BackendError, match=r"no backend 'tensorrt': there is onnxruntime"):
+    with pytest.raises(BackendError, match=r"no backend 'torch': there is onnxruntime, .*, tensorrt, onnxruntime-tens"):
+        rsicrc.load(model_folder, backend="torch")
+    for backend in ("tensorrt", "onnxruntime-tensorrt"):
+        with pytest.raises(BackendError, match=f"{backend} is for GPUs"):
+            rsicrc.load(model_folder, "cpu", backend=backend)
+
+
+def no_driver() -> int:
+    raise BackendError("there is no NVIDIA driver")
+
+
+def test_without_a_gpu(model_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """What was asked for is an error; what was left open is the CPU, and nothing is said of a GPU that nobody has."""
+    monkeypatch.setattr(choosing, "device_count", no_driver)
+    for settings in ({"device": "cuda"}, {"device": "cuda:1", "backend": "onnxruntime"}, {"backend": "tensorrt"}):
+        with pytest.raises(BackendError, match="there is no NVIDIA driver"):
+            rsicrc.load(model_folder, **settings)
+    with caplog.at_level(logging.INFO, "rsicrc"):
+        assert rsicrc.load(model_folder).backend.device == "cpu"
+    (line,) = caplog.messages
+    assert "fp32, onnxruntime on cpu with" in line
+
+
+def test_a_gpu_that_does_not_work_is_left_out(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By auto alone, and the log says why; where a GPU is asked for, the same is an error."""
+    fake = FakeCuda()
+    monkeypatch.setattr(cuda, "_runtime", lambda: fake)
+    reason = "TensorRT is not installed; or it is"
+    monkeypatch.setattr(library, "open_library", lambda: (_ for _ in ()).throw(BackendError(reason)))
+    with caplog.at_level(logging.INFO, "rsicrc"):
+        assert rsicrc.load(model_folder).backend.device == "cpu"
+    warning, chosen = caplog.messages
+    assert warning.startswith(
+        f"no GPU is used: no backend for cuda: tensorrt: {reason}; onnxruntime: the onnxruntime th"
+    )
+    assert "onnxruntime on cpu" in chosen
+    with pytest.raises(BackendError, match=r"^no backend for cuda:0: tensorrt: .*; onnxruntime: .* pip install"):
+        rsicrc.load(model_folder, "cuda:0")
+    with pytest.raises(BackendError, match=reason):
         rsicrc.load(model_folder, backend="tensorrt")
+    with pytest.raises(BackendError, match="openvino runs on the CPU alone: on a GPU there is tensorrt, onnx"):
+        rsicrc.load(model_folder, "cuda", backend="openvino")
+    with pytest.raises(BackendError, match=r"no graphs in int8-fp16, .* --precision int8 --precision fp16 --calib"):
+        rsicrc.load(model_folder, "cuda", precision="int8")
+    with pytest.raises(ArgumentError, match="streams is a setting of OpenVINO"):
+        rsicrc.load(model_folder, "cuda", streams=2)
+
+
+def test_a_gpu_that_fails_at_work_is_left_out(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake = FakeCuda()
+    monkeypatch.setattr(cuda, "_runtime", lambda: fake)
+    manifest = Manifest.load(model_folder)
+    opened = rsicrc.load(model_folder, "cpu", threads=1).backend
+
+    def fail(*_args: object) -> None:
+        raise BackendError("the work on the GPU failed: no kernel image")
+
+    monkeypatch.setattr(opened, "run", fail)
+    monkeypatch.setattr(choosing, "_open_on_cuda", lambda *_args: (opened, manifest))
+    with caplog.at_level(logging.INFO, "rsicrc"):
+        assert rsicrc.load(model_folder).backend is not opened
+    assert caplog.messages[0] == "no GPU is used: the work on the GPU failed: no kernel image"
 
 
 def test_without_any_runtime(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

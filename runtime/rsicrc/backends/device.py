@@ -115,7 +115,7 @@ class DeviceBackend(ABC):
             inputs = {name: self._placed(value) for name, value in feeds.items()}
             layout = Layout(spec.outputs, _axes(graph, spec, inputs))
             block = self._pool.take(layout.bytes)
-            results = layout.tensors(block.address, self._device.number, block)
+            results = layout.tensors(block.address, self._device.number, block, self.stream)
             leases = [each.owner for each in inputs.values() if isinstance(each.owner, Lease)]
             for lease in leases:
                 lease.begin_use(self._stream)

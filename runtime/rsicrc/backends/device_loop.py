@@ -104,7 +104,7 @@ class SearchBuffers:
         self._done = [Event(), Event()]
 
         def tensors(layout: Layout, name: str, host: int = 0) -> dict[str, DeviceArray]:
-            return layout.tensors(places[name], device, None, host)
+            return layout.tensors(places[name], device, None, None, host)
 
         last = "caches0" if in_place else "caches1"
         sides = [

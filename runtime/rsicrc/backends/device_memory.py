@@ -47,11 +47,13 @@ class Layout:
         """Return where a tensor begins."""
         return self._starts[name]
 
-    def tensors(self, address: int, device: int, owner: Any, host: int = 0) -> dict[str, DeviceArray]:
+    def tensors(
+        self, address: int, device: int, owner: Any, stream: int | None = None, host: int = 0
+    ) -> dict[str, DeviceArray]:
         """Return the tensors of a block at an address, which has a copy in pinned memory if `host` is not 0."""
         return {
             name: DeviceArray(
-                address + start, self.shapes[name], self._dtypes[name], device, owner, host and host + start
+                address + start, self.shapes[name], self._dtypes[name], device, owner, stream, host and host + start
             )
             for name, start in self._starts.items()
         }

@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
 from torch import nn
 
 from rsicrc.errors import ExportError
@@ -114,19 +114,24 @@ def test_every_trunk_in_half(name: str, precision: str, least: float) -> None:
 def test_attention_of_a_vit() -> None:
     """Its stand-in in float32, where there is nothing to round."""
     torch.manual_seed(0)
-    network = nn.ModuleDict({"attention": nn.MultiheadAttention(24, 3, batch_first=True)})
-    nn.init.normal_(network["attention"].in_proj_bias)
+    attention = nn.MultiheadAttention(24, 3, batch_first=True)
+    nn.init.normal_(attention.in_proj_bias)
     x = torch.randn(2, 5, 24)
     with torch.no_grad():
-        expected = network["attention"](x, x, x, need_weights=False)[0]
-        found = halve(network, torch.float32)["attention"](x, x, x, need_weights=False)[0]
+        expected = attention(x, x, x, need_weights=False)[0]
+        found = halve(nn.ModuleDict({"attention": attention}), torch.float32)["attention"](x, x, x)[0]
     torch.testing.assert_close(found, expected)
+
+
+def rounded(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The nearest bfloat16 numbers."""
+    return torch.from_numpy(values).to(torch.bfloat16).float().numpy()
 
 
 def test_the_twin_rounds_every_result(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     x = random.normal(size=(3, 8)).astype(np.float32)
-    weight = random.normal(size=(8, 4)).astype(ml_dtypes.bfloat16)
+    weight = rounded(random.normal(size=(8, 4)).astype(np.float32))
     graph = helper.make_graph(
         [
             helper.make_node("Cast", ["x"], ["half"], to=TensorProto.BFLOAT16),
@@ -142,7 +147,7 @@ def test_the_twin_rounds_every_result(tmp_path: Path) -> None:
             helper.make_tensor_value_info("root", TensorProto.FLOAT, [4, 3]),
             helper.make_tensor_value_info("square", TensorProto.BFLOAT16, [4, 3]),
         ],
-        [numpy_helper.from_array(weight, "weight")],
+        [helper.make_tensor("weight", TensorProto.BFLOAT16, weight.shape, weight.flatten())],
         value_info=[
             helper.make_tensor_value_info(name, TensorProto.BFLOAT16, shape)
             for name, shape in (("half", [3, 8]), ("product", [3, 4]), ("turned", [4, 3]))
@@ -152,11 +157,7 @@ def test_the_twin_rounds_every_result(tmp_path: Path) -> None:
     round_results(tmp_path / "a.onnx", tmp_path / "b.onnx")
     session = onnxruntime.InferenceSession(str(tmp_path / "b.onnx"), providers=["CPUExecutionProvider"])
     root, square = session.run(None, {"x": x})
-
-    def rounded(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        return values.astype(ml_dtypes.bfloat16).astype(np.float32)
-
-    product = rounded(rounded(x) @ weight.astype(np.float32)).T
+    product = rounded(rounded(x) @ weight).T
     expected = rounded(product * product)
     assert np.array_equal(square, expected)
     assert not np.array_equal(square, product * product)

@@ -63,7 +63,8 @@ def test_every_weight_has_a_scale_per_output(graph: Any, variants_folder: Path) 
 
 def test_only_layers_with_weights_are_rounded(graph: Any) -> None:
     made = {output: node for node in graph.node for output in node.output}
-    rounded, exact = [], []
+    rounded: list[Any] = []
+    exact: list[Any] = []
     for node in graph.node:
         if node.op_type in ("Conv", "MatMul", "Gemm"):
             sources = [made[name].op_type if name in made else "" for name in node.input[:2]]
@@ -77,7 +78,7 @@ def test_only_layers_with_weights_are_rounded(graph: Any) -> None:
     assert sum(".trunk.visual." in name for name in names) == 3  # the stem
     assert {name.split(".")[1] for name in names} == {"trunk", "residual", "pool", "merge", "memory"}
     assert {node.op_type for node in rounded} == {"Conv", "MatMul"}
-    assert len(rounded) == 32
+    assert len(rounded) == 29
 
 
 def test_it_runs_on_a_cpu_for_comparison(variants_folder: Path) -> None:

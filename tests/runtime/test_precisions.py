@@ -21,6 +21,7 @@ from rsicrc.backends.openvino import cache_folder
 from rsicrc.machine import has_bf16
 from rsicrc.manifest import EXACT, Manifest
 from rsicrc_train.synth import make_pair
+from tests.runtime.conftest import Command
 
 PAIRS = 12
 needs_bf16 = pytest.mark.skipif(not has_bf16(), reason="this processor has no bf16")
@@ -195,6 +196,23 @@ def test_the_manifest_knows_the_variant(folder: Path) -> None:
     broken = replace(manifest, variants={"int8": replace(manifest.variants["int8"], graphs={})})
     with pytest.raises(ModelFolderError, match="graphs not declared: image_encoder"):
         Manifest.from_json(json.dumps(broken.to_dict()), folder)
+
+
+def test_info_says_what_each_costs(folder: Path, rsicrc_run: Command) -> None:
+    shown = rsicrc_run("info", "--model", folder).out
+    for precision, variant in Manifest.load(folder).variants.items():
+        section = shown.split(f"What {precision} costs")[1].split("\n\n")[0]
+        assert str(variant.parity["compared_on"]) in section
+        assert f"{variant.parity['image_embedding_cosine']['least']:.6g}" in section
+        assert f"{variant.parity['word_log_prob_difference']['largest']:.6g}" in section
+
+
+def test_halves_are_half_the_size(folder: Path) -> None:
+    manifest = Manifest.load(folder)
+    for precision in ("fp16", "bf16"):
+        for name, graph in manifest.graphs.items():
+            small = manifest.files[manifest.variants[precision].graphs[name].file]
+            assert 0.45 < small.bytes / manifest.files[graph.file].bytes < 0.55
 
 
 def test_int8_is_half_the_size(folder: Path) -> None:

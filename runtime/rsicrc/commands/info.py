@@ -126,12 +126,12 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 def _comparison(entry: Mapping[str, Any]) -> str:
     """Say what one entry of a parity report says."""
     difference, allowed = entry.get("largest_difference"), entry["tolerance"]
-    return f"{_text(difference):<9} of {_text(allowed):<6}  {entry.get('quantity', '')} ({entry.get('inputs', '')})"
+    return f"{_text(difference):<11} of {_text(allowed):<6}  {entry.get('quantity', '')} ({entry.get('inputs', '')})"
 
 
 def _text(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:.6g}"  # a cosine of 0.99999 is not 1
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(_text, value))}]"
     return str(value)

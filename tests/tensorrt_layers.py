@@ -44,6 +44,11 @@ class Layer:
         return re.match(r"_ge(mm|mv)_mha", self.name) is not None
 
     @property
+    def is_convolution(self) -> bool:
+        """Whether it is a convolution, with what was fused to it."""
+        return self.kind == "correlation" or "Corr" in self.operations
+
+    @property
     def only_moves(self) -> bool:
         """Whether it computes nothing: it copies, transposes, casts, or pads."""
         return bool(self.operations) and set(self.operations) <= _MOVING
@@ -92,6 +97,18 @@ def convolutions(path: Path) -> Iterator[tuple[str, bool, str | None]]:
             uses = list(_uses(graph, node.output[0]))
             relu = uses[0].name if len(uses) == 1 and uses[0].op_type == "Relu" else None
             yield node.name, len(node.input) == 3, relu
+
+
+def residual_relus(path: Path) -> Iterator[str]:
+    """Return the name of every ReLU of an ONNX graph that follows the sum of a convolution and something else."""
+    graph = onnx.load(path, load_external_data=False).graph
+    makers = {name: node for node in graph.node for name in node.output}
+    for node in graph.node:
+        source = makers.get(node.input[0])
+        if node.op_type != "Relu" or source is None or source.op_type != "Add":
+            continue
+        if "Conv" in [makers[name].op_type for name in source.input if name in makers]:
+            yield node.name
 
 
 def _product_behind(name: str, makers: dict[str, onnx.NodeProto]) -> onnx.NodeProto | None:

@@ -76,8 +76,8 @@ class TokenTrunk(nn.Module):
         super().__init__()
         self.is_transformer = encoder.trunk.config.kind == "clip_vit"
         self.visual = fold.fold_batch_norms(encoder.trunk.visual)
-        shift: Tensor | None = 255.0 * encoder.mean[:, None, None]
-        scale: Tensor | None = 1.0 / (255.0 * encoder.std[:, None, None])
+        shift: Tensor | None = 255.0 * encoder.mean
+        scale: Tensor | None = 1.0 / (255.0 * encoder.std)
         if fold_pixels:
             first = next(name for name, module in self.visual.named_modules() if isinstance(module, nn.Conv2d))
             conv = cast(nn.Conv2d, self.visual.get_submodule(first))
@@ -98,17 +98,19 @@ class TokenTrunk(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Pixels uint8 [B, 2, size, size, 3] → [B, S, 2, d]."""
-        dtype = self.positions.dtype if self.scale is None else self.scale.dtype
-        pixels = fold.stack_dates(images.to(dtype))
-        if self.shift is not None:
-            pixels = pixels - self.shift
-        if self.scale is not None:
-            pixels = narrow(pixels * self.scale, self.positions)
+        pixels = self._pixels(images)
         x = self.visual(pixels)[1].transpose(1, 2) if self.is_transformer else self.visual(pixels).flatten(2)
         x = x.reshape(images.shape[0], 2, *x.shape[1:]).permute(0, 3, 1, 2)  # [2B, C, S] → [B, S, 2, C]
         if self.proj is not None:
             x = x @ self.proj
         return cast(Tensor, x + self.positions)
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        """Pixels uint8 [B, 2, size, size, 3] → what the first convolution takes [2B, 3, size, size]."""
+        if self.scale is not None and self.shift is not None:
+            return fold.stack_dates(narrow((images.to(self.scale.dtype) - self.shift) * self.scale, self.positions))
+        pixels = fold.stack_dates(images.to(self.positions.dtype))
+        return pixels if self.shift is None else pixels - self.shift
 
 
 class BlockGraph(nn.Module):

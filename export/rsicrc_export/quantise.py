@@ -23,10 +23,11 @@ from onnx import helper, numpy_helper
 # Weights of one output that share a scale: the largest of these that needs no padding. With 128 instead of 32 a step of
 # the published decoder took 4.9 ms instead of 6.8 in ONNX Runtime, and one of 32 pairs × 5 beams 178 ms instead of 233.
 BLOCKS = (128, 64, 32)
-_LEVELS = 127
+LEVELS = 127  # of either sign
 _ZERO = 128  # unsigned bytes with this zero point, the layout of MatMulNBits
 _CONTRIB = "com.microsoft"
 _ROUNDED_LAYERS = ("MatMul", "Gemm")
+_WEIGHTED = ("Conv", *_ROUNDED_LAYERS)
 _STEM = 3
 _SENSITIVE = (".pool.", ".residual.narrow.", ".residual.wide.")
 
@@ -57,7 +58,7 @@ def quantise_activations(source: Path, target: Path, images: NDArray[np.uint8]) 
         preset=nncf.QuantizationPreset.PERFORMANCE,
         model_type=nncf.ModelType.TRANSFORMER,
         target_device=nncf.TargetDevice.CPU,
-        ignored_scope=nncf.IgnoredScope(names=_kept(model.graph)),
+        ignored_scope=nncf.IgnoredScope(names=kept_layers(model.graph)),
         advanced_parameters=advanced,
     )
     _describe_nothing(quantised)
@@ -92,8 +93,14 @@ def quantise_weights(source: Path, target: Path) -> None:
     onnx.save(model, target)
 
 
-def _kept(graph: Any) -> list[str]:
-    """The layers that stay float32.
+def rounded_layers(graph: Any) -> list[Any]:
+    """The convolutions and the products with a weight of an image encoder."""
+    weights = {tensor.name for tensor in graph.initializer if len(tensor.dims) > 1}
+    return [node for node in graph.node if node.op_type in _WEIGHTED and node.input[1] in weights]
+
+
+def kept_layers(graph: Any) -> list[str]:
+    """The names of the layers of an image encoder that are not worth rounding.
 
     Products of two activations; the pool, a row per pair, of which the embedding is; and what loses most by rounding
     for the little that it costs: the trunk's first convolutions, which see the pixels, and the narrow products of the
@@ -144,7 +151,7 @@ def pack(weight: NDArray[np.float32], block: int) -> tuple[NDArray[np.uint8], ND
     outputs, inputs = weight.shape
     padded = np.pad(weight, ((0, 0), (0, -inputs % block)))
     blocks = padded.reshape(outputs, -1, block)
-    scales = np.abs(blocks).max(axis=2) / _LEVELS
+    scales = np.abs(blocks).max(axis=2) / LEVELS
     levels = np.rint(blocks / np.where(scales == 0, 1, scales)[..., np.newaxis])
     return (levels + _ZERO).astype(np.uint8), scales.astype(np.float32)
 

@@ -22,6 +22,7 @@ from rsicrc.manifest import (
     GRAPH_NAMES,
     IMAGE_ENCODER,
     INT8,
+    INT8_FP16,
     FileRecord,
     GraphSpec,
     Manifest,
@@ -31,11 +32,12 @@ from rsicrc.manifest import (
 from rsicrc_export.calibration import Calibration
 from rsicrc_export.onnx_graphs import export_graph
 from rsicrc_export.parity import parity_images
+from rsicrc_export.qdq import quantise_half
 from rsicrc_export.quantise import quantise_activations, quantise_weights
 from rsicrc_export.rounding import round_results
 from rsicrc_train.model import RSICRC
 
-# What `add_variants` can write.
+# What `add_variants` can write. Where both int8 and fp16 are asked for, int8-fp16 comes with them.
 PRECISIONS = (FP16, BF16, INT8)
 
 Report = Callable[[str], None]
@@ -60,6 +62,7 @@ TOLERANCES: Mapping[str, Tolerance] = {
     FP16: Tolerance(0.9995, 0.05),
     BF16: Tolerance(0.995, 0.1),
     INT8: Tolerance(0.995, 0.1),
+    INT8_FP16: Tolerance(0.995, 0.1),
 }
 
 
@@ -87,7 +90,7 @@ def add_variants(
         folder: the model folder, complete but for this.
         manifest: its manifest.
         model: what the folder was made from.
-        precisions: of `PRECISIONS`.
+        precisions: of `PRECISIONS`; int8 and fp16 together bring int8-fp16 too.
         calibration: real pairs; int8 needs them, the others are compared on them too.
         report: gets a line of text now and then.
 
@@ -103,6 +106,8 @@ def add_variants(
         if calibration is None:
             raise TypeError("int8 needs calibration pairs")
         manifest = _add_int8(folder, manifest, calibration, report)
+        if FP16 in precisions:
+            manifest = _add_int8_half(folder, manifest, calibration, report)
         producers = {**manifest.producers, "nncf": importlib.metadata.version("nncf")}
         manifest = replace(manifest, producers=producers)
     return manifest
@@ -134,6 +139,16 @@ def _add_int8(folder: Path, manifest: Manifest, calibration: Calibration, report
             quantise_weights(folder / graph.file, target)
         graphs[name] = replace(graph, file=target.name)
     return _add(folder, manifest, INT8, graphs, calibration.judging, _provenance(calibration), report)
+
+
+def _add_int8_half(folder: Path, manifest: Manifest, calibration: Calibration, report: Report) -> Manifest:
+    """The image encoder in int8 as TensorRT takes it; the graphs of words are those of fp16."""
+    report(f"{IMAGE_ENCODER}: quantising fp16 to int8")
+    graphs = dict(manifest.variants[FP16].graphs)
+    target = folder / f"{IMAGE_ENCODER}.{INT8_FP16}.onnx"
+    quantise_half(folder / graphs[IMAGE_ENCODER].file, target, calibration.scaling)
+    graphs[IMAGE_ENCODER] = replace(graphs[IMAGE_ENCODER], file=target.name)
+    return _add(folder, manifest, INT8_FP16, graphs, calibration.judging, _provenance(calibration), report)
 
 
 def _provenance(calibration: Calibration) -> dict[str, str]:
@@ -251,7 +266,7 @@ def _refuse_beyond(precision: str, figures: Mapping[str, Any]) -> None:
         problems.append(f"captions {figures['caption_loss']:.3f} less likely (at most {allowed.loss})")
     if problems:
         remedy = f"leave --precision {precision} out"
-        if precision == INT8:
+        if precision in (INT8, INT8_FP16):
             remedy = "calibrate with more pairs like those that the model is for, or leave --precision int8 out"
         raise ExportError(
             f"{precision} costs too much with this model: {', '.join(problems)}; nothing is written: {remedy}"

@@ -187,7 +187,7 @@ def test_compiled_graphs_are_kept(model_folder: Path, tmp_path: Path, monkeypatc
 
 def test_the_manifest_knows_the_variant(folder: Path) -> None:
     manifest = Manifest.load(folder)
-    assert manifest.precisions == ("fp32", "fp16", "bf16", "int8")
+    assert manifest.precisions == ("fp32", "fp16", "bf16", "int8", "int8-fp16")
     at = manifest.at("int8")
     assert at.graphs["decoder"].file == "decoder.int8.onnx"
     assert at.graphs["decoder"].inputs == manifest.graphs["decoder"].inputs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -64,6 +65,20 @@ def test_a_profile_that_does_not_fit_the_graph_is_refused(library: Library, tmp_
     path = save_graph(tmp_path / "relu.onnx", helper.make_node("Relu", ["x"], ["y"]))
     with pytest.raises(BackendError, match=r"relu.onnx: tensorrt_rtx"):
         build_plan(library, path, {"x": ((1, 4), (2, 5), (8, 4))})
+
+
+def test_progress_and_interruption(library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rsicrc.backends.tensorrt.building._SECONDS_BETWEEN_LINES", -1.0)
+    path = save_graph(tmp_path / "relu.onnx", helper.make_node("Relu", ["x"], ["y"]))
+    lines: list[str] = []
+    build_plan(library, path, SHAPES, report=lines.append)
+    assert any(re.fullmatch(r"relu.onnx: .*, step \d+ of \d+", line) for line in lines)
+
+    def interrupt(line: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_plan(library, path, SHAPES, report=interrupt)
 
 
 @pytest.mark.slow

@@ -69,6 +69,8 @@ def build_plan(
     cache = None if library.is_portable or timing_cache is None else _open_cache(config, timing_cache)
 
     plan = builder.build_serialized_network(network, config)
+    if monitor.interrupted:
+        raise KeyboardInterrupt
     if plan is None:
         raise BackendError(f"{graph}: {library.name} {library.version} cannot build it: {logger.reason}")
     if cache is not None and timing_cache is not None:
@@ -117,16 +119,21 @@ def _monitor(library: Library, title: str, report: Report) -> Any:
             super().__init__()
             self.steps: dict[str, int] = {}
             self.said = time.monotonic()
+            self.interrupted = False
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             if parent_phase is None:
                 self.steps[phase_name] = num_steps
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            if phase_name in self.steps and time.monotonic() - self.said > _SECONDS_BETWEEN_LINES:
-                self.said = time.monotonic()
-                report(f"{title}: {phase_name}, step {step + 1} of {self.steps[phase_name]}")
-            return True
+            # The only Python that runs during a build, so Ctrl-C arrives here; an error must not go through TensorRT.
+            try:
+                if phase_name in self.steps and time.monotonic() - self.said > _SECONDS_BETWEEN_LINES:
+                    self.said = time.monotonic()
+                    report(f"{title}: {phase_name}, step {step + 1} of {self.steps[phase_name]}")
+            except KeyboardInterrupt:
+                self.interrupted = True
+            return not self.interrupted
 
         def phase_finish(self, phase_name: str) -> None:
             self.steps.pop(phase_name, None)

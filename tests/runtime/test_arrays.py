@@ -180,10 +180,11 @@ def test_older_interfaces_are_filled_on_the_default_stream(fake: FakeCuda, image
     ours = cuda.Stream()
     waited: list[str] = []
     fake.queue(1, lambda: waited.append("default"))
-    take_array(SpeaksCuda(fake, images, stream=None), "cuda:0", ours.handle)
+    given = [SpeaksCuda(fake, images, **changes) for changes in ({"stream": None}, {"version": 2})]
+    take_array(given[0], "cuda:0", ours.handle)
     ours.synchronize()
     assert waited == []
-    take_array(SpeaksCuda(fake, images, version=2), "cuda:0", ours.handle)
+    take_array(given[1], "cuda:0", ours.handle)
     ours.synchronize()
     assert waited == ["default"]
 

@@ -423,7 +423,7 @@ class Engine:
         The first time that it has none, the batch is halved, and so are all later ones.
         """
         pairs = len(batch.images)
-        most = self._most_pairs or pairs
+        most = self._most_pairs or max(pairs, 1)
         try:
             results = []
             for start in range(0, pairs, most):

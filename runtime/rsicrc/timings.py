@@ -13,7 +13,7 @@ class Timings:
     """Seconds that a batch of pairs took, by part.
 
     Reading and preparing are summed over the pairs, in threads that work while the graphs do. An engine's first batch
-    opens the graphs, too.
+    opens the graphs, too. On a GPU, what still runs when a call returns is counted where the host next waits for it.
 
     Attributes:
         pairs: how many pairs went through together.

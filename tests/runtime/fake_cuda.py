@@ -165,7 +165,11 @@ class FakeCuda:
 
     def cudaMemsetAsync(self, target: int, value: int, size: int, stream: int) -> tuple[int]:  # noqa: N802
         self._require_device(target, size)
-        self.queue(stream, lambda: ctypes.memset(target, value, size) and None)
+
+        def work() -> None:
+            ctypes.memset(target, value, size)
+
+        self.queue(stream, work)
         return (OK,)
 
     def cudaMemcpyAsync(self, target: int, source: int, size: int, kind: str, stream: int) -> tuple[int]:  # noqa: N802
@@ -341,7 +345,8 @@ class FakeContext:
             def array(name: str) -> Any:
                 shape, dtype = shape_of(tensors[name], axes), np.dtype(tensors[name].dtype)
                 size = int(np.prod(shape)) * dtype.itemsize
-                return np.frombuffer((ctypes.c_uint8 * size).from_address(addresses[name]), dtype).reshape(shape)
+                place = (ctypes.c_uint8 * size).from_address(addresses[name])
+                return np.ctypeslib.as_array(place).view(dtype).reshape(shape)
 
             results = engine.session.run(
                 list(engine.graph.outputs), {name: array(name) for name in engine.graph.inputs}

@@ -105,9 +105,9 @@ def no_driver() -> int:
 def test_without_a_gpu(model_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """What was asked for is an error; what was left open is the CPU, and nothing is said of a GPU that nobody has."""
     monkeypatch.setattr(choosing, "device_count", no_driver)
-    for settings in ({"device": "cuda"}, {"device": "cuda:1", "backend": "onnxruntime"}, {"backend": "tensorrt"}):
+    for device, backend in (("cuda", "auto"), ("cuda:1", "onnxruntime"), ("auto", "tensorrt")):
         with pytest.raises(BackendError, match="there is no NVIDIA driver"):
-            rsicrc.load(model_folder, **settings)
+            rsicrc.load(model_folder, device, backend=backend)
     with caplog.at_level(logging.INFO, "rsicrc"):
         assert rsicrc.load(model_folder).backend.device == "cpu"
     (line,) = caplog.messages
@@ -129,7 +129,7 @@ def test_a_gpu_that_does_not_work_is_left_out(
         f"no GPU is used: no backend for cuda: tensorrt: {reason}; onnxruntime: the onnxruntime th"
     )
     assert "onnxruntime on cpu" in chosen
-    with pytest.raises(BackendError, match=r"^no backend for cuda:0: tensorrt: .*; onnxruntime: .* pip install"):
+    with pytest.raises(BackendError, match=r"^no backend for cuda:0: tensorrt: .*; onnxruntime: .*`pip install"):
         rsicrc.load(model_folder, "cuda:0")
     with pytest.raises(BackendError, match=reason):
         rsicrc.load(model_folder, backend="tensorrt")

@@ -78,7 +78,7 @@ def test_the_same_as_on_the_cpu(make: Make, exact: Engine, pairs: list[Any], rec
     here = make()
     here.backend.records = records
     for beams, batch_size, length in ((1, 1, None), (3, 4, None), (4, 32, 9), (3, 4, None)):
-        settings = {"beams": beams, "n_best": beams, "batch_size": batch_size, "max_length": length}
+        settings: dict[str, Any] = {"beams": beams, "n_best": beams, "batch_size": batch_size, "max_length": length}
         same(here.engine.caption(pairs, **settings), exact.caption(pairs, **settings))
     assert (here.cuda.calls["cudaGraphLaunch"] > 0) == records
     np.testing.assert_allclose(here.engine.embed_images(pairs), exact.embed_images(pairs), atol=1e-5)
@@ -92,7 +92,13 @@ def test_the_same_as_on_the_cpu(make: Make, exact: Engine, pairs: list[Any], rec
 def test_settings_of_the_search_are_not_recorded(make: Make, exact: Engine, pairs: list[Any]) -> None:
     here = make()
     for penalty, early, length in ((0.0, True, None), (2.0, False, None), (1.0, True, 4)):
-        settings = {"beams": 4, "n_best": 4, "length_penalty": penalty, "early_stopping": early, "max_length": length}
+        settings: dict[str, Any] = {
+            "beams": 4,
+            "n_best": 4,
+            "length_penalty": penalty,
+            "early_stopping": early,
+            "max_length": length,
+        }
         same(here.engine.caption(pairs, **settings), exact.caption(pairs, **settings))
     assert here.cuda.calls["cudaGraphInstantiate"] == 2
 
@@ -153,17 +159,20 @@ def test_the_next_batch_is_uploaded_while_this_one_is_worked_on(
     here = make()
     order: list[str] = []
     take, run, loop = here.backend.take, here.backend.run, here.backend.loop
-    monkeypatch.setattr(here.backend, "take", lambda array: (order.append("take"), take(array))[1])
-    monkeypatch.setattr(here.backend, "loop", lambda *args: (order.append("search"), loop(*args))[1])
 
-    def noted(graph: str, *args: Any) -> Any:
-        order.append(graph) if graph == IMAGE_ENCODER else None
-        return run(graph, *args)
+    def noted(work: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def noting(*args: Any) -> Any:
+            if name != "run" or args[0] == IMAGE_ENCODER:
+                order.append(name)
+            return work(*args)
 
-    monkeypatch.setattr(here.backend, "run", noted)
+        return noting
+
+    for name, work in (("take", take), ("run", run), ("loop", loop)):
+        monkeypatch.setattr(here.backend, name, noted(work, name))
     images = np.stack([np.stack(pair) for pair in pairs[:6]])
     captions = here.engine.caption(images, beams=1, batch_size=2)
-    assert order == ["take", IMAGE_ENCODER, *["take", "search", IMAGE_ENCODER] * 2, "search"]
+    assert order == ["take", "run", *["take", "loop", "run"] * 2, "loop"]
     assert [each.text for each in captions] == [
         each.text for each in here.engine.caption(pairs[:6], beams=1, batch_size=6)
     ]
@@ -264,7 +273,6 @@ def test_two_threads(make: Make, exact: Engine, pairs: list[Any]) -> None:
 
 def test_a_plan_that_the_library_refuses(make: Make, model_folder: Path, tmp_path: Path) -> None:
     here = make()
-    here.tensorrt.Runtime = lambda _logger: None  # type: ignore[method-assign, assignment]
     copy = shutil.copytree(model_folder, tmp_path / "model")
     here.backend._runtime = type("Runtime", (), {"deserialize_cuda_engine": lambda _self, _plan: None})()
     with pytest.raises(BackendError, match=r"tensorrt refuses this plan: remove .* it gave no reason"):

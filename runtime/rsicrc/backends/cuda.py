@@ -92,7 +92,7 @@ class Device:
         self.number = number
         self.enter()
         properties = _call("cudaGetDeviceProperties", number, doing="asking for the GPU's name")
-        self.name = properties.name.decode()
+        self.name = properties.name.partition(b"\0")[0].decode()
         self.capability = (int(properties.major), int(properties.minor))
 
     @property

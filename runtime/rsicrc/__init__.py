@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rsicrc.captions import Caption, EncodedPair, Explanation, Hypothesis, PairFailure
-    from rsicrc.engine import Engine, load
+    from rsicrc.engine import Engine
     from rsicrc.errors import (
         ArgumentError,
         BackendError,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     )
     from rsicrc.index.hits import Hits
     from rsicrc.index.index import Index
+    from rsicrc.loading import load
 
 __version__ = "0.1.0.dev0"
 
@@ -43,7 +44,7 @@ _HOMES = {
     "Hits": "index.hits",
     "Index": "index.index",
     "Engine": "engine",
-    "load": "engine",
+    "load": "loading",
     "ArgumentError": "errors",
     "BackendError": "errors",
     "CheckpointError": "errors",

@@ -219,7 +219,7 @@ def check_memory(meminfo: Path = Path("/proc/meminfo"), limit: Path = Path("/sys
 
 def check_model(model: Path | None) -> Finding:
     """Look for the model folder and compare every file with its hash."""
-    from rsicrc.engine import MODEL_VARIABLE, find_model
+    from rsicrc.loading import MODEL_VARIABLE, find_model
     from rsicrc.manifest import Manifest
 
     try:

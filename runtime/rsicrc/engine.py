@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, overload
 
@@ -15,14 +13,14 @@ from numpy.typing import NDArray
 
 from rsicrc.arrays import DeviceArray, ForeignArray, is_array, take_pixels
 from rsicrc.backends import Backend
-from rsicrc.backends.choosing import Wanted, open_backend
-from rsicrc.captions import Caption, EncodedPair, Explanation, Hypothesis, PairFailure
-from rsicrc.errors import ArgumentError, DeviceMemoryError, ModelFolderError, ModelNotFoundError
+from rsicrc.captions import Caption, EncodedPair, Explanation, PairFailure
+from rsicrc.decoding import ROWS, Decoder, Encoded
+from rsicrc.errors import ArgumentError, DeviceMemoryError, ModelFolderError
 from rsicrc.feeding import Feed
 from rsicrc.images import Pair
-from rsicrc.manifest import EXACT, IMAGE_ENCODER, SCORER, TEXT_ENCODER, TOKENIZER_FILE, Manifest
+from rsicrc.manifest import IMAGE_ENCODER, SCORER, TEXT_ENCODER, TOKENIZER_FILE, Manifest
 from rsicrc.reading import Batch, array_batches, prepare_pair, read_batches
-from rsicrc.search import FinishedBeam, SearchOptions, beam_search
+from rsicrc.search import SearchOptions
 from rsicrc.sentences import encode_sentences, pad
 from rsicrc.timings import Timings
 from rsicrc.vocabulary import END, START, Vocabulary
@@ -30,85 +28,7 @@ from rsicrc.vocabulary import END, START, Vocabulary
 logger = logging.getLogger("rsicrc")
 _Result = TypeVar("_Result")
 
-MODEL_VARIABLE = "RSICRC_MODEL"
-DEFAULT_MODEL = "model"
-# Sentences in one run of the text encoder or the scorer: enough to fill the cores, few enough to bound the memory.
-_ROWS = 256
 _MAX_WORKERS = 8
-
-
-def find_model(model: str | Path | None = None) -> Path:
-    """Return the model folder to use: the argument, else `$RSICRC_MODEL`, else `./model`.
-
-    Raises:
-        ModelNotFoundError: it is not there; the message says where it was looked for and how to make one.
-    """
-    variable = os.environ.get(MODEL_VARIABLE)
-    if model is not None:
-        folder, source = Path(model), "as asked for"
-    elif variable:
-        folder, source = Path(variable), f"from ${MODEL_VARIABLE}"
-    else:
-        folder, source = Path(DEFAULT_MODEL), f"the default; ${MODEL_VARIABLE} is not set"
-    if not folder.is_dir():
-        raise ModelNotFoundError(
-            f"{folder}: no such model folder ({source}). Make one with `rsicrc-export ckpt.pt -o {folder}`, "
-            f"or name another with --model, model= or ${MODEL_VARIABLE}"
-        )
-    return folder
-
-
-def load(
-    model: str | Path | None = None,
-    device: str = "auto",
-    *,
-    backend: str = "auto",
-    precision: str = EXACT,
-    threads: int | None = None,
-    streams: int | None = None,
-) -> Engine:
-    """Open a model folder; its files are checked against the manifest's hashes, its graphs opened when first used.
-
-    Args:
-        model: the folder; see `find_model` for the default.
-        device: "cpu"; "cuda", a GPU, or "cuda:N"; or "auto", a GPU if there is one that works. The log `rsicrc` says
-            what was chosen.
-        backend: "onnxruntime", "openvino", "openvino+onnxruntime" (images in the first, words in the second); on a GPU
-            "tensorrt", "onnxruntime" or "onnxruntime-tensorrt"; or "auto" to choose by what is installed and what the
-            machine can do.
-        precision: "fp32", which is exact; or "fp16", "bf16" or "int8" (docs/precisions.md says what they are for and
-            what they cost).
-        threads: threads for the graphs; by default as many as this process may use.
-        streams: parts of a batch that OpenVINO works on at once, sharing the threads; by default 1.
-
-    Raises:
-        ModelNotFoundError: no such folder.
-        ModelFolderError: the folder is damaged, incomplete or from a newer version.
-        BackendError: no such backend or device, or backend, processor or folder lack the precision.
-        ArgumentError: `threads` or `streams` is not positive, or the backend has no streams.
-    """
-    for name, value in (("threads", threads), ("streams", streams)):
-        if value is not None and value < 1:
-            raise ArgumentError(f"{name} must be at least 1, not {value}")
-    folder = find_model(model)
-    wanted = Wanted(device, backend, precision, threads, streams)
-    opened, manifest = open_backend(folder, Manifest.load(folder), wanted)
-    if "auto" in (device, backend):
-        logger.info("%s: %s, %s on %s with %d threads", folder, precision, opened.name, opened.device, opened.threads)
-    return Engine(folder, manifest, opened)
-
-
-@dataclass(frozen=True)
-class _Encoded:
-    """What the image encoder gave for some pairs: `cross` is kept in the backend."""
-
-    pairs: int
-    outputs: dict[str, Any]
-    timings: Timings
-
-    @property
-    def cross(self) -> dict[str, Any]:
-        return {name: value for name, value in self.outputs.items() if name.startswith("cross_")}
 
 
 class Engine:
@@ -136,9 +56,7 @@ class Engine:
                 f"{folder / TOKENIZER_FILE}: {len(self.vocabulary)} words, sentences up to {self.vocabulary.max_len}, "
                 f"where the manifest says {manifest.vocab_size} and {manifest.max_len}: export the model again"
             )
-        # Each once: a sentence that is listed twice must not count twice in the sum of probabilities.
-        sentences = [tuple(self.vocabulary.encode(text)) for text in manifest.no_change_sentences]
-        self._no_change = [list(ids) for ids in dict.fromkeys(sentences)]
+        self._decoder = Decoder(backend, self.vocabulary, manifest.no_change_sentences)
         self._most_pairs: int | None = None  # at once; known when a GPU had no memory for more
 
     def warmup(self, pairs: int = 1, beams: int | None = None) -> None:
@@ -233,7 +151,7 @@ class Engine:
         """
         options = SearchOptions.resolve(self.manifest, beams, n_best, length_penalty, early_stopping, max_length)
         batch_size, workers = self._reading(batch_size, workers)
-        return self._batches(pairs, lambda encoded: self._captions(encoded, options), batch_size, workers)
+        return self._batches(pairs, lambda encoded: self._decoder.captions(encoded, options), batch_size, workers)
 
     def encode_stream(
         self,
@@ -297,7 +215,7 @@ class Engine:
             ImageError: the first pair that cannot be used.
         """
 
-        def vectors(part: _Encoded) -> Any:
+        def vectors(part: Encoded) -> Any:
             value = part.outputs["image_embedding"]  # which would keep all that the encoder gave for its batch
             return self.backend.joined([value]) if on_device else self.backend.numpy(value)
 
@@ -326,8 +244,8 @@ class Engine:
         """
         ids = encode_sentences(self.vocabulary, texts)
         rows = []
-        for start in range(0, len(ids), _ROWS):
-            outputs = self.backend.run(TEXT_ENCODER, {"input_ids": pad(ids[start : start + _ROWS])})
+        for start in range(0, len(ids), ROWS):
+            outputs = self.backend.run(TEXT_ENCODER, {"input_ids": pad(ids[start : start + ROWS])})
             rows.append(outputs["text_embedding"])
         return self._joined(rows, TEXT_ENCODER, on_device)
 
@@ -351,7 +269,7 @@ class Engine:
             ArgumentError: a sentence is empty, or `texts` is a single string.
         """
         ids = encode_sentences(self.vocabulary, texts)
-        rows = self._each(pairs, batch_size, lambda part: self._log_probabilities(part, ids))
+        rows = self._each(pairs, batch_size, lambda part: self._decoder.log_probabilities(part, ids))
         return np.concatenate(rows) if rows else np.zeros((0, len(ids)), np.float64)
 
     def explain(self, pair: Pair, text: str | None = None) -> Explanation:
@@ -370,7 +288,7 @@ class Engine:
         encoded = self._encode_images(images, timings)
         if text is None:
             options = SearchOptions.resolve(self.manifest, None, 1, None, None, None)
-            best = self._search(encoded, options)[0][0]
+            best = self._decoder.search(encoded, options)[0][0]
             ids = [START, *best.ids]
         else:
             (ids,) = encode_sentences(self.vocabulary, [text])
@@ -385,7 +303,7 @@ class Engine:
     def _batches(
         self,
         pairs: Iterable[Pair] | ForeignArray,
-        work: Callable[[_Encoded], Sequence[_Result]],
+        work: Callable[[Encoded], Sequence[_Result]],
         batch_size: int,
         workers: int,
     ) -> Iterator[_Result | PairFailure]:
@@ -397,7 +315,7 @@ class Engine:
                     yield next(results) if failure is None else failure
 
     def _each(
-        self, pairs: Sequence[Pair] | ForeignArray, batch_size: int, work: Callable[[_Encoded], _Result]
+        self, pairs: Sequence[Pair] | ForeignArray, batch_size: int, work: Callable[[Encoded], _Result]
     ) -> list[_Result]:
         """Return what the work gives for every batch."""
         results: list[_Result] = []
@@ -417,7 +335,7 @@ class Engine:
             return Feed(array_batches(pixels, batch_size), self.backend)
         return Feed(read_batches(cast("Iterable[Pair]", pairs), preprocessing, batch_size, workers), self.backend)
 
-    def _worked(self, batch: Batch, work: Callable[[_Encoded], _Result], feed: Feed) -> list[_Result]:
+    def _worked(self, batch: Batch, work: Callable[[Encoded], _Result], feed: Feed) -> list[_Result]:
         """Encode the images of a batch and do the work on them: at once, or in parts where a GPU has no memory for it.
 
         The first time that it has none, the batch is halved, and so are all later ones.
@@ -439,50 +357,13 @@ class Engine:
         return self._worked(batch, work, feed)
 
     def _encoded_pairs(
-        self, encoded: _Encoded, options: SearchOptions | None, ids: Sequence[list[int]]
+        self, encoded: Encoded, options: SearchOptions | None, ids: Sequence[list[int]]
     ) -> list[EncodedPair]:
         # Copied, so that a caller who keeps one pair does not keep its batch.
         embeddings = [row.copy() for row in self.backend.numpy(encoded.outputs["image_embedding"])]
-        captions = [None] * encoded.pairs if options is None else self._captions(encoded, options)
-        log_probs = map(tuple, self._log_probabilities(encoded, ids).tolist())
+        captions = [None] * encoded.pairs if options is None else self._decoder.captions(encoded, options)
+        log_probs = map(tuple, self._decoder.log_probabilities(encoded, ids).tolist())
         return [EncodedPair(*parts) for parts in zip(embeddings, captions, log_probs, strict=True)]
-
-    def _captions(self, encoded: _Encoded, options: SearchOptions) -> list[Caption]:
-        timings = encoded.timings
-        with timings.measure("scorer"):
-            changes = self._change_scores(encoded)
-        found = self._search(encoded, options)
-        with timings.measure("detokenise"):
-            n_best = [tuple(map(self._hypothesis, beams)) for beams in found]
-        return [_caption(hypotheses, change, timings) for hypotheses, change in zip(n_best, changes, strict=True)]
-
-    def _search(self, encoded: _Encoded, options: SearchOptions) -> list[list[FinishedBeam]]:
-        timings = encoded.timings
-        with timings.measure("search"):
-            found = beam_search(self.backend, encoded.cross, encoded.pairs, options)
-        timings.search -= found.seconds
-        timings.decoder += found.seconds
-        timings.decoder_steps += found.steps
-        return found.sentences
-
-    def _hypothesis(self, beam: FinishedBeam) -> Hypothesis:
-        return Hypothesis(self.vocabulary.decode(beam.ids), beam.score, beam.token_log_probs)
-
-    def _change_scores(self, encoded: _Encoded) -> list[float | None]:
-        if not self._no_change:
-            return [None] * encoded.pairs
-        unchanged = np.exp(self._log_probabilities(encoded, self._no_change)).sum(axis=1)
-        return [float(change) for change in np.clip(1.0 - unchanged, 0.0, 1.0)]
-
-    def _log_probabilities(self, encoded: _Encoded, ids: Sequence[list[int]]) -> NDArray[np.float64]:
-        """Return log p of every sentence on every pair, [pairs, sentences]."""
-        result = np.zeros((encoded.pairs, len(ids)), np.float64)
-        step = max(1, _ROWS // encoded.pairs)
-        for start in range(0, len(ids), step):
-            feeds = {"input_ids": pad(ids[start : start + step]), **encoded.cross}
-            log_probs = self.backend.numpy(self.backend.run(SCORER, feeds, ["log_probs"])["log_probs"])
-            result[:, start : start + step] = log_probs.sum(axis=2, dtype=np.float64)
-        return result
 
     def _joined(self, rows: Sequence[Any], graph: str, on_device: bool) -> NDArray[np.float32] | DeviceArray:
         empty = np.zeros((0, self._width(graph)), np.float32)
@@ -491,10 +372,10 @@ class Engine:
             return joined
         return np.concatenate([empty, *(self.backend.numpy(row) for row in rows)])
 
-    def _encode_images(self, images: NDArray[np.uint8] | DeviceArray, timings: Timings) -> _Encoded:
+    def _encode_images(self, images: NDArray[np.uint8] | DeviceArray, timings: Timings) -> Encoded:
         with timings.measure("image_encoder"):
             outputs = self.backend.run(IMAGE_ENCODER, {"images": images})
-        return _Encoded(len(images), outputs, timings)
+        return Encoded(len(images), outputs, timings)
 
     def _reading(self, batch_size: int, workers: int | None) -> tuple[int, int]:
         for name, value in (("batch_size", batch_size), ("workers", workers)):
@@ -505,11 +386,6 @@ class Engine:
     def _width(self, graph: str) -> int:
         name = "image_embedding" if graph == IMAGE_ENCODER else "text_embedding"
         return int(self.manifest.graphs[graph].outputs[name].shape[1])
-
-
-def _caption(n_best: tuple[Hypothesis, ...], change_score: float | None, timings: Timings) -> Caption:
-    best = n_best[0]
-    return Caption(best.text, best.score, best.token_log_probs, n_best, change_score, timings)
 
 
 def _noted(failure: PairFailure) -> Exception:

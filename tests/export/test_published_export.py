@@ -77,7 +77,7 @@ def options(engine: Engine, beams: int) -> SearchOptions:
 def search(engine: Engine, pairs: list[Pair], beams: int) -> list[list[FinishedBeam]]:
     """All beams' ids; a caption's text would hide the START that random weights sometimes say."""
     prepared = np.stack([prepare_pair(pair, engine.manifest.preprocessing) for pair in pairs])
-    return engine._search(engine._encode_images(prepared, Timings()), options(engine, beams))
+    return engine._decoder.search(engine._encode_images(prepared, Timings()), options(engine, beams))
 
 
 def padded(beams: list[FinishedBeam], length: int) -> list[list[int]]:

@@ -16,7 +16,7 @@ import rsicrc
 from rsicrc import ArgumentError, BackendError, ModelFolderError, ModelNotFoundError
 from rsicrc.backends import choosing, cuda
 from rsicrc.backends.tensorrt import library
-from rsicrc.engine import find_model
+from rsicrc.loading import find_model
 from rsicrc.machine import available_cpus, cgroup_quota
 from rsicrc.manifest import Manifest
 from tests.models import random_images

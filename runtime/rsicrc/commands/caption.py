@@ -88,8 +88,8 @@ def _caption_one(
     heatmap: Path | None,
     timings: bool,
 ) -> None:
-    from rsicrc.engine import load
     from rsicrc.images import load_pair
+    from rsicrc.loading import load
 
     pair = load_pair((before, after))  # before the model: a wrong path is answered at once
     engine = load(model, **settings)
@@ -146,7 +146,7 @@ def _caption_table(
     timings: bool,
 ) -> int:
     from rsicrc.batch import BatchSettings, CaptionsFile, caption_rows
-    from rsicrc.engine import load
+    from rsicrc.loading import load
     from rsicrc.pairs import read_pairs
     from rsicrc.search import SearchOptions
 

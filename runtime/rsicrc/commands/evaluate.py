@@ -84,8 +84,8 @@ def run_evaluation(
 ) -> None:
     """Evaluate a model folder, print the figures and write what else was asked for."""
     from rsicrc.datasets import read_split
-    from rsicrc.engine import load
     from rsicrc.evaluation import evaluate_pairs
+    from rsicrc.loading import load
 
     for path in (output, html):
         if path is not None:

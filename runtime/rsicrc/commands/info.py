@@ -29,7 +29,7 @@ def info(model: Path | None, as_json: bool, memory: bool, beams: int | None, set
     Graphs with inputs and outputs, precision, search defaults, vocabulary, parity with PyTorch, hashes. With --memory
     what captioning would take in batches of any size, with --backend, --precision, --threads and --streams.
     """
-    from rsicrc.engine import find_model
+    from rsicrc.loading import find_model
     from rsicrc.manifest import Manifest
 
     folder = find_model(model)

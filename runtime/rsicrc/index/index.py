@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from rsicrc.captions import PairFailure
 from rsicrc.console import Advance, advance_nothing
-from rsicrc.engine import Engine, load
+from rsicrc.engine import Engine
 from rsicrc.errors import ArgumentError, IndexFolderError
 from rsicrc.images import Pair
 from rsicrc.index.adding import Added, add_rows
@@ -24,6 +24,7 @@ from rsicrc.index.query import read_query
 from rsicrc.index.ranking import rank_scores
 from rsicrc.index.source import GivenPair, given_rows
 from rsicrc.index.store import Identity, Store, is_index
+from rsicrc.loading import load
 from rsicrc.manifest import IMAGE_ENCODER
 
 if TYPE_CHECKING:

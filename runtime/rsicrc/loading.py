@@ -1,0 +1,78 @@
+"""Opening a model folder: which one, on what device, by which backend, in which precision."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from rsicrc.backends.choosing import Wanted, open_backend
+from rsicrc.engine import Engine
+from rsicrc.errors import ArgumentError, ModelNotFoundError
+from rsicrc.manifest import EXACT, Manifest
+
+logger = logging.getLogger("rsicrc")
+
+MODEL_VARIABLE = "RSICRC_MODEL"
+DEFAULT_MODEL = "model"
+
+
+def find_model(model: str | Path | None = None) -> Path:
+    """Return the model folder to use: the argument, else `$RSICRC_MODEL`, else `./model`.
+
+    Raises:
+        ModelNotFoundError: it is not there; the message says where it was looked for and how to make one.
+    """
+    variable = os.environ.get(MODEL_VARIABLE)
+    if model is not None:
+        folder, source = Path(model), "as asked for"
+    elif variable:
+        folder, source = Path(variable), f"from ${MODEL_VARIABLE}"
+    else:
+        folder, source = Path(DEFAULT_MODEL), f"the default; ${MODEL_VARIABLE} is not set"
+    if not folder.is_dir():
+        raise ModelNotFoundError(
+            f"{folder}: no such model folder ({source}). Make one with `rsicrc-export ckpt.pt -o {folder}`, "
+            f"or name another with --model, model= or ${MODEL_VARIABLE}"
+        )
+    return folder
+
+
+def load(
+    model: str | Path | None = None,
+    device: str = "auto",
+    *,
+    backend: str = "auto",
+    precision: str = EXACT,
+    threads: int | None = None,
+    streams: int | None = None,
+) -> Engine:
+    """Open a model folder; its files are checked against the manifest's hashes, its graphs opened when first used.
+
+    Args:
+        model: the folder; see `find_model` for the default.
+        device: "cpu"; "cuda", a GPU, or "cuda:N"; or "auto", a GPU if there is one that works. The log `rsicrc` says
+            what was chosen.
+        backend: "onnxruntime", "openvino", "openvino+onnxruntime" (images in the first, words in the second); on a GPU
+            "tensorrt", "onnxruntime" or "onnxruntime-tensorrt"; or "auto" to choose by what is installed and what the
+            machine can do.
+        precision: "fp32", which is exact; or "fp16", "bf16" or "int8" (docs/precisions.md says what they are for and
+            what they cost).
+        threads: threads for the graphs; by default as many as this process may use.
+        streams: parts of a batch that OpenVINO works on at once, sharing the threads; by default 1.
+
+    Raises:
+        ModelNotFoundError: no such folder.
+        ModelFolderError: the folder is damaged, incomplete or from a newer version.
+        BackendError: no such backend or device, or backend, processor or folder lack the precision.
+        ArgumentError: `threads` or `streams` is not positive, or the backend has no streams.
+    """
+    for name, value in (("threads", threads), ("streams", streams)):
+        if value is not None and value < 1:
+            raise ArgumentError(f"{name} must be at least 1, not {value}")
+    folder = find_model(model)
+    wanted = Wanted(device, backend, precision, threads, streams)
+    opened, manifest = open_backend(folder, Manifest.load(folder), wanted)
+    if "auto" in (device, backend):
+        logger.info("%s: %s, %s on %s with %d threads", folder, precision, opened.name, opened.device, opened.threads)
+    return Engine(folder, manifest, opened)

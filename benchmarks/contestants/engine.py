@@ -28,9 +28,8 @@ class RsicrcEngine(Contestant):
         self.size = sum(path.stat().st_size for file in files for path in setup.folder.glob(f"{file}*"))
 
     def warm_up(self, images: Images, beams: int) -> None:
-        """`Engine.warmup`, where there is something to prepare."""
-        if hasattr(self.engine, "warmup"):
-            self.engine.warmup(len(images), beams)
+        """`Engine.warmup`."""
+        self.engine.warmup(len(images), beams)
 
     def caption(self, images: Images, beams: int) -> Captioned:
         """`Engine.caption`."""
@@ -73,8 +72,7 @@ class RsicrcEngine(Contestant):
 
     def encoder(self, images: Images) -> float:
         """The graph as the engine runs it, its pixels there already; reading its smallest output waits for all."""
-        backend: Any = self.engine.backend
-        pixels = backend.take(images) if hasattr(backend, "take") else images
+        pixels = self.engine.backend.take(images)
         self._encode(pixels)  # what is still on its way has then arrived
         start = perf_counter()
         self._encode(pixels)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import pytest
 from common import card, present
 
 import rsicrc
 from rsicrc import BackendError, Engine, RsicrcError
+from rsicrc.backends.tensorrt import library, plans
+from rsicrc.backends.tensorrt.profiles import Profile
 from rsicrc.manifest import EXACT, Manifest
 from tests.gpu.conftest import DEVICE, MOST, Open, Pairs
 
@@ -56,7 +56,6 @@ def test_plans_of_another_device_are_built_again_and_said(
     index.write_text(json.dumps(document))
     there = card.describe(DEVICE)
     device = f"{there.name} {there.capability[0]}.{there.capability[1]}"
-    plans, library = (import_module(f"rsicrc.backends.tensorrt.{name}") for name in ("plans", "library"))
     with pytest.raises(BackendError, match=r"NVIDIA Other 1\.0, not ") as caught:
         plans.find_plan(copied, Manifest.load(copied), "decoder", library.open_library(), device)
     one_line(caught.value)
@@ -78,12 +77,9 @@ def test_a_changed_plan_is_refused(copied: Path, pairs: Pairs) -> None:
 
 def test_a_batch_outside_the_profile(copied: Path, pairs: Pairs) -> None:
     shutil.rmtree(copied / "engines")
-    plans, library, profiles = (
-        import_module(f"rsicrc.backends.tensorrt.{name}") for name in ("plans", "library", "profiles")
-    )
     there = card.describe(DEVICE)
     device = f"{there.name} {there.capability[0]}.{there.capability[1]}"
-    profile: Any = profiles.Profile((1, 2, 2), (1, 1, 1))
+    profile = Profile((1, 2, 2), (1, 1, 1))
     plans.ensure_plans(copied, Manifest.load(copied), library.open_library(), device, profile)
     engine = opened(copied)
     assert len(engine.caption(pairs[:2], beams=1, batch_size=2)) == 2

@@ -139,16 +139,16 @@ def test_a_large_batch_goes_through_in_parts(library: c.CDLL, model_folder: Path
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
-def test_precisions_are_pythons(library: c.CDLL, int8_folder: Path, precision: str) -> None:
+def test_precisions_are_pythons(library: c.CDLL, variants_folder: Path, precision: str) -> None:
     if precision == "bf16" and not has_bf16():
         with pytest.raises(CallError, match="no instructions for bf16"):
-            Engine(library, int8_folder, precision=precision)
+            Engine(library, variants_folder, precision=precision)
         return
-    python = rsicrc.load(int8_folder, backend="openvino", precision=precision, threads=1)
+    python = rsicrc.load(variants_folder, backend="openvino", precision=precision, threads=1)
     examples = Path(__file__).parents[2] / "examples"
     images = [np.asarray(Image.open(examples / f"{name}.png").convert("RGB")) for name in EXAMPLE_IMAGES]
     pairs = [(images[0], images[1]), (images[2], images[3])]
-    engine = Engine(library, int8_folder, precision=precision)
+    engine = Engine(library, variants_folder, precision=precision)
     try:
         assert engine.info.precision.decode() == precision
         cosines = (engine.embed_pairs(pairs) * python.embed_images(pairs)).sum(axis=1)

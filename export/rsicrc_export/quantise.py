@@ -44,7 +44,8 @@ def quantise_activations(source: Path, target: Path, images: NDArray[np.uint8]) 
     import nncf
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
-    nncf.set_log_level(logging.ERROR)
+    # Not by its set_log_level: that also turns down handlers that others have put there.
+    logging.getLogger("nncf").setLevel(logging.ERROR)
     model = onnx.load(source)
     # Not the weights alone: the largest activation that calibration saw still fits. Clipping rare ones (the default)
     # costs ten times as much in the embeddings of the pairs that have them.

@@ -296,6 +296,7 @@ def test_graphs_say_what_pytorch_says(
     from contestants import graph, pytorch
 
     monkeypatch.setattr(graph, "_DTYPE", torch.float32)
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)  # it would stay so for other tests
     plain = pytorch.build(setup(checkpoint_file, model_folder))
     ours = graph.build(setup(checkpoint_file, model_folder))
     some, others = random_images(3, seed=1), random_images(3, seed=2)

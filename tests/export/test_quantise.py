@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import sys
 from pathlib import Path
@@ -64,8 +65,12 @@ def test_a_precision_that_costs_too_much_is_refused(
     monkeypatch.setattr(variants, "TOLERANCES", {"int8": variants.Tolerance(cosine=1.01, loss=1.0)})
     calibration = Calibration("noise", random_images(8, seed=1), random_images(3, seed=2))
     model = checkpoint.load(checkpoint_file).build_model()
+    listener = logging.NullHandler(logging.INFO)  # somebody else, who wants to hear NNCF
+    logging.getLogger("nncf").addHandler(listener)
     with pytest.raises(ExportError, match=r"int8 costs too much with this model: image embedding cosine \d\.\d+"):
         variants.add_variants(folder, Manifest.load(folder), model, ["int8"], calibration, lambda line: None)
+    logging.getLogger("nncf").removeHandler(listener)
+    assert listener.level == logging.INFO
 
 
 def test_wrong_options(checkpoint_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -153,9 +153,13 @@ def test_precisions_are_pythons(library: c.CDLL, variants_folder: Path, precisio
         assert engine.info.precision.decode() == precision
         cosines = (engine.embed_pairs(pairs) * python.embed_images(pairs)).sum(axis=1)
         assert cosines.min() > 0.9999
-        engine.caption(pairs, 3, 1)
-        for pair, caption in enumerate(python.caption(pairs, beams=3)):
-            assert engine.sentence(pair, 0).score == pytest.approx(caption.score, abs=0.02)
+        # Not the captions of the unchanged pair: of its sentences, any rounding makes another one the best.
+        engine.caption(pairs[:1], 3, 1)
+        assert engine.sentence(0, 0).text.decode() == python.caption(pairs[:1], beams=3)[0].text
+        texts = ["at the bottom three houses are built in the woods", "the two scenes seem identical"]
+        words = [len(text.split()) + 1 for text in texts]
+        per_word = np.abs(engine.score(pairs, texts) - python.score(pairs, texts)) / words
+        assert per_word.max() < 0.02
     finally:
         engine.close()
 

@@ -7,12 +7,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from common import card
-from rsicrc.manifest import EXACT, Manifest
+from rsicrc.manifest import EXACT, INT8, ON_GPU, Manifest
 
 ONNX_RUNTIME, ONNX_RUNTIME_TENSORRT, TENSORRT, OPENVINO = "onnxruntime", "onnxruntime-tensorrt", "tensorrt", "openvino"
 BACKENDS = (ONNX_RUNTIME, ONNX_RUNTIME_TENSORRT, TENSORRT)
-# What a precision is called among a folder's variants; on a GPU, int8 is another than on a CPU.
-_VARIANTS = {"fp16": "fp16", "bf16": "bf16", "int8": "int8-fp16"}
 _NVINFER = "libnvinfer.so.10"  # what ONNX Runtime's TensorRT provider is linked with
 _RTX_LACKS = (9, 10)  # major compute capabilities of data-centre GPUs
 
@@ -35,9 +33,9 @@ def backends(device: str) -> dict[str, str]:
 
 def precisions(folder: Path, device: str) -> tuple[str, ...]:
     """The precisions that a model folder has graphs for, as a user names them on a device."""
-    variants = Manifest.load(folder, verify=False).variants
-    names = _VARIANTS if card.is_card(device) else {"int8": "int8"}
-    return (EXACT, *(name for name, variant in names.items() if variant in variants))
+    there = Manifest.load(folder, verify=False).precisions
+    names = ON_GPU if card.is_card(device) else {EXACT: EXACT, INT8: INT8}
+    return tuple(name for name, variant in names.items() if variant in there)
 
 
 def _onnxruntime() -> str:

@@ -20,14 +20,12 @@ from rsicrc_export.calibration import read_calibration
 from rsicrc_export.golden import write_golden
 from rsicrc_export.onnx_graphs import export_graph
 from rsicrc_export.parity import check_parity
-from rsicrc_export.variants import add_variants, check_installed
+from rsicrc_export.variants import Report, add_variants, check_installed
 from rsicrc_train import checkpoint as checkpoints
 from rsicrc_train.checkpoint import Checkpoint
 from rsicrc_train.model import RSICRC
 
 _PRODUCERS = ("rsicrc", "torch", "onnx", "onnxscript", "onnxruntime")
-
-Report = Callable[[str], None]
 
 
 def export_checkpoint(
@@ -48,7 +46,7 @@ def export_checkpoint(
         force: replace a folder that is there. The old one stays until the new one is complete and proven.
         report: gets a line of text now and then.
         read: how to read the file at `path`.
-        precisions: precisions to write beside float32; see `rsicrc_export.variants.PRECISIONS`.
+        precisions: precisions to write beside float32; see `rsicrc_export.variants.add_variants`.
         calibration: pairs (see `rsicrc_export.calibration`), which int8 needs.
 
     Returns:

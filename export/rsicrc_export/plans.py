@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rsicrc.backends.tensorrt.library import Library, open_library
-from rsicrc.backends.tensorrt.plans import PRECISIONS, DeviceName, ensure_plans, targets
+from rsicrc.backends.tensorrt.library import Library, Report, open_library
+from rsicrc.backends.tensorrt.plans import DeviceName, ensure_plans, targets
 from rsicrc.backends.tensorrt.profiles import Profile
 from rsicrc.errors import BackendError
-from rsicrc.manifest import Manifest
-
-Report = Callable[[str], None]
+from rsicrc.manifest import ON_GPU, Manifest
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ class PlanBuilder:
             ModelFolderError: the folder cannot be written.
         """
         for precision in manifest.precisions:
-            if precision not in PRECISIONS:
+            if precision not in ON_GPU.values():
                 report(f"{precision}: for processors only, no plans")
                 continue
             for profile in self.profiles:

@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from rsicrc_export.quantise import LEVELS, kept_layers, rounded_layers
+from rsicrc_export.quantise import LEVELS, kept_layers, replace_nodes, rounded_layers
 
 _OPSET = 19  # the first whose QuantizeLinear takes float16; what else these graphs use means the same as in 18
 _IR_VERSION = 9
@@ -59,12 +59,8 @@ def quantise_half(source: Path, target: Path, images: NDArray[np.uint8]) -> None
             done |= {activation, weight}
             node.input[0], node.input[1] = _rounded(activation), _rounded(weight)
         nodes.append(node)
-    del graph.node[:]
-    graph.node.extend(nodes)
-    used = {name for node in nodes for name in node.input}
-    left = [tensor for tensor in graph.initializer if tensor.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend([*left, numpy_helper.from_array(np.zeros((), np.int8), _ZERO)])
+    graph.initializer.append(numpy_helper.from_array(np.zeros((), np.int8), _ZERO))
+    replace_nodes(graph, nodes)
     _require_opset(model)
     onnx.save(model, target)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,14 +85,19 @@ def quantise_weights(source: Path, target: Path) -> None:
             nodes += _blockwise(graph, node, weight if transposed else weight.T)
         else:
             nodes.append(node)
+    replace_nodes(graph, nodes)
+    model.opset_import.append(helper.make_opsetid(_CONTRIB, 1))
+    onnx.save(model, target)
+
+
+def replace_nodes(graph: Any, nodes: Sequence[Any]) -> None:
+    """Give a graph other nodes, and drop the weights that none of them reads."""
     del graph.node[:]
     graph.node.extend(nodes)
     used = {name for node in nodes for name in node.input}
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)
-    model.opset_import.append(helper.make_opsetid(_CONTRIB, 1))
-    onnx.save(model, target)
 
 
 def rounded_layers(graph: Any) -> list[Any]:

@@ -13,6 +13,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from rsicrc_export.quantise import replace_nodes
+
 # These only move numbers or choose among them: nothing to round.
 _MOVES = ("Concat", "Expand", "Reshape", "ScatterND", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze")
 _CHOOSES = ("Gather", "GatherElements", "MaxPool", "Relu")
@@ -45,8 +47,7 @@ def round_results(source: Path, target: Path) -> None:
                     attribute.i = TensorProto.FLOAT
         if node.op_type not in _MOVES + _CHOOSES:
             nodes += [step for place in range(len(node.output)) for step in _round(node, place, rounded)]
-    del graph.node[:]
-    graph.node.extend(nodes)
+    replace_nodes(graph, nodes)
     del graph.value_info[:]
     onnx.save(model, target)
 

@@ -37,9 +37,6 @@ from rsicrc_export.quantise import quantise_activations, quantise_weights
 from rsicrc_export.rounding import round_results
 from rsicrc_train.model import RSICRC
 
-# What `add_variants` can write. Where both int8 and fp16 are asked for, int8-fp16 comes with them.
-PRECISIONS = (FP16, BF16, INT8)
-
 Report = Callable[[str], None]
 
 
@@ -90,7 +87,7 @@ def add_variants(
         folder: the model folder, complete but for this.
         manifest: its manifest.
         model: what the folder was made from.
-        precisions: of `PRECISIONS`; int8 and fp16 together bring int8-fp16 too.
+        precisions: of fp16, bf16 and int8; int8 and fp16 together bring int8-fp16 too.
         calibration: real pairs; int8 needs them, the others are compared on them too.
         report: gets a line of text now and then.
 

@@ -34,3 +34,14 @@ def replacing(path: Path) -> Iterator[Path]:
 def user_cache() -> Path:
     """Return the user's folder for what can be made again: `$XDG_CACHE_HOME/rsicrc`, or below `~/.cache`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rsicrc"
+
+
+def cache_folder(folder: Path, name: str) -> Path:
+    """Return where a library may keep what it compiled: in the model folder, or else in the user's cache.
+
+    What is in it can be deleted at any time.
+    """
+    engines = folder / "engines"
+    if not os.access(engines if engines.exists() else folder, os.W_OK):
+        engines = user_cache()
+    return engines / name

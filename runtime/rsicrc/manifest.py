@@ -28,6 +28,7 @@ GRAPH_NAMES = (IMAGE_ENCODER, TEXT_ENCODER, DECODER, SCORER)
 EXACT = "fp32"  # the precision of `graphs`, which every folder has; the others are its variants
 FP16, BF16, INT8 = "fp16", "bf16", "int8"
 INT8_FP16 = f"{INT8}-{FP16}"  # int8 as a GPU takes it: the image encoder in int8, the rest of it and all words in fp16
+ON_GPU = {EXACT: EXACT, FP16: FP16, BF16: BF16, INT8: INT8_FP16}  # precision → the variant that a GPU computes it from
 _CHUNK = 1 << 20
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 import rsicrc
 from rsicrc import ArgumentError, BackendError, ModelFolderError
 from rsicrc.backends import choosing
-from rsicrc.backends.openvino import cache_folder
+from rsicrc.files import cache_folder
 from rsicrc.machine import has_bf16
 from rsicrc.manifest import EXACT, Manifest
 from rsicrc_train.synth import make_pair

@@ -14,7 +14,7 @@ from rsicrc.backends import Backend
 from rsicrc.backends.cuda import device_count, device_number
 from rsicrc.errors import ArgumentError, BackendError, RsicrcError
 from rsicrc.machine import has_bf16
-from rsicrc.manifest import BF16, EXACT, FP16, INT8, INT8_FP16, TEXT_ENCODER, Manifest
+from rsicrc.manifest import BF16, EXACT, FP16, INT8, ON_GPU, TEXT_ENCODER, Manifest
 from rsicrc.vocabulary import END, START
 
 logger = logging.getLogger("rsicrc")
@@ -36,8 +36,6 @@ _PREFERENCE = {
     INT8: (MIXED, ONNX_RUNTIME, OPENVINO),
 }
 _CUDA_PREFERENCE = (TENSORRT, ONNX_RUNTIME)
-# A GPU computes in half precision what is not int8.
-_CUDA_VARIANTS = {EXACT: EXACT, FP16: FP16, BF16: BF16, INT8: INT8_FP16}
 _NEEDS = {ONNX_RUNTIME: ("ONNX Runtime", "cpu"), OPENVINO: ("OpenVINO", "openvino")}
 
 
@@ -69,7 +67,7 @@ def at_precision(folder: Path, manifest: Manifest, precision: str, device: str =
     if precision == BF16 and device == CPU:
         # OpenVINO rounds to bfloat16 by itself, so these are the exact graphs.
         return replace(manifest, precision=BF16)
-    variant = precision if device == CPU else _CUDA_VARIANTS[precision]
+    variant = precision if device == CPU else ON_GPU[precision]
     if variant not in manifest.precisions:
         needs = "".join(f" --precision {each}" for each in variant.split("-"))
         needs += " --calibration DATA" if precision == INT8 else ""

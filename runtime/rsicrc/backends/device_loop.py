@@ -13,13 +13,12 @@ from rsicrc.arrays import DeviceArray
 from rsicrc.backends import Array
 from rsicrc.backends.cuda import Event, Memory, PinnedMemory, Recording, Stream
 from rsicrc.backends.device_memory import Layout
-from rsicrc.backends.state import NEXT, ROWS
+from rsicrc.backends.state import CACHES, NEXT, ROWS
 from rsicrc.manifest import GraphSpec
 
 if TYPE_CHECKING:
     from rsicrc.backends.device import Program
 
-_CACHES = ("self_keys_", "self_values_")
 _POSITION, _UNFINISHED, _DONE = "position", "unfinished", "done"
 # Read after every step; and, where some pairs are done, once more.
 _EACH_STEP = ("tokens", "parents", "scores", _UNFINISHED)
@@ -65,7 +64,7 @@ class SearchBuffers:
         self._stream, self._copies, self._ahead = stream, copies, ahead
         self.steps = axes["P"] // axes["K"]
         names = [name for name in graph.inputs if NEXT + name in graph.outputs]
-        caches = [name for name in names if name.startswith(_CACHES)]
+        caches = [name for name in names if name.startswith(CACHES)]
         looked_at = [*_EACH_STEP, *(name for name in names if name.startswith(_AT_TIMES)), _DONE]
         rest = [name for name in names if name not in looked_at and name not in caches]
         specs = {**graph.inputs, _UNFINISHED: graph.outputs[_UNFINISHED]}

@@ -43,10 +43,6 @@ class Layout:
         """Return where a tensor ends, in bytes from the block's beginning."""
         return self._ends[name]
 
-    def start(self, name: str) -> int:
-        """Return where a tensor begins."""
-        return self._starts[name]
-
     def tensors(
         self, address: int, device: int, owner: Any, stream: int | None = None, host: int = 0
     ) -> dict[str, DeviceArray]:

@@ -16,7 +16,7 @@ from rsicrc.errors import BackendError, ModelFolderError
 from rsicrc.machine import available_cpus
 from rsicrc.manifest import GraphSpec, Manifest
 
-_ERRORS_ONLY = 3
+ERRORS_ONLY = 3
 
 
 class OnnxRuntimeBackend(HostBackend):
@@ -79,7 +79,7 @@ class OnnxRuntimeBackend(HostBackend):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = _ERRORS_ONLY
+        options.log_severity_level = ERRORS_ONLY
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self._spinning)))
         path = self._folder / self._manifest.graphs[graph].file
         try:

@@ -12,15 +12,15 @@ import numpy as np
 
 from rsicrc.backends.cuda import Stream
 from rsicrc.backends.device import DeviceBackend, Tensors
-from rsicrc.backends.openvino import cache_folder
+from rsicrc.backends.onnxruntime import ERRORS_ONLY
 from rsicrc.backends.tensorrt.profiles import Profile, Shapes
 from rsicrc.errors import BackendError, DeviceMemoryError, ModelFolderError
+from rsicrc.files import cache_folder
 from rsicrc.manifest import DECODER, EXACT, Manifest
 
 logger = logging.getLogger("rsicrc")
 
 CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
-_ERRORS_ONLY = 3
 _BFLOAT16 = 16  # of ONNX's types; numpy has none
 _NO_RECORDING = -1
 _NO_MEMORY = ("out of memory", "failed to allocate memory", "cuda failure 2:")
@@ -86,7 +86,7 @@ class OnnxRuntimeCudaBackend(DeviceBackend):
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = _ERRORS_ONLY
+        options.log_severity_level = ERRORS_ONLY
         path = self._folder / self._manifest.graphs[graph].file
         providers = self._providers(limits, records)
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from rsicrc.backends import Array
 from rsicrc.backends.opening import OpenGraphs
 from rsicrc.backends.state import ROWS, HostBackend, HostLoop, HostState, HostStates, shape_of
 from rsicrc.errors import BackendError, ModelFolderError
-from rsicrc.files import user_cache
+from rsicrc.files import cache_folder
 from rsicrc.machine import available_cpus, has_bf16
 from rsicrc.manifest import EXACT, IMAGE_ENCODER, GraphSpec, Manifest
 
@@ -149,17 +148,6 @@ class OpenVinoLoop(HostLoop):
             turn.infer()
         except RuntimeError as error:
             raise BackendError(f"a step failed in OpenVINO: {_first_line(error)}") from error
-
-
-def cache_folder(folder: Path, name: str) -> Path:
-    """Return where a library may keep what it compiled: in the model folder, or else in the user's cache.
-
-    What is in it can be deleted at any time.
-    """
-    engines = folder / "engines"
-    if not os.access(engines if engines.exists() else folder, os.W_OK):
-        engines = user_cache()
-    return engines / name
 
 
 def _tensor(value: Any) -> Any:

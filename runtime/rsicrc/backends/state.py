@@ -17,7 +17,7 @@ from rsicrc.manifest import GraphSpec, TensorSpec
 
 NEXT = "next_"
 ROWS = "B"  # the axis whose entries a loop can drop
-_CACHES = ("self_keys_", "self_values_")
+CACHES = ("self_keys_", "self_values_")
 
 
 def shape_of(spec: TensorSpec, axes: Mapping[str, int]) -> tuple[int, ...]:
@@ -91,7 +91,7 @@ class HostState:
         self.now, self.next = ({name: self._view(name, side) for name in self._specs} for side in self._sides)
 
     def _view(self, name: str, side: dict[str, Array]) -> Array:
-        spec, memory = self._specs[name], self._caches if self._in_place and name.startswith(_CACHES) else side
+        spec, memory = self._specs[name], self._caches if self._in_place and name.startswith(CACHES) else side
         shape = shape_of(spec, self.axes)
         size = math.prod(shape)
         if name not in memory or memory[name].size < size:

@@ -19,11 +19,9 @@ from rsicrc.backends.tensorrt.library import Library, Report
 from rsicrc.backends.tensorrt.profiles import Profile
 from rsicrc.errors import BackendError, ModelFolderError
 from rsicrc.files import replacing
-from rsicrc.manifest import EXACT, Manifest, sha256_file
+from rsicrc.manifest import Manifest, sha256_file
 
 FOLDER, INDEX = "engines", "engines.json"
-# Of the precisions that a folder may have, those whose graphs TensorRT takes; "int8" alone is for processors.
-PRECISIONS = (EXACT, "fp16", "bf16", "int8-fp16")
 PORTABLE = "any"  # the device of plans that fit several
 # The first generation with bfloat16; a plan that must run on older ones too does without what came later.
 _OLDEST_OF_MANY = (8, 0)

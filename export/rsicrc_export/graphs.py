@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rsicrc.vocabulary import PAD
-from rsicrc_export.halves import widen
+from rsicrc_export.halves import is_half, softmax, widen
 from rsicrc_export.image_graph import ImageEncoderGraph
 from rsicrc_export.search import Finished, Settings, advance
 from rsicrc_export.word_layers import (
     IMPOSSIBLE,
+    Projected,
     WordLayer,
     Words,
     join_heads,
@@ -136,16 +137,16 @@ class DecoderStepGraph(nn.Module):
         """
         layers = _typed(self.layers)
         pairs, beams = tokens.shape
-        cache = Cache(lineage, parents, position, self.heads)
+        cache = Cache(lineage, parents, position, self.heads, apart=not is_half(self.words.embedding.dtype))
         x, projected = self.words(tokens.flatten(), position, layers[0])
         next_keys, next_values = [], []
         for number, layer in enumerate(layers):
             projected = projected if number == 0 else layer.project(x)
             # All beams of a pair ask one set of keys, of its words as of its images: [B, K, d] → [B, H, K, dh].
             query, key, value = (split_heads(part.view(pairs, beams, -1), self.heads) for part in projected)
-            next_keys.append(keys := cache.with_words(self_keys[number], key))
-            next_values.append(values := cache.with_words(self_values[number], value))
-            mixed, _ = mix(query, keys, values, cache.unseen)
+            mixed, keys, values = cache.look_back(Projected(query, key, value), self_keys[number], self_values[number])
+            next_keys.append(keys)
+            next_values.append(values)
             x = layer.look_back(x, join_heads(mixed).flatten(0, 1))
             if (cross := number - self.unimodal) >= 0:
                 query = split_heads(layer.ask(x).view(pairs, beams, -1), self.heads)
@@ -165,24 +166,41 @@ class Cache:
     """Where the words of all beams are kept [B, H, P, dh], and which of them each beam descends from [B, K, P].
 
     The words of a step get the K places after those of the step before, and stay there: what a new set of beams
-    continues is said by the lineage, gathered by parent, and not by moving keys and values. A runtime can write a
-    step's words into the cache where it is (a ScatterND whose input and output are one buffer), so a step reads its
-    caches once and copies nothing. All beams of a pair ask all its places, and what is not their own is masked: a few
-    more multiplications, but one product for the pair in place of one for each beam.
+    continues is said by the lineage, gathered by parent, and not by moving keys and values. All beams of a pair ask all
+    its places, and what is not their own is masked: a few more multiplications, but one product for the pair in place
+    of one for each beam.
+
+    A runtime can write a step's words into the cache where it is (a ScatterND whose input and output are one buffer),
+    so a step reads its caches once and copies nothing. In float32 a beam asks its newest word apart from the cache, so
+    that nothing waits for that ScatterND: a runtime that cannot write in place may leave it to its host. In half
+    precisions the cache is asked with the words in it, for TensorRT's one kernel of attention takes one set of keys.
     """
 
-    def __init__(self, lineage: Tensor, parents: Tensor, position: Tensor, heads: int) -> None:
+    def __init__(self, lineage: Tensor, parents: Tensor, position: Tensor, heads: int, *, apart: bool) -> None:
         pairs, beams, places = lineage.shape
         pair, beam, head, place = (torch.arange(size, device=lineage.device) for size in (pairs, beams, heads, places))
         own = position * beams + beam
-        self.lineage = lineage[pair[:, None].expand(pairs, beams), parents] | (place == own[:, None])
-        self.unseen = torch.where(self.lineage, 0.0, IMPOSSIBLE).unsqueeze(1)
+        before = lineage[pair[:, None].expand(pairs, beams), parents]
+        self.lineage = before | (place == own[:, None])
+        self.apart = apart
+        self.unseen = torch.where(before if apart else self.lineage, 0.0, IMPOSSIBLE).unsqueeze(1)
         shape = (pairs, heads, beams)
         self.here = (pair[:, None, None].expand(shape), head[None, :, None].expand(shape), own.expand(shape))
 
-    def with_words(self, cache: Tensor, new: Tensor) -> Tensor:
-        """The cache with the words [B, H, K, dh] of this step."""
-        return cache.index_put(self.here, new)
+    def look_back(self, words: Projected, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Self-attention of this step's words, each [B, H, K, dh].
+
+        Returns:
+            What they mixed [B, H, K, dh], and the two caches with them.
+        """
+        query, key, value = words
+        next_keys, next_values = keys.index_put(self.here, key), values.index_put(self.here, value)
+        if not self.apart:
+            return mix(query, next_keys, next_values, self.unseen)[0], next_keys, next_values
+        scores = query @ keys.transpose(-1, -2) + self.unseen
+        own = (query * key).sum(-1, keepdim=True)
+        weights = softmax(torch.cat([scores, own], dim=-1))
+        return weights[..., :-1] @ values + weights[..., -1:] * value, next_keys, next_values
 
 
 class Output(nn.Module):

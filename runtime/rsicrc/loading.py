@@ -53,9 +53,8 @@ def load(
         model: the folder; see `find_model` for the default.
         device: "cpu"; "cuda", a GPU, or "cuda:N"; or "auto", a GPU if there is one that works. The log `rsicrc` says
             what was chosen.
-        backend: "onnxruntime", "openvino", "openvino+onnxruntime" (images in the first, words in the second); on a GPU
-            "tensorrt", "onnxruntime" or "onnxruntime-tensorrt"; or "auto" to choose by what is installed and what the
-            machine can do.
+        backend: "onnxruntime" or "openvino"; on a GPU "tensorrt", "onnxruntime" or "onnxruntime-tensorrt"; or "auto" to
+            choose by what is installed and what the machine can do.
         precision: "fp32", which is exact; or "fp16", "bf16" or "int8" (docs/precisions.md says what they are for and
             what they cost).
         threads: threads for the graphs; by default as many as this process may use.

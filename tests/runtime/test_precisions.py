@@ -32,7 +32,6 @@ CASES = [
     pytest.param("openvino", "bf16", marks=needs_bf16, id="openvino-bf16"),
     pytest.param("onnxruntime", "int8", id="onnxruntime-int8"),
     pytest.param("openvino", "int8", id="openvino-int8"),
-    pytest.param("openvino+onnxruntime", "int8", id="mixed-int8"),
 ]
 
 
@@ -122,9 +121,9 @@ def test_streams_share_a_batch(folder: Path, images: NDArray[np.uint8]) -> None:
 def test_auto_says_what_it_chose(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="rsicrc"):
         assert rsicrc.load(folder).backend.name == "onnxruntime"
-        assert rsicrc.load(folder, precision="int8").backend.name == "openvino+onnxruntime"
+        assert rsicrc.load(folder, precision="int8").backend.name == "openvino"
     assert "fp32, onnxruntime on cpu" in caplog.text
-    assert "int8, openvino+onnxruntime on cpu" in caplog.text
+    assert "int8, openvino on cpu" in caplog.text
 
 
 def test_auto_takes_what_is_installed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +136,7 @@ def test_auto_takes_what_is_installed(folder: Path, monkeypatch: pytest.MonkeyPa
     assert rsicrc.load(folder, precision="int8").backend.name == "openvino"
     assert rsicrc.load(folder).backend.name == "openvino"
     with pytest.raises(BackendError, match=r"^ONNX Runtime is not installed: `pip install 'rsicrc\[cpu\]'`$"):
-        rsicrc.load(folder, backend="openvino+onnxruntime")
+        rsicrc.load(folder, backend="onnxruntime")
 
 
 def test_what_cannot_be(folder: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,9 +146,8 @@ def test_what_cannot_be(folder: Path, model_folder: Path, monkeypatch: pytest.Mo
         rsicrc.load(model_folder, precision="int8")
     with pytest.raises(BackendError, match=r"no graphs in fp16, only in fp32: export it again .* --precision fp16`$"):
         rsicrc.load(model_folder, precision="fp16")
-    for name in ("openvino", "openvino+onnxruntime"):
-        with pytest.raises(BackendError, match="OpenVINO does not compute in fp16 on a CPU: choose the backend onnx"):
-            rsicrc.load(folder, backend=name, precision="fp16")
+    with pytest.raises(BackendError, match="OpenVINO does not compute in fp16 on a CPU: choose the backend onnx"):
+        rsicrc.load(folder, backend="openvino", precision="fp16")
     with pytest.raises(BackendError, match="ONNX Runtime does not compute in bf16 on a CPU"):
         rsicrc.load(folder, backend="onnxruntime", precision="bf16")
     monkeypatch.setattr(choosing, "has_bf16", lambda: False)

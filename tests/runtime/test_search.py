@@ -112,7 +112,7 @@ def test_memory_is_kept_for_the_next_batch(engine: Engine, pairs: Any) -> None:
 
 
 def test_state_regroups() -> None:
-    state = HostState(STATE, in_place=True)
+    state = HostState(STATE)
     state.begin({"B": 3, "K": 2, "P": 2}, {"scores": np.arange(6, dtype=np.float32).reshape(3, 2)})
     assert np.shares_memory(state.now["self_keys_0"], state.next["self_keys_0"])
     assert not np.shares_memory(state.now["scores"], state.next["scores"])

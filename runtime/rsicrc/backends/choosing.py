@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,11 +20,10 @@ logger = logging.getLogger("rsicrc")
 
 AUTO, CPU, CUDA = "auto", "cpu", "cuda"
 ONNX_RUNTIME, OPENVINO = "onnxruntime", "openvino"
-MIXED = f"{OPENVINO}+{ONNX_RUNTIME}"  # the first has the images, the second the words
 TENSORRT, ONNX_RUNTIME_TENSORRT = "tensorrt", "onnxruntime-tensorrt"
-ON_CPU = (ONNX_RUNTIME, OPENVINO, MIXED)
+ON_CPU = (ONNX_RUNTIME, OPENVINO)
 ON_CUDA = (TENSORRT, ONNX_RUNTIME, ONNX_RUNTIME_TENSORRT)
-BACKENDS = (ONNX_RUNTIME, OPENVINO, MIXED, TENSORRT, ONNX_RUNTIME_TENSORRT)
+BACKENDS = (ONNX_RUNTIME, OPENVINO, TENSORRT, ONNX_RUNTIME_TENSORRT)
 PRECISIONS = (EXACT, FP16, BF16, INT8)
 
 # What "auto" tries, best first.
@@ -33,7 +31,7 @@ _PREFERENCE = {
     EXACT: (ONNX_RUNTIME, OPENVINO),
     FP16: (ONNX_RUNTIME,),
     BF16: (OPENVINO,),
-    INT8: (MIXED, ONNX_RUNTIME, OPENVINO),
+    INT8: (OPENVINO, ONNX_RUNTIME),
 }
 _CUDA_PREFERENCE = (TENSORRT, ONNX_RUNTIME)
 _NEEDS = {ONNX_RUNTIME: ("ONNX Runtime", "cpu"), OPENVINO: ("OpenVINO", "openvino")}
@@ -165,21 +163,19 @@ def _open_on_cpu(folder: Path, manifest: Manifest, wanted: Wanted) -> tuple[Back
     if all(problems):
         raise BackendError(str(problems[0]))
     chosen = candidates[problems.index(None)]
-    if wanted.streams is not None and OPENVINO not in chosen:
+    if wanted.streams is not None and chosen != OPENVINO:
         raise ArgumentError("streams is a setting of OpenVINO: leave it out, or choose that backend")
     return _opened_on_cpu(chosen, folder, manifest, wanted), manifest
 
 
 def _problem(backend: str, precision: str) -> str | None:
     """Say why a backend cannot do a precision on this CPU, and what to do; None if it can."""
-    parts: Sequence[str] = backend.split("+")
-    for name in parts:
-        if importlib.util.find_spec(name) is None:
-            title, extra = _NEEDS[name]
-            return f"{title} is not installed: `pip install 'rsicrc[{extra}]'`"
-    if precision == FP16 and OPENVINO in parts:
+    if importlib.util.find_spec(backend) is None:
+        title, extra = _NEEDS[backend]
+        return f"{title} is not installed: `pip install 'rsicrc[{extra}]'`"
+    if precision == FP16 and backend == OPENVINO:
         return "OpenVINO does not compute in fp16 on a CPU: choose the backend onnxruntime, or bf16 or int8"
-    if precision == BF16 and ONNX_RUNTIME in parts:
+    if precision == BF16 and backend == ONNX_RUNTIME:
         return "ONNX Runtime does not compute in bf16 on a CPU: choose the backend openvino, or fp32 or int8"
     if precision == BF16 and not has_bf16():
         return "this processor has no instructions for bf16 (AVX-512 BF16 or AMX): choose fp32 or int8"
@@ -193,13 +189,7 @@ def _opened_on_cpu(name: str, folder: Path, manifest: Manifest, wanted: Wanted) 
         return OnnxRuntimeBackend(folder, manifest, wanted.threads)
     from rsicrc.backends.openvino import OpenVinoBackend
 
-    openvino = OpenVinoBackend(folder, manifest, wanted.threads, wanted.streams)
-    if name == OPENVINO:
-        return openvino
-    from rsicrc.backends.mixed import MixedBackend
-    from rsicrc.backends.onnxruntime import OnnxRuntimeBackend
-
-    return MixedBackend(openvino, OnnxRuntimeBackend(folder, manifest, wanted.threads, spinning=False))
+    return OpenVinoBackend(folder, manifest, wanted.threads, wanted.streams)
 
 
 def _try(backend: Backend) -> None:

@@ -31,19 +31,16 @@ class OnnxRuntimeBackend(HostBackend):
         folder: the model folder.
         manifest: its manifest, at the precision that is wanted.
         threads: threads for one graph; None for as many as this process may use.
-        spinning: whether threads without work wait by spinning, which makes the next operator begin sooner. Beside the
-            threads of another runtime they would take its cores.
     """
 
     name = "onnxruntime"
 
-    def __init__(self, folder: Path, manifest: Manifest, threads: int | None, *, spinning: bool = True) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, threads: int | None) -> None:
         self.threads = threads or available_cpus()
-        self._spinning = spinning
         self._folder = folder
         self._manifest = manifest
         self._sessions = OpenGraphs(self._open)
-        self._states = HostStates(in_place=True)
+        self._states = HostStates()
 
     def run(self, graph: str, feeds: Mapping[str, Any], outputs: Sequence[str] | None = None) -> dict[str, Any]:
         """Run a graph; see `rsicrc.backends.Backend`.
@@ -80,7 +77,6 @@ class OnnxRuntimeBackend(HostBackend):
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = ERRORS_ONLY
-        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self._spinning)))
         path = self._folder / self._manifest.graphs[graph].file
         try:
             return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rsicrc.backends import Array
 from rsicrc.backends.opening import OpenGraphs
-from rsicrc.backends.state import ROWS, HostBackend, HostLoop, HostState, HostStates, shape_of
+from rsicrc.backends.state import CACHES, NEXT, ROWS, HostBackend, HostLoop, HostState, HostStates, shape_of
 from rsicrc.errors import BackendError, ModelFolderError
 from rsicrc.files import cache_folder
 from rsicrc.machine import available_cpus, has_bf16
@@ -19,6 +19,7 @@ from rsicrc.manifest import EXACT, IMAGE_ENCODER, GraphSpec, Manifest
 
 # Pairs in one run of the image encoder. Its intermediate results for more than these do not stay in the caches.
 _PAIRS = 8
+_BLOCKWISE = 3  # axes of int8 weights with block-wise scales: outputs, blocks, weights
 
 
 class OpenVinoBackend(HostBackend):
@@ -46,7 +47,7 @@ class OpenVinoBackend(HostBackend):
         self._folder = folder
         self._manifest = manifest
         self._models = OpenGraphs(self._open)
-        self._states = HostStates(in_place=False)
+        self._states = HostStates()
 
     def run(self, graph: str, feeds: Mapping[str, Any], outputs: Sequence[str] | None = None) -> dict[str, Any]:
         """Run a graph; see `rsicrc.backends.Backend`.
@@ -112,13 +113,23 @@ class OpenVinoBackend(HostBackend):
             "CACHE_DIR": str(cache_folder(self._folder, f"openvino-{openvino.__version__}")),
         }
         try:
-            return openvino.Core().compile_model(path, "CPU", config)
+            core = openvino.Core()
+            model = core.read_model(path)
+            _give_words_apart(model)
+            if block := _weight_block(model):
+                # Products of int8 weights in int8: a row of activations gets a scale for each block of weights.
+                config["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = block
+            return core.compile_model(model, "CPU", config)
         except RuntimeError as error:
             raise ModelFolderError(f"{path}: OpenVINO cannot open this graph: {_first_line(error)}") from error
 
 
 class OpenVinoLoop(HostLoop):
-    """Two infer requests that take turns: what one writes, the other reads; see `rsicrc.backends.Loop`."""
+    """Two infer requests that take turns: what one writes, the other reads; see `rsicrc.backends.Loop`.
+
+    The graph only reads the caches. OpenVINO would copy a whole cache to write a step's words into it, and again to
+    give it out, so it gives the words (`_give_words_apart`), and they are written here.
+    """
 
     def __init__(
         self,
@@ -137,9 +148,26 @@ class OpenVinoLoop(HostLoop):
     def _rows(self, value: Any, rows: NDArray[np.int64]) -> Any:
         return _tensor(value.data[rows])
 
+    def step(self, position: int) -> None:
+        """Run the graph once; see `rsicrc.backends.Loop`."""
+        super().step(position)
+        for name, words in self._words.items():
+            beams = words.shape[2]
+            self._state.now[name][:, :, position * beams : (position + 1) * beams] = words
+
+    def _bind(self) -> None:
+        beams = self._state.axes["K"]
+        self._words = {
+            name: np.empty((*cache.shape[:2], beams, cache.shape[3]), cache.dtype)
+            for name, cache in self._state.now.items()
+            if name.startswith(CACHES)
+        }
+        super()._bind()
+
     def _bound(self, number: int, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Any:
         request = self._requests[number]
-        for name, value in {**inputs, **outputs}.items():
+        words = {NEXT + name: value for name, value in self._words.items()}
+        for name, value in {**inputs, **outputs, **words}.items():
             request.set_tensor(name, _tensor(value))
         return request
 
@@ -148,6 +176,26 @@ class OpenVinoLoop(HostLoop):
             turn.infer()
         except RuntimeError as error:
             raise BackendError(f"a step failed in OpenVINO: {_first_line(error)}") from error
+
+
+def _give_words_apart(model: Any) -> None:
+    """Let a graph give what it would write into a cache in place of the cache with it."""
+    for result in model.get_results():
+        cache = result.input_value(0)
+        writer = cache.get_node()
+        if writer.get_type_name() == "ScatterNDUpdate":
+            words, names = writer.input_value(2), cache.get_names()
+            cache.set_names(set())
+            words.add_names(names)
+            result.input(0).replace_source_output(words)
+
+
+def _weight_block(model: Any) -> int | None:
+    """How many int8 weights of one output share a scale: the least of a graph's `MatMulNBits`, None without any."""
+    import openvino
+
+    weights = [node for node in model.get_ops() if node.get_type_name() == "Constant" and len(node.shape) == _BLOCKWISE]
+    return min((node.shape[2] for node in weights if node.get_element_type() == openvino.Type.u8), default=None)
 
 
 def _tensor(value: Any) -> Any:

@@ -47,8 +47,8 @@ class HostBackend(ABC):
 class HostState:
     """Arrays for the state of a loop: what a step reads and what it writes, taking turns.
 
-    With `in_place`, the caches are one array for both: a graph only adds to them, so a runtime can write where it
-    reads. The memory is allocated for the largest axes seen so far and kept; smaller ones use its beginning.
+    The caches are one array for both: a step only adds to them. The memory is allocated for the largest axes seen so
+    far and kept; smaller ones use its beginning.
 
     Attributes:
         axes: sizes of the axes that vary.
@@ -56,8 +56,7 @@ class HostState:
         next: where it writes.
     """
 
-    def __init__(self, graph: GraphSpec, *, in_place: bool) -> None:
-        self._in_place = in_place
+    def __init__(self, graph: GraphSpec) -> None:
         self._specs = {name: spec for name, spec in graph.inputs.items() if NEXT + name in graph.outputs}
         self._caches: dict[str, Array] = {}
         self._sides: list[dict[str, Array]] = [{}, {}]
@@ -91,7 +90,7 @@ class HostState:
         self.now, self.next = ({name: self._view(name, side) for name in self._specs} for side in self._sides)
 
     def _view(self, name: str, side: dict[str, Array]) -> Array:
-        spec, memory = self._specs[name], self._caches if self._in_place and name.startswith(CACHES) else side
+        spec, memory = self._specs[name], self._caches if name.startswith(CACHES) else side
         shape = shape_of(spec, self.axes)
         size = math.prod(shape)
         if name not in memory or memory[name].size < size:
@@ -103,8 +102,7 @@ class HostState:
 class HostStates:
     """The states of a backend's loops: the memory of one that was closed serves the next one over the same graph."""
 
-    def __init__(self, *, in_place: bool) -> None:
-        self._in_place = in_place
+    def __init__(self) -> None:
         self._free: defaultdict[str, list[HostState]] = defaultdict(list)
 
     def begin(
@@ -112,7 +110,7 @@ class HostStates:
     ) -> tuple[HostState, Callable[[], None]]:
         """Return a state that has begun, and what gives it back."""
         free = self._free[name]
-        state = free.pop() if free else HostState(graph, in_place=self._in_place)
+        state = free.pop() if free else HostState(graph)
         state.begin(axes, first)
         return state, lambda: free.append(state)
 

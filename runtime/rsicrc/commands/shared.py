@@ -28,8 +28,7 @@ _ENGINE_OPTIONS = {
         "--backend",
         metavar="NAME",
         default="auto",
-        help="onnxruntime; on a CPU openvino, or both joined by +; on a GPU tensorrt, or onnxruntime-tensorrt. "
-        "[default: auto]",
+        help="onnxruntime; on a CPU openvino; on a GPU tensorrt, or onnxruntime-tensorrt. [default: auto]",
     ),
     "precision": click.option(
         "--precision",

@@ -100,6 +100,7 @@ class OpenVinoBackend : public Backend {
     try {
       const std::shared_ptr<ov::Model> model = core_.read_model(path.string());
       if (graph == Graph::kScorer) keep_only(*model, "log_probs");
+      if (graph == Graph::kDecoder) give_words_apart(*model);
       ov::AnyMap properties = {
           ov::inference_num_threads(static_cast<int>(threads_)),
           ov::num_streams(1),
@@ -112,6 +113,9 @@ class OpenVinoBackend : public Backend {
       // OpenVINO's fused attention was wrong for key lengths of 16 and more that vary (2026.4.1): only the image encoder
       // has none that do.
       if (graph != Graph::kImageEncoder) properties["SNIPPETS_MODE"] = "DISABLE";
+      // Products of int8 weights in int8: a row of activations gets a scale for each block of weights.
+      const std::size_t block = weight_block(*model);
+      if (block > 0) properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = std::to_string(block);
       return core_.compile_model(model, "CPU", properties);
     } catch (const std::bad_alloc&) {
       throw;
@@ -125,6 +129,33 @@ class OpenVinoBackend : public Backend {
     for (const auto& result : ov::ResultVector(model.get_results())) {
       if (result->input_value(0).get_names().count(output) == 0) model.remove_result(result);
     }
+  }
+
+  // Lets the decoder give what it would write into a cache in place of the cache with it. OpenVINO would copy a whole
+  // cache to write a step's words into it, and again to give it out.
+  static void give_words_apart(ov::Model& model) {
+    for (const auto& result : model.get_results()) {
+      ov::Output<ov::Node> cache = result->input_value(0);
+      const ov::Node& writer = *cache.get_node();
+      if (std::strcmp(writer.get_type_name(), "ScatterNDUpdate") != 0) continue;
+      ov::Output<ov::Node> words = writer.input_value(2);
+      const std::unordered_set<std::string> names = cache.get_names();
+      cache.set_names({});
+      words.add_names(names);
+      result->input(0).replace_source_output(words);
+    }
+  }
+
+  // How many int8 weights of one output share a scale: the least of a graph's MatMulNBits, 0 without any. Their weights
+  // are the only bytes with three axes: outputs, blocks, weights.
+  static std::size_t weight_block(const ov::Model& model) {
+    std::size_t least = 0;
+    for (const auto& node : model.get_ops()) {
+      if (std::strcmp(node->get_type_name(), "Constant") != 0 || node->get_element_type() != ov::element::u8) continue;
+      const ov::Shape& shape = node->get_shape();
+      if (shape.size() == 3 && (least == 0 || shape[2] < least)) least = shape[2];
+    }
+    return least;
   }
 
   // On x86, OpenVINO also names bfloat16 among its capabilities where it can only imitate it.
@@ -264,11 +295,9 @@ class OpenVinoSession : public Session {
     for (std::size_t i = 0; i < state_.size(); ++i) {
       // What an earlier search left in the caches is masked and need not go, unless it is no number: 0 * NaN is NaN.
       if (state_[i].is_cache && !dirty_) continue;
-      for (std::size_t side = 0; side < (state_[i].is_cache ? 2U : 1U); ++side) {
-        ov::Tensor& tensor = values_[side][i];
-        const std::size_t bytes = state_[i].is_cache ? capacity_[i] : tensor.get_byte_size();
-        write_first_value(state_[i], beams_, tensor.data(), bytes);
-      }
+      ov::Tensor& tensor = values_[0][i];
+      const std::size_t bytes = state_[i].is_cache ? capacity_[i] : tensor.get_byte_size();
+      write_first_value(state_[i], beams_, tensor.data(), bytes);
     }
     dirty_ = false;
   }
@@ -279,6 +308,7 @@ class OpenVinoSession : public Session {
     Runner& runner = *decoders_[newest_];
     runner.run();
     newest_ = 1 - newest_;
+    write_words(position);
     const std::size_t count = rows_ * beams_;
     const Step step{read<std::int64_t>(value(tokens_), ov::element::i64, count),
                     read<std::int64_t>(value(parents_), ov::element::i64, count),
@@ -354,16 +384,34 @@ class OpenVinoSession : public Session {
 
   const ov::Tensor& value(std::size_t index) const { return values_[newest_][index]; }
 
-  // Two requests used in turn: what one writes the other reads, so that no cache is copied.
+  // Writes the words of a step where they belong in the caches: [rows, heads, beams, width] into [rows, heads, P, width].
+  void write_words(std::size_t position) {
+    for (std::size_t i = 0; i < state_.size(); ++i) {
+      if (!state_[i].is_cache) continue;
+      const ov::Tensor& words = words_[i];
+      const std::size_t heads = words.get_shape()[0] * words.get_shape()[1];
+      const std::size_t bytes = words.get_byte_size() / heads;
+      const auto* const from = static_cast<const std::uint8_t*>(words.data());
+      auto* const into = static_cast<std::uint8_t*>(values_[newest_][i].data()) + position * bytes;
+      for (std::size_t head = 0; head < heads; ++head) {
+        std::memcpy(into + head * room_ * bytes, from + head * bytes, bytes);
+      }
+    }
+  }
+
+  // Two requests used in turn: what one writes the other reads. The caches are one for both: a graph only reads them.
   void make_search(std::size_t beams) {
     beams_ = 0;
     tokens_ = index_of("tokens"), parents_ = index_of("parents"), scores_ = index_of("scores");
     const GraphSpec& graph = manifest_.graph(Graph::kDecoder);
     // Room for the longest search; a shorter one uses its beginning.
     const Sizes sizes{pairs_, beams, beams * (manifest_.max_length - 1), 0, 0};
-    for (std::vector<ov::Tensor>& values : values_) {
-      values.clear();
-      for (const StateTensor& tensor : state_) values.push_back(make_tensor(tensor.spec, sizes));
+    const Sizes step{pairs_, beams, beams, 0, 0};
+    for (std::vector<ov::Tensor>* tensors : {&values_[0], &values_[1], &words_}) tensors->clear();
+    for (const StateTensor& tensor : state_) {
+      values_[0].push_back(make_tensor(tensor.spec, sizes));
+      values_[1].push_back(tensor.is_cache ? values_[0].back() : make_tensor(tensor.spec, sizes));
+      words_.push_back(tensor.is_cache ? make_tensor(tensor.spec, step) : ov::Tensor());
     }
     capacity_.clear();
     for (const ov::Tensor& tensor : values_[0]) capacity_.push_back(tensor.get_byte_size());
@@ -391,6 +439,9 @@ class OpenVinoSession : public Session {
     for (std::vector<ov::Tensor>& values : values_) {
       for (std::size_t i = 0; i < state_.size(); ++i) set_shape(values[i], state_[i].spec, sizes);
     }
+    for (std::size_t i = 0; i < state_.size(); ++i) {
+      if (state_[i].is_cache) set_shape(words_[i], state_[i].spec, {rows, beams_, beams_, 0, 0});
+    }
     for (auto& [name, tensor] : cross_) {
       set_shape(tensor, manifest_.graph(Graph::kImageEncoder).output(name), sizes);
     }
@@ -399,7 +450,7 @@ class OpenVinoSession : public Session {
       Runner& runner = *decoders_[turn];
       for (std::size_t i = 0; i < state_.size(); ++i) {
         runner.set(state_[i].name, values_[turn][i]);
-        runner.set(state_[i].next_name, values_[1 - turn][i]);
+        runner.set(state_[i].next_name, state_[i].is_cache ? words_[i] : values_[1 - turn][i]);
       }
       set_cross(runner);
     }
@@ -452,6 +503,7 @@ class OpenVinoSession : public Session {
   ov::Shape shape_;
   std::vector<std::size_t> capacity_;              // bytes of each of state_
   std::array<std::vector<ov::Tensor>, 2> values_;  // of state_; decoder i reads values_[i] and writes the other
+  std::vector<ov::Tensor> words_;                  // what a step adds to each cache; empty for the rest of state_
   std::size_t newest_ = 0;                         // which of the two holds the present state
   std::size_t tokens_ = 0, parents_ = 0, scores_ = 0;
   ov::Tensor length_penalty_, early_stopping_, max_length_, position_, unfinished_;

@@ -64,7 +64,11 @@ std::vector<StateTensor> search_state(const GraphSpec& decoder) {
   for (const TensorSpec& input : decoder.inputs) {
     const auto goes_on = [&](const TensorSpec& output) { return output.name == "next_" + input.name; };
     if (std::none_of(decoder.outputs.begin(), decoder.outputs.end(), goes_on)) continue;
-    state.push_back({input.name, "next_" + input.name, input, input.name.rfind("self_", 0) == 0});
+    const bool is_cache = input.name.rfind("self_", 0) == 0;
+    if (is_cache && (input.shape.size() != 4 || input.shape[2].name != "P")) {
+      fail(RSICRC_BAD_MODEL, decoder.file, ": ", input.name, " is no cache [B, heads, P, width]");
+    }
+    state.push_back({input.name, "next_" + input.name, input, is_cache});
   }
   // Whatever else a decoder keeps, the host reads these.
   for (const char* name : {"tokens", "parents", "finished_lengths", "finished_tokens", "finished_parents"}) {

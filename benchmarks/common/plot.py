@@ -54,8 +54,9 @@ def draw(results: Results, path: Path) -> None:
         panel.tick_params(labelsize=7)
     panels[0][0].set_yticks(range(len(names)), names, fontsize=8)
     panels[0][0].invert_yaxis()
-    legend = [Patch(color=colour, label=name) for name, colour in _COLOURS.items()]
-    panels[0][-1].legend(handles=legend, fontsize=7, loc="lower right")
+    used = {row.precision for row in everything}
+    legend = [Patch(color=colour, label=name) for name, colour in _COLOURS.items() if name in used]
+    panels[0][-1].legend(handles=legend, fontsize=7, loc="upper right")  # where those without a cache are short
     figure.suptitle(f"Captions a second (dotted: floor). {results.about['device']}", fontsize=9)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -345,7 +345,7 @@ def test_graphs_are_opened_when_needed(model_folder: Path, pairs: list[Any], tmp
     for name in ("image_encoder", "decoder", "scorer"):
         (folder / f"{name}.onnx").unlink()
     assert engine.embed_texts(["the road"]).shape == (1, 64)
-    with pytest.raises(ModelFolderError, match=r"image_encoder\.onnx: ONNX Runtime cannot open this graph"):
+    with pytest.raises(ModelFolderError, match=r"image_encoder\.onnx: OpenVINO cannot open this graph"):
         engine.caption(pairs)
 
 

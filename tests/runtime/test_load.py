@@ -111,7 +111,7 @@ def test_without_a_gpu(model_folder: Path, monkeypatch: pytest.MonkeyPatch, capl
     with caplog.at_level(logging.INFO, "rsicrc"):
         assert rsicrc.load(model_folder).backend.device == "cpu"
     (line,) = caplog.messages
-    assert "fp32, onnxruntime on cpu with" in line
+    assert "fp32, openvino on cpu with" in line
 
 
 def test_a_gpu_that_does_not_work_is_left_out(
@@ -128,7 +128,7 @@ def test_a_gpu_that_does_not_work_is_left_out(
     assert warning.startswith(
         f"no GPU is used: no backend for cuda: tensorrt: {reason}; onnxruntime: the onnxruntime th"
     )
-    assert "onnxruntime on cpu" in chosen
+    assert "openvino on cpu" in chosen
     with pytest.raises(BackendError, match=r"^no backend for cuda:0: tensorrt: .*; onnxruntime: .*`pip install"):
         rsicrc.load(model_folder, "cuda:0")
     with pytest.raises(BackendError, match=reason):
@@ -204,6 +204,6 @@ def test_container_quotas(files: dict[str, str], quota: float | None, tmp_path: 
 
 
 def test_a_graph_that_refuses_its_inputs(model_folder: Path) -> None:
-    backend = rsicrc.load(model_folder, threads=1).backend
+    backend = rsicrc.load(model_folder, backend="onnxruntime", threads=1).backend
     with pytest.raises(BackendError, match="graph 'text_encoder' failed in ONNX Runtime"):
         backend.run("text_encoder", {"input_ids": np.zeros((1, 3), np.float32)})

@@ -120,15 +120,16 @@ def test_streams_share_a_batch(folder: Path, images: NDArray[np.uint8]) -> None:
 
 def test_auto_says_what_it_chose(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="rsicrc"):
-        assert rsicrc.load(folder).backend.name == "onnxruntime"
-        assert rsicrc.load(folder, precision="int8").backend.name == "openvino"
-    assert "fp32, onnxruntime on cpu" in caplog.text
-    assert "int8, openvino on cpu" in caplog.text
+        assert rsicrc.load(folder).backend.name == "openvino"
+        assert rsicrc.load(folder, precision="fp16").backend.name == "onnxruntime"
+    assert "fp32, openvino on cpu" in caplog.text
+    assert "fp16, onnxruntime on cpu" in caplog.text
 
 
 def test_auto_takes_what_is_installed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     assert rsicrc.load(folder, precision="int8").backend.name == "onnxruntime"
+    assert rsicrc.load(folder).backend.name == "onnxruntime"
     with pytest.raises(BackendError, match=r"^OpenVINO is not installed: `pip install 'rsicrc\[openvino\]'`$"):
         rsicrc.load(folder, precision="bf16")
     monkeypatch.undo()
@@ -154,7 +155,7 @@ def test_what_cannot_be(folder: Path, model_folder: Path, monkeypatch: pytest.Mo
     with pytest.raises(BackendError, match="this processor has no instructions for bf16"):
         rsicrc.load(folder, precision="bf16")
     with pytest.raises(ArgumentError, match="streams is a setting of OpenVINO"):
-        rsicrc.load(folder, streams=2)
+        rsicrc.load(folder, backend="onnxruntime", streams=2)
     with pytest.raises(ArgumentError, match="streams must be at least 1, not 0"):
         rsicrc.load(folder, backend="openvino", streams=0)
 

@@ -28,7 +28,7 @@ PRECISIONS = (EXACT, FP16, BF16, INT8)
 
 # What "auto" tries, best first.
 _PREFERENCE = {
-    EXACT: (ONNX_RUNTIME, OPENVINO),
+    EXACT: (OPENVINO, ONNX_RUNTIME),
     FP16: (ONNX_RUNTIME,),
     BF16: (OPENVINO,),
     INT8: (OPENVINO, ONNX_RUNTIME),
@@ -161,7 +161,7 @@ def _open_on_cpu(folder: Path, manifest: Manifest, wanted: Wanted) -> tuple[Back
     candidates = _PREFERENCE[wanted.precision] if wanted.backend == AUTO else (wanted.backend,)
     problems = [_problem(name, wanted.precision) for name in candidates]
     if all(problems):
-        raise BackendError(str(problems[0]))
+        raise BackendError(str(problems[-1]))  # the last choice needs the least
     chosen = candidates[problems.index(None)]
     if wanted.streams is not None and chosen != OPENVINO:
         raise ArgumentError("streams is a setting of OpenVINO: leave it out, or choose that backend")

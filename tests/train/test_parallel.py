@@ -16,6 +16,32 @@ from rsicrc_train import checkpoint as checkpoints
 from rsicrc_train.recipes import Recipe
 
 FIGURES = ("loss", "captioning", "contrastive")
+EXAMPLE = Path(__file__).parents[2] / "examples" / "tiny.pt"
+# What `fit` does before an epoch with mining. The example model is trained: its neighbours do not hang on rounding.
+MINING = """
+import sys
+from pathlib import Path
+import torch
+from rsicrc.datasets import read_split
+from rsicrc.vocabulary import Vocabulary
+from rsicrc_train import checkpoint, parallel
+from rsicrc_train.batches import Batches
+from rsicrc_train.data import PairDataset
+from rsicrc_train.negatives import Alike
+from rsicrc_train.objective import Objective
+from rsicrc_train.recipes import Training
+
+example, data, devices, output = sys.argv[1:]
+fabric = parallel.launch("cpu", int(devices), 1, "32-true")
+saved = checkpoint.load(Path(example))
+vocabulary = Vocabulary.from_words(saved.vocabulary, saved.config.max_len)
+pairs = read_split(Path(data), "train")
+dataset = PairDataset(pairs, vocabulary, saved.config.preprocessing, 2)
+training = Training(batch_size=10, mined=3, workers=0, false_negatives="eliminate")
+objective = Objective(fabric, dataset, training, Alike())
+objective.mine(saved.build_model(), Batches(fabric, dataset, training), 0)
+parallel.lead(fabric, lambda: torch.save(objective.mined, output))
+"""
 
 
 def fit(data: Path, folder: Path, recipe: Recipe, *arguments: str) -> None:
@@ -71,3 +97,19 @@ def test_two_processes_train_as_one(scenes: Path, exact: Recipe, tmp_path: Path)
 
     fit(scenes, tmp_path / "two", exact, "--resume", "--devices", "2")  # has nothing left to do, and says so
     assert curve(tmp_path / "two") == two
+
+
+def test_two_processes_mine_as_one(scenes: Path, tmp_path: Path) -> None:
+    script = tmp_path / "mining.py"
+    script.write_text(MINING)
+    environment = {name: value for name, value in os.environ.items() if name not in ("WORLD_SIZE", "LOCAL_RANK")}
+    found = {}
+    for devices in (1, 2):
+        output = tmp_path / f"{devices}.pt"
+        command = [sys.executable, str(script), str(EXAMPLE), str(scenes), str(devices), str(output)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
+        assert done.returncode == 0, done.stderr
+        found[devices] = torch.load(output)
+    assert found[1].shape == (48, 3)
+    assert len(found[1].unique()) > 10  # not the same pairs for all
+    assert torch.equal(found[2], found[1])

@@ -1,7 +1,7 @@
 // cpp_overhead MODEL PAIRS BEAMS REPEAT [THREADS]: what the library takes beside the backend's own calls.
 //
 // Captions the same pairs through the library and by bare OpenVINO calls (image encoder, scorer, decoder step by step, with
-// buffers bound once), in turn in one process; prints the processor time of both, median and shortest, which other programs on
+// buffers bound once and the words written into the caches), in turn in one process; prints the processor time of both, median and shortest, which other programs on
 // the machine disturb less than the clock on the wall. All pairs are one pair, so
 // that none leaves the batch early, and no search is longer than the caches' first room: both sides do the same work.
 // The sentences that the scorer gets are as many, and as long, as those of the example model that mean no change.
@@ -60,7 +60,19 @@ class Bare {
         const std::size_t varying = shape.empty() ? pairs : shape.size() == 1 ? beams : places;
         shape.push_back(axis.is_static() ? static_cast<std::size_t>(axis.get_length()) : varying);
       }
-      ov::Tensor one(input.get_element_type(), shape), other(input.get_element_type(), shape);
+      ov::Tensor one(input.get_element_type(), shape);
+      if (name.rfind("self_", 0) == 0) {
+        shape[2] = beams;
+        const ov::Tensor words(input.get_element_type(), shape);
+        for (ov::InferRequest* request : {&first_, &second_}) {
+          request->set_tensor(name, one);
+          request->set_tensor("next_" + name, words);
+        }
+        std::memset(one.data(), 0, one.get_byte_size());
+        caches_.emplace_back(one, words);
+        continue;
+      }
+      ov::Tensor other(input.get_element_type(), shape);
       if (has_output(decoder_, "next_" + name)) {
         first_.set_tensor(name, one), second_.set_tensor("next_" + name, one);
         second_.set_tensor(name, other), first_.set_tensor("next_" + name, other);
@@ -108,6 +120,7 @@ class Bare {
     for (std::size_t step = 0; step < longest_ - 1; ++step, std::swap(now, next)) {
       *state_["position"].data<std::int64_t>() = static_cast<std::int64_t>(step);
       now->infer();
+      for (auto& [cache, words] : caches_) write_words(cache, words, step);
       if (*now->get_tensor("unfinished").data<std::int64_t>() == 0) return step + 1;
     }
     return longest_ - 1;
@@ -117,7 +130,14 @@ class Bare {
   ov::InferRequest open(const std::string& path, int threads, bool plain_attention) {
     const std::shared_ptr<ov::Model> model = core_.read_model(path);
     for (const auto& result : ov::ResultVector(model->get_results())) {
-      if (result->input_value(0).get_names().count("attention") != 0) model->remove_result(result);
+      ov::Output<ov::Node> value = result->input_value(0);
+      if (value.get_names().count("attention") != 0) model->remove_result(result);
+      if (std::strcmp(value.get_node()->get_type_name(), "ScatterNDUpdate") != 0) continue;
+      ov::Output<ov::Node> words = value.get_node()->input_value(2);
+      const std::unordered_set<std::string> names = value.get_names();
+      value.set_names({});
+      words.add_names(names);
+      result->input(0).replace_source_output(words);
     }
     ov::AnyMap properties = {ov::inference_num_threads(threads), ov::num_streams(1),
                              ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
@@ -125,6 +145,17 @@ class Bare {
     if (plain_attention) properties["SNIPPETS_MODE"] = "DISABLE";
     decoder_ = core_.compile_model(model, "CPU", properties);
     return decoder_.create_infer_request();
+  }
+
+  // A step's words [pairs, heads, beams, width] into their places of a cache [pairs, heads, places, width].
+  static void write_words(ov::Tensor& cache, const ov::Tensor& words, std::size_t step) {
+    const ov::Shape shape = words.get_shape();
+    const std::size_t heads = shape[0] * shape[1], bytes = words.get_byte_size() / heads;
+    const std::size_t row = cache.get_byte_size() / heads;
+    for (std::size_t head = 0; head < heads; ++head) {
+      std::memcpy(static_cast<std::uint8_t*>(cache.data()) + head * row + step * bytes,
+                  static_cast<const std::uint8_t*>(words.data()) + head * bytes, bytes);
+    }
   }
 
   static ov::Tensor rows_of(ov::Tensor whole, std::size_t first, std::size_t count) {
@@ -151,6 +182,7 @@ class Bare {
   ov::CompiledModel decoder_;  // the graph opened last
   ov::InferRequest image_, scorer_, first_, second_;
   std::map<std::string, ov::Tensor> state_;
+  std::vector<std::pair<ov::Tensor, ov::Tensor>> caches_;  // and what a step adds to each
 };
 
 double processor_milliseconds() {

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
 
@@ -158,6 +159,23 @@ def test_what_cannot_be(folder: Path, model_folder: Path, monkeypatch: pytest.Mo
         rsicrc.load(folder, backend="onnxruntime", streams=2)
     with pytest.raises(ArgumentError, match="streams must be at least 1, not 0"):
         rsicrc.load(folder, backend="openvino", streams=0)
+
+
+def test_openvino_takes_activations_in_the_blocks_of_int8_weights(folder: Path) -> None:
+    """In blocks of its own the products are slower and their results much the same: no other test would see it."""
+    backend = rsicrc.load(folder, backend="openvino", precision="int8", threads=1).backend
+    graphs = Manifest.load(folder).at("int8").graphs
+    for name in ("text_encoder", "decoder", "scorer"):
+        nodes = onnx.load(folder / graphs[name].file).graph.node
+        blocks = {
+            attribute.i
+            for node in nodes
+            if node.op_type == "MatMulNBits"
+            for attribute in node.attribute
+            if attribute.name == "block_size"
+        }
+        model = backend._models[name]  # type: ignore[attr-defined]
+        assert int(model.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE")) == min(blocks)
 
 
 def test_openvino_refuses_clearly(model_folder: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from rsicrc.backends.state import CACHES, NEXT, ROWS, HostBackend, HostLoop, Hos
 from rsicrc.errors import BackendError, ModelFolderError
 from rsicrc.files import cache_folder
 from rsicrc.machine import available_cpus, has_bf16
-from rsicrc.manifest import EXACT, IMAGE_ENCODER, GraphSpec, Manifest
+from rsicrc.manifest import DECODER, EXACT, IMAGE_ENCODER, INT8, GraphSpec, Manifest
 
 # Pairs in one run of the image encoder. Its intermediate results for more than these do not stay in the caches.
 _PAIRS = 8
@@ -114,6 +114,8 @@ class OpenVinoBackend(HostBackend):
         }
         try:
             core = openvino.Core()
+            if graph == IMAGE_ENCODER or (graph != DECODER and self._manifest.precision != INT8):
+                return core.compile_model(path, "CPU", config)  # of a kept one, the file is then not read again
             model = core.read_model(path)
             _give_words_apart(model)
             if block := _weight_block(model):

@@ -1,10 +1,11 @@
 // cpp_overhead MODEL PAIRS BEAMS REPEAT [THREADS]: what the library takes beside the backend's own calls.
 //
-// Captions the same pairs through the library and by bare OpenVINO calls (image encoder, scorer, decoder step by step, with
-// buffers bound once and the words written into the caches), in turn in one process; prints the processor time of both, median and shortest, which other programs on
-// the machine disturb less than the clock on the wall. All pairs are one pair, so
-// that none leaves the batch early, and no search is longer than the caches' first room: both sides do the same work.
-// The sentences that the scorer gets are as many, and as long, as those of the example model that mean no change.
+// Captions the same pairs through the library and by bare OpenVINO calls (image encoder, scorer, decoder step by step,
+// with buffers bound once and the words written into the caches), in turn in one process; prints the processor time of
+// both, median and shortest, which other programs on the machine disturb less than the clock on the wall. All pairs are
+// one pair, so that none leaves the batch early, and no search is longer than the caches' first room: both sides do the
+// same work. The sentences that the scorer gets are as many, and as long, as those of the example model that mean no
+// change.
 #include <algorithm>
 #include <cstdint>
 #include <cstring>

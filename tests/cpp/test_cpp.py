@@ -7,6 +7,7 @@ import json
 import random
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -359,3 +360,22 @@ def test_damaged_folders_are_refused(library: c.CDLL, model_folder: Path, tmp_pa
 
 def test_several_contexts_give_what_one_gives(gcc_build: Build, model_folder: Path) -> None:
     run(gcc_build.program("stress"), model_folder)
+
+
+def test_a_signal_after_closing_finds_its_handler(gcc_build: Build, model_folder: Path) -> None:
+    """Where handlers run is changed by the first model, and must not be changed back by whichever is closed last."""
+    code = """
+import os, signal, sys
+from pathlib import Path
+from tests.cpp.binding import Engine, open_library
+signal.signal(signal.SIGUSR1, lambda *_: print("handled", flush=True))
+library = open_library(Path(sys.argv[1]))
+engines = [Engine(library, Path(sys.argv[2])) for _ in range(2)]
+for engine in engines:
+    engine.embed_texts(["the road"])
+for engine in engines:
+    engine.close()
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+    done = run(sys.executable, "-c", code, gcc_build.library, model_folder, env={"PYTHONPATH": str(ROOT)})
+    assert done.stdout == "handled\n"

@@ -203,6 +203,24 @@ def test_compiled_graphs_are_kept(model_folder: Path, tmp_path: Path, monkeypatc
     assert cache_folder(copy, "name") == tmp_path / "cache" / "rsicrc" / "name"
 
 
+def test_a_signal_after_openvino_finds_its_handler(model_folder: Path) -> None:
+    """Where handlers run is changed by OpenVINO's first engine, and was changed back wrongly at the end of the last."""
+    code = """
+import gc, os, signal, sys, rsicrc
+signal.signal(signal.SIGUSR1, lambda *_: print("handled", flush=True))
+engines = [rsicrc.load(sys.argv[1], backend="openvino", threads=1) for _ in range(2)]
+for engine in engines:
+    engine.embed_texts(["the road"])
+del engine
+while engines:
+    engines.pop(0)
+    gc.collect()
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+    done = subprocess.run([sys.executable, "-c", code, model_folder], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (0, "handled\n")
+
+
 def test_the_manifest_knows_the_variant(folder: Path) -> None:
     manifest = Manifest.load(folder)
     assert manifest.precisions == ("fp32", "fp16", "bf16", "int8", "int8-fp16")

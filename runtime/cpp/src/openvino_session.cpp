@@ -73,6 +73,14 @@ constexpr std::size_t kPairs = 8;
 // Steps that the caches have room for at first, and grow by: a step reads all of them, and most captions are short.
 constexpr std::size_t kRoom = 16;
 
+// The one core of the process, never destroyed. A core's CPU plugin gives the thread that makes it another stack for
+// signal handlers and takes it away at its end. Of several that do not end in the reverse order, or that end in another
+// thread, a stack stays set that is no longer there, and the next signal with a handler kills the process (2026.4.1).
+ov::Core& core() {
+  static ov::Core* const only = new ov::Core;
+  return *only;
+}
+
 class OpenVinoBackend : public Backend {
  public:
   OpenVinoBackend(std::filesystem::path folder, const Manifest& manifest, std::size_t threads)
@@ -98,7 +106,7 @@ class OpenVinoBackend : public Backend {
   ov::CompiledModel compile(Graph graph) {
     const std::filesystem::path path = folder_ / manifest_.graph(graph).file;
     try {
-      const std::shared_ptr<ov::Model> model = core_.read_model(path.string());
+      const std::shared_ptr<ov::Model> model = core().read_model(path.string());
       if (graph == Graph::kScorer) keep_only(*model, "log_probs");
       if (graph == Graph::kDecoder) give_words_apart(*model);
       ov::AnyMap properties = {
@@ -116,7 +124,7 @@ class OpenVinoBackend : public Backend {
       // Products of int8 weights in int8: a row of activations gets a scale for each block of weights.
       const std::size_t block = weight_block(*model);
       if (block > 0) properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = std::to_string(block);
-      return core_.compile_model(model, "CPU", properties);
+      return core().compile_model(model, "CPU", properties);
     } catch (const std::bad_alloc&) {
       throw;
     } catch (const std::exception& error) {
@@ -163,12 +171,11 @@ class OpenVinoBackend : public Backend {
 #ifdef __x86_64__
     return __builtin_cpu_supports("avx512bf16") != 0;
 #else
-    const auto able = core_.get_property("CPU", ov::device::capabilities);
+    const auto able = core().get_property("CPU", ov::device::capabilities);
     return std::find(able.begin(), able.end(), ov::device::capability::BF16) != able.end();
 #endif
   }
 
-  ov::Core core_;
   std::filesystem::path folder_;
   const Manifest& manifest_;
   std::size_t threads_;

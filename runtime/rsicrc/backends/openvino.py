@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino
 from numpy.typing import NDArray
 
 from rsicrc.backends import Array
@@ -19,6 +20,11 @@ from rsicrc.manifest import DECODER, EXACT, IMAGE_ENCODER, INT8, GraphSpec, Mani
 
 # Pairs in one run of the image encoder. Its intermediate results for more than these do not stay in the caches.
 _PAIRS = 8
+# The one core of the process. A core's CPU plugin gives the thread that makes it another stack for signal handlers and
+# takes it away at its end. Of several that do not end in the reverse order, or that end in another thread, a stack is
+# left set that is no longer there, and the next signal with a handler (a Ctrl-C, the end of a child) kills the process
+# (OpenVINO 2026.4.1).
+_CORE = openvino.Core()
 _BLOCKWISE = 3  # axes of int8 weights with block-wise scales: outputs, blocks, weights
 
 
@@ -102,8 +108,6 @@ class OpenVinoBackend(HostBackend):
         return results
 
     def _open(self, graph: str) -> Any:
-        import openvino
-
         path = self._folder / self._manifest.graphs[graph].file
         config: dict[str, Any] = {
             "INFERENCE_NUM_THREADS": self.threads,
@@ -113,15 +117,14 @@ class OpenVinoBackend(HostBackend):
             "CACHE_DIR": str(cache_folder(self._folder, f"openvino-{openvino.__version__}")),
         }
         try:
-            core = openvino.Core()
             if graph == IMAGE_ENCODER or (graph != DECODER and self._manifest.precision != INT8):
-                return core.compile_model(path, "CPU", config)  # of a kept one, the file is then not read again
-            model = core.read_model(path)
+                return _CORE.compile_model(path, "CPU", config)  # of a kept one, the file is then not read again
+            model = _CORE.read_model(path)
             _give_words_apart(model)
             if block := _weight_block(model):
                 # Products of int8 weights in int8: a row of activations gets a scale for each block of weights.
                 config["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = block
-            return core.compile_model(model, "CPU", config)
+            return _CORE.compile_model(model, "CPU", config)
         except RuntimeError as error:
             raise ModelFolderError(f"{path}: OpenVINO cannot open this graph: {_first_line(error)}") from error
 
@@ -194,16 +197,12 @@ def _give_words_apart(model: Any) -> None:
 
 def _weight_block(model: Any) -> int | None:
     """How many int8 weights of one output share a scale: the least of a graph's `MatMulNBits`, None without any."""
-    import openvino
-
     weights = [node for node in model.get_ops() if node.get_type_name() == "Constant" and len(node.shape) == _BLOCKWISE]
     return min((node.shape[2] for node in weights if node.get_element_type() == openvino.Type.u8), default=None)
 
 
 def _tensor(value: Any) -> Any:
     """Return an array as a tensor, over the same memory where it may be written; what is one already stays as it is."""
-    import openvino
-
     if not isinstance(value, np.ndarray):
         return value
     return openvino.Tensor(np.asarray(value, order="C"), shared_memory=value.flags.writeable)

@@ -9,12 +9,14 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from rsicrc.errors import ModelFolderError, ModelNotFoundError
 from rsicrc.files import replacing
+from rsicrc.machine import available_cpus
 from rsicrc.preprocessing import Preprocessing
 from rsicrc.vocabulary import SPECIAL_IDS
 
@@ -211,8 +213,9 @@ class Manifest:
                 f"{folder}: no such model folder. Make one with `rsicrc-export ckpt.pt -o {folder}`, or name another"
             )
         manifest = cls.from_json(_read(folder / MANIFEST_FILE), folder / MANIFEST_FILE)
-        for name, record in manifest.files.items():
-            _check_file(folder / name, record, verify)
+        with ThreadPoolExecutor(available_cpus()) as threads:  # they hash at once
+            for _ in threads.map(lambda name: _check_file(folder / name, manifest.files[name], verify), manifest.files):
+                pass
         return manifest
 
     @classmethod

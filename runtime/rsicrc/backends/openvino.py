@@ -109,18 +109,21 @@ class OpenVinoBackend(HostBackend):
 
     def _open(self, graph: str) -> Any:
         path = self._folder / self._manifest.graphs[graph].file
+        int8_words = self._manifest.precision == INT8 and graph != IMAGE_ENCODER
+        exact = self._manifest.precision == EXACT
         config: dict[str, Any] = {
             "INFERENCE_NUM_THREADS": self.threads,
             "NUM_STREAMS": self._streams if graph == IMAGE_ENCODER else 1,
-            # Left to itself it takes bf16 wherever the chip can.
-            "INFERENCE_PRECISION_HINT": "f32" if self._manifest.precision == EXACT or not has_bf16() else "bf16",
+            # Left to itself it takes bf16 wherever the chip can; beside products of int8 weights that is no quicker.
+            "INFERENCE_PRECISION_HINT": "f32" if exact or int8_words or not has_bf16() else "bf16",
             "CACHE_DIR": str(cache_folder(self._folder, f"openvino-{openvino.__version__}")),
         }
         try:
-            if graph == IMAGE_ENCODER or (graph != DECODER and self._manifest.precision != INT8):
+            if graph != DECODER and not int8_words:
                 return _CORE.compile_model(path, "CPU", config)  # of a kept one, the file is then not read again
             model = _CORE.read_model(path)
-            _give_words_apart(model)
+            if graph == DECODER:
+                _give_words_apart(model)
             if block := _weight_block(model):
                 # Products of int8 weights in int8: a row of activations gets a scale for each block of weights.
                 config["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = block

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from rsicrc import ArgumentError, BackendError, ModelFolderError
 from rsicrc.backends import choosing
 from rsicrc.files import cache_folder
 from rsicrc.machine import has_bf16
-from rsicrc.manifest import EXACT, Manifest
+from rsicrc.manifest import EXACT, Manifest, sha256_file
 from rsicrc_train.synth import make_pair
 from tests.runtime.conftest import Command
 
@@ -201,6 +202,28 @@ def test_compiled_graphs_are_kept(model_folder: Path, tmp_path: Path, monkeypatc
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("os.access", lambda path, mode: False)
     assert cache_folder(copy, "name") == tmp_path / "cache" / "rsicrc" / "name"
+
+
+def test_a_kept_graph_is_not_taken_for_another(model_folder: Path, tmp_path: Path) -> None:
+    """Of the same path, size and time: as where an image of a machine sets all times to one."""
+    copy = shutil.copytree(model_folder, tmp_path / "model", ignore=shutil.ignore_patterns("engines"))
+    first = rsicrc.load(copy, backend="openvino", threads=1).embed_texts(["the road"])
+    path = copy / "text_encoder.onnx"
+    before = path.stat()
+    graph = onnx.load(path)
+    for weights in graph.graph.initializer:
+        if weights.data_type == onnx.TensorProto.FLOAT and len(weights.dims) == 2:
+            weights.raw_data = onnx.numpy_helper.to_array(weights)[::-1].tobytes()
+    onnx.save(graph, path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    manifest = Manifest.load(copy, verify=False)
+    record = replace(manifest.files[path.name], sha256=sha256_file(path))
+    replace(manifest, files={**manifest.files, path.name: record}).write(copy)
+    other = rsicrc.load(copy, backend="openvino", threads=1).embed_texts(["the road"])
+    exact = rsicrc.load(copy, backend="onnxruntime", threads=1).embed_texts(["the road"])
+    assert not np.allclose(other, first, atol=1e-3)
+    np.testing.assert_allclose(other, exact, atol=1e-5)
 
 
 def test_a_signal_after_openvino_finds_its_handler(model_folder: Path) -> None:

@@ -108,7 +108,8 @@ class OpenVinoBackend(HostBackend):
         return results
 
     def _open(self, graph: str) -> Any:
-        path = self._folder / self._manifest.graphs[graph].file
+        file = self._manifest.graphs[graph].file
+        path = self._folder / file
         int8_words = self._manifest.precision == INT8 and graph != IMAGE_ENCODER
         exact = self._manifest.precision == EXACT
         config: dict[str, Any] = {
@@ -116,7 +117,10 @@ class OpenVinoBackend(HostBackend):
             "NUM_STREAMS": self._streams if graph == IMAGE_ENCODER else 1,
             # Left to itself it takes bf16 wherever the chip can; beside products of int8 weights that is no quicker.
             "INFERENCE_PRECISION_HINT": "f32" if exact or int8_words or not has_bf16() else "bf16",
-            "CACHE_DIR": str(cache_folder(self._folder, f"openvino-{openvino.__version__}")),
+            # By itself it knows a file by its path, size and time, which another model may have had.
+            "CACHE_DIR": str(
+                cache_folder(self._folder, f"openvino-{openvino.__version__}-{self._manifest.files[file].sha256[:16]}")
+            ),
         }
         try:
             if graph != DECODER and not int8_words:

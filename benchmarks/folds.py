@@ -23,11 +23,11 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from rsicrc_export import fold
+from rsicrc_export.decoder_layers import ProjectionGraph, mix, split_heads
 from rsicrc_export.image_graph import MergeGraph, PoolGraph, ProductGraph, ResidualGraph
-from rsicrc_export.word_layers import ProjectionGraph, mix, split_heads
 from rsicrc_train.config import ModelConfig
 from rsicrc_train.model import AttentionPool, ResidualBlock
-from rsicrc_train.trunks import Trunk, normalise
+from rsicrc_train.trunks import Trunk, normalize
 
 CONFIG = ModelConfig()
 D, HEADS, EDGE, WORDS, VOCABULARY = CONFIG.d_model, CONFIG.num_heads, CONFIG.image_trunk.map_size, 10, 468
@@ -88,7 +88,7 @@ def image_folds(pairs: int) -> Iterator[Comparison]:
     trunk = Trunk(CONFIG.image_trunk).eval()
     images = torch.randint(0, 256, (pairs, 2, 224, 224, 3), dtype=torch.uint8)
     mean, std = (torch.tensor(numbers) for numbers in (CONFIG.preprocessing.mean, CONFIG.preprocessing.std))
-    dates = [normalise(images[:, date], mean, std) for date in (0, 1)]
+    dates = [normalize(images[:, date], mean, std) for date in (0, 1)]
     stacked = torch.cat(dates)
     same = size(trunk)
     yield Comparison(
@@ -109,7 +109,7 @@ def image_folds(pairs: int) -> Iterator[Comparison]:
     flat = images.flatten(0, 1)
     yield Comparison(
         "2 pixels' scale into the first convolution",
-        lambda: first(normalise(flat, mean, std)), lambda: scaled(fold.stack_dates(images.float()) - shift),
+        lambda: first(normalize(flat, mean, std)), lambda: scaled(fold.stack_dates(images.float()) - shift),
         (size(first) + 6, size(scaled) + 3),
     )  # fmt: skip
 

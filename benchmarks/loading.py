@@ -23,8 +23,8 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-from rsicrc.datasets import read_split
-from rsicrc.vocabulary import Vocabulary
+from rsicrc.datasets.registry import read_split
+from rsicrc.text.vocabulary import Vocabulary
 from rsicrc_train.augment import Augmentation
 from rsicrc_train.data import Batch, PairDataset, build_words, collate
 from rsicrc_train.losses import caption_loss
@@ -106,16 +106,16 @@ class _Step:
 
     def __init__(self, recipe: Recipe, words: int) -> None:
         self.model = RSICRC(recipe.model, words).train()
-        self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=1e-4)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4)
         self.mixed = recipe.training.precision == "bf16-mixed"
 
     def __call__(self, batch: Batch) -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=self.mixed):
             image, text, logits = self.model(batch.images, batch.ids)
             loss = caption_loss(logits, batch.ids) + image.embedding.square().mean() + text.embedding.square().mean()
-        self.optimiser.zero_grad()
+        self.optimizer.zero_grad()
         loss.backward()
-        self.optimiser.step()
+        self.optimizer.step()
 
 
 def _batches(dataset: PairDataset, recipe: Recipe, workers: int) -> Iterator[Batch]:

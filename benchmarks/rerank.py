@@ -30,12 +30,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 import rsicrc
+from rsicrc.datasets.levir_cc import read_levir
 from rsicrc.engine import Engine
-from rsicrc.index.ranking import LOG_PROB_WEIGHT, rank_scores
-from rsicrc.levir import read_levir
+from rsicrc.index.rerank import LOG_PROB_WEIGHT, rank_scores
+from rsicrc.inputs.prefetch import read_batches
 from rsicrc.manifest import IMAGE_ENCODER, SCORER
-from rsicrc.reading import read_batches
-from rsicrc.sentences import pad
+from rsicrc.text.encoding import pad
 
 Matrix = NDArray[np.float64]
 WEIGHTS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 2.0, 5.0, 1000.0)
@@ -196,8 +196,8 @@ def combinations(scores: Scores, cosine: Matrix) -> dict[str, tuple[Matrix, Matr
 
 def standard(values: Matrix) -> Matrix:
     """Return each query's values with mean 0 and spread 1; NaN stays."""
-    centred = values - np.nanmean(values, axis=1, keepdims=True)
-    return np.asarray(centred / np.nanstd(values, axis=1, keepdims=True))
+    centered = values - np.nanmean(values, axis=1, keepdims=True)
+    return np.asarray(centered / np.nanstd(values, axis=1, keepdims=True))
 
 
 def places_of(values: Matrix) -> Matrix:

@@ -27,13 +27,13 @@ from numpy.typing import NDArray
 
 import rsicrc
 from rsicrc.engine import Engine
+from rsicrc.index.exact_search import Vectors
 from rsicrc.index.hits import Hits
 from rsicrc.index.index import Index, identity_of
-from rsicrc.index.nearest import Vectors
 from rsicrc.index.source import read_source
 from rsicrc.index.store import Store
+from rsicrc.inputs.prefetch import read_batches
 from rsicrc.manifest import IMAGE_ENCODER
-from rsicrc.reading import read_batches
 
 Vector = NDArray[np.float32]
 Find = Callable[[Vector], NDArray[np.int64] | Hits]
@@ -178,7 +178,7 @@ def clusters(size: int, queries: int, width: int) -> tuple[Vector, Vector]:
     """
     generator = np.random.default_rng(0)
     axes = np.linalg.qr(generator.standard_normal((width, width)))[0] * np.exp(-np.arange(width) / 8)[:, np.newaxis]
-    centres = generator.standard_normal((KINDS, width)) + 0.2 * generator.standard_normal(width)
+    centers = generator.standard_normal((KINDS, width)) + 0.2 * generator.standard_normal(width)
     shares = 1 / np.arange(1, KINDS)
     kinds = generator.choice(np.arange(1, KINDS), size, p=shares / shares.sum())
     kinds[generator.random(size) < 0.5] = 0
@@ -187,9 +187,9 @@ def clusters(size: int, queries: int, width: int) -> tuple[Vector, Vector]:
         part = kinds[begin : begin + PART]
         spread = np.where(part == 0, 0.25, 0.5)[:, np.newaxis]
         vectors[begin : begin + PART] = unit(
-            (centres[part] + spread * generator.standard_normal((len(part), width))) @ axes
+            (centers[part] + spread * generator.standard_normal((len(part), width))) @ axes
         )
-    texts = centres[generator.choice(np.arange(1, KINDS), queries)]
+    texts = centers[generator.choice(np.arange(1, KINDS), queries)]
     return vectors, unit((texts + 0.7 * generator.standard_normal(texts.shape)) @ axes)
 
 

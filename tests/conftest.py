@@ -21,7 +21,7 @@ def checkpoint_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def model_folder(checkpoint_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small random model as an exported folder. Read it; to change it, copy it first."""
-    from rsicrc_export.folder import export_checkpoint
+    from rsicrc_export.model_folder import export_checkpoint
 
     folder = tmp_path_factory.mktemp("exported") / "model"
     export_checkpoint(checkpoint_file, folder)
@@ -50,7 +50,7 @@ def calibration_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def variants_folder(calibration_table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The trained example model as an exported folder, in all precisions: random weights say nothing about them."""
-    from rsicrc_export.folder import export_checkpoint
+    from rsicrc_export.model_folder import export_checkpoint
 
     folder = tmp_path_factory.mktemp("variants") / "model"
     export_checkpoint(EXAMPLE, folder, precisions=["fp16", "bf16", "int8"], calibration=calibration_table)

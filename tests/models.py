@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rsicrc.vocabulary import END, SPECIAL_WORDS
+from rsicrc.text.vocabulary import END, SPECIAL_WORDS
 from rsicrc_train import checkpoint
 from rsicrc_train.checkpoint import Checkpoint
 from rsicrc_train.config import ModelConfig, TrunkConfig
@@ -54,7 +54,7 @@ def random_checkpoint(seed: int, config: ModelConfig = SMALL, vocabulary: tuple[
     common = torch.nn.functional.normalize(states.mean(dim=0), dim=0)
     rows -= torch.outer(rows @ common, common)
     if not config.tie_embeddings:
-        rows /= states.std()  # without a last normalisation (`prenorm`) the logits would be in the hundreds
+        rows /= states.std()  # without a last normalization (`prenorm`) the logits would be in the hundreds
     rows[END] *= END_GAIN
     return Checkpoint(config, vocabulary, NO_CHANGE, {name: tensor.clone() for name, tensor in tensors.items()})
 
@@ -100,7 +100,7 @@ def _fill(name: str, tensor: torch.Tensor, seed: int) -> torch.Tensor:
         return 1.0 + 0.2 * normal.abs()
     if name.endswith(("running_mean", "bias")):
         return 0.05 * normal
-    if tensor.ndim == 1:  # the scale of a normalisation layer
+    if tensor.ndim == 1:  # the scale of a normalization layer
         return 1.0 + 0.1 * normal
     if name.endswith(("embedding.weight", "output.weight", "pool.query", "positions")):
         return normal

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rsicrc.vocabulary import SPECIAL_WORDS
+from rsicrc.text.vocabulary import SPECIAL_WORDS
 from rsicrc_train.checkpoint import Checkpoint
 from rsicrc_train.published import load_published, published_names
 

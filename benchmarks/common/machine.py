@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from common import card
-from rsicrc.machine import cpu_fields, cpu_flags
+from rsicrc.cpu import cpu_fields, cpu_flags
 
 SIZES = (1536, 3072)  # edges of the square matrices; the larger one is well beyond the caches
 _REPEATS = 6
@@ -157,7 +157,7 @@ def _openvino(threads: int) -> Iterator[tuple[str, int, Job]]:
     for precision, name in (("fp32", "f32"), ("bf16", "bf16"), ("int8", "f32")):
         x = ops.parameter([size, size], openvino.Type.f32)
         a, b = x, ops.constant(weight)
-        if precision == "int8":  # the plugin turns quantised operands into an integer product
+        if precision == "int8":  # the plugin turns quantized operands into an integer product
             low, high = ops.constant(np.float32(-4)), ops.constant(np.float32(4))
             a = ops.fake_quantize(x, low, high, low, high, 256)
             b = ops.fake_quantize(b, low, high, low, high, 255)

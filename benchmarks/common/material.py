@@ -24,11 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common import card
+from rsicrc.datasets.levir_cc import CaptionedPair, read_levir
 from rsicrc.errors import RsicrcError
-from rsicrc.levir import CaptionedPair, read_levir
+from rsicrc.inputs.prefetch import prepare_pair
 from rsicrc.manifest import MANIFEST_FILE, Manifest
-from rsicrc.reading import prepare_pair
-from rsicrc.vocabulary import END, SPECIAL_WORDS
+from rsicrc.text.vocabulary import END, SPECIAL_WORDS
 
 if TYPE_CHECKING:
     from rsicrc_train.checkpoint import Checkpoint
@@ -177,7 +177,7 @@ def make_folder(source: Path, target: Path, variants: Sequence[str]) -> None:
     """Export a checkpoint with `rsicrc-export`.
 
     A precision that cannot be made is left out, with a line that says why: random weights may not survive int8, and
-    what quantises may not be installed, but the others are worth measuring all the same.
+    what quantizes may not be installed, but the others are worth measuring all the same.
     """
     import click
 
@@ -203,7 +203,7 @@ def make_folder(source: Path, target: Path, variants: Sequence[str]) -> None:
 def random_checkpoint() -> Checkpoint:
     """The published size with weights from a seed, whose captions never end: the same for every contestant.
 
-    The last normalisation is made to give one channel the same value whatever comes in, and in the tied table that
+    The last normalization is made to give one channel the same value whatever comes in, and in the tied table that
     channel holds 0 for every word and a negative number for END. So END's logit is far below all others in any
     arithmetic, and nothing else of the model knows.
     """

@@ -17,7 +17,7 @@ from common.machine import device_name, slug
 from common.plot import draw
 from common.rounds import ROOM, Plan, Results, run, run_module
 from common.worker import CAPTION, ENCODER, FILES, HELD_OUT, IMAGES, STEP, TEXTS, Cell, pairs_of
-from rsicrc.machine import available_cpus
+from rsicrc.cpu import available_cpus
 
 TASKS = (CAPTION, IMAGES, TEXTS, FILES)
 GRAPHS = (ENCODER, STEP)

@@ -8,7 +8,7 @@ from common.rounds import Results
 from common.summary import CAPTION, rows
 from common.worker import Cell
 
-_COLOURS = {"fp32": "#4c72b0", "fp16": "#8172b3", "bf16": "#dd8452", "int8": "#55a868"}
+_COLORS = {"fp32": "#4c72b0", "fp16": "#8172b3", "bf16": "#dd8452", "int8": "#55a868"}
 
 
 def draw(results: Results, path: Path) -> None:
@@ -41,7 +41,7 @@ def draw(results: Results, path: Path) -> None:
         shown = [row for row in everything if row.cell == cell or row.contestant in alone]
         for row in shown:
             place = names.index(row.contestant)
-            panel.barh(place, row.rate, color=_COLOURS.get(row.precision, "grey"), height=0.7)
+            panel.barh(place, row.rate, color=_COLORS.get(row.precision, "gray"), height=0.7)
             ends = [[row.rate - row.items / max(row.rounds)], [row.items / min(row.rounds) - row.rate]]
             panel.errorbar(row.rate, place, xerr=ends, color="black", linewidth=1, capsize=2)
             panel.text(row.rate, place, f"  {row.rate:.3g}", va="center", fontsize=7)
@@ -55,7 +55,7 @@ def draw(results: Results, path: Path) -> None:
     panels[0][0].set_yticks(range(len(names)), names, fontsize=8)
     panels[0][0].invert_yaxis()
     used = {row.precision for row in everything}
-    legend = [Patch(color=colour, label=name) for name, colour in _COLOURS.items() if name in used]
+    legend = [Patch(color=color, label=name) for name, color in _COLORS.items() if name in used]
     panels[0][-1].legend(handles=legend, fontsize=7, loc="upper right")  # where those without a cache are short
     figure.suptitle(f"Captions a second (dotted: floor). {results.about['device']}", fontsize=9)
     figure.tight_layout()

@@ -12,7 +12,7 @@ from rsicrc.manifest import EXACT, INT8, ON_GPU, Manifest
 ONNX_RUNTIME, ONNX_RUNTIME_TENSORRT, TENSORRT, OPENVINO = "onnxruntime", "onnxruntime-tensorrt", "tensorrt", "openvino"
 BACKENDS = (ONNX_RUNTIME, ONNX_RUNTIME_TENSORRT, TENSORRT)
 _NVINFER = "libnvinfer.so.10"  # what ONNX Runtime's TensorRT provider is linked with
-_RTX_LACKS = (9, 10)  # major compute capabilities of data-centre GPUs
+_RTX_LACKS = (9, 10)  # major compute capabilities of data-center GPUs
 
 
 def backends(device: str) -> dict[str, str]:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rsicrc.levir import CaptionedPair
-from rsicrc.metrics.captioning import PERIOD_FREE, caption_metrics
-from rsicrc.metrics.retrieval import published_retrieval, relevance
+from rsicrc.datasets.levir_cc import CaptionedPair
+from rsicrc.evaluation.metrics.captioning import PERIOD_FREE, caption_metrics
+from rsicrc.evaluation.metrics.retrieval import published_retrieval, relevance
 
 REFERENCES = ("pytorch", "huggingface", "onnx-plain", "rsicrc onnxruntime fp32", "rsicrc auto fp32")
 """All compute the model in float32, unfolded or proven equal; the others are held to the first that took part."""
@@ -48,7 +48,7 @@ def compare(folder: Path, names: Sequence[str], pairs: Sequence[CaptionedPair]) 
 
 
 def _figures(answers: Answers, reference: Answers) -> dict[str, float]:
-    """Share of equal sentences; the lowest cosine; share of equal nearest neighbours among the vectors."""
+    """Share of equal sentences; the lowest cosine; share of equal nearest neighbors among the vectors."""
     figures: dict[str, float] = {}
     if "texts" in answers:
         figures["same_captions"] = float(np.mean(answers["texts"] == reference["texts"]))
@@ -56,7 +56,7 @@ def _figures(answers: Answers, reference: Answers) -> dict[str, float]:
         ours, theirs = answers["vectors"], reference["vectors"]
         figures["cosine"] = float((ours * theirs).sum(axis=1).min())
         if len(ours) > 2:
-            figures["same_neighbour"] = float(np.mean(_nearest(ours) == _nearest(theirs)))
+            figures["same_neighbor"] = float(np.mean(_nearest(ours) == _nearest(theirs)))
     return figures
 
 

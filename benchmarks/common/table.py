@@ -98,7 +98,7 @@ def _rest(results: Results, everything: Sequence[Row]) -> Iterable[str]:
         body = [
             (row.contestant, row.precision, f"{row.items}", share(row.answers.get("bleu_4"), 4),
              share(row.answers.get("precision_at_1"), 4), share(row.answers.get("same_captions"), 4),
-             share(row.answers.get("cosine"), 5), share(row.answers.get("same_neighbour"), 4))
+             share(row.answers.get("cosine"), 5), share(row.answers.get("same_neighbor"), 4))
             for row in judged
         ]  # fmt: skip
         head = (
@@ -109,7 +109,7 @@ def _rest(results: Results, everything: Sequence[Row]) -> Iterable[str]:
             "P@1",
             "same caption",
             "lowest cosine",
-            "same neighbour",
+            "same neighbor",
         )
         yield f"## Quality\n\n{judged[0].cell.beams} beams\n\n{markdown(head, body)}"
     notes = [f"- {name}: {reason}" for name, reason in failures(results).items()]
@@ -145,11 +145,11 @@ def _details(part: Sequence[Row], results: Results) -> str:
             (_label(row.cell), row.contestant, row.precision, f"{row.rate:.2f}", spread, str(len(row.seconds)), times,
              percent(row.floor, row.median), percent(row.image_floor, row.image), percent(row.decode_floor, row.decode),
              gigabytes(row.memory), _size(results, row), share(row.answers.get("same_captions")),
-             share(row.answers.get("cosine"), 5), share(row.answers.get("same_neighbour")))
+             share(row.answers.get("cosine"), 5), share(row.answers.get("same_neighbor")))
         )  # fmt: skip
     head = ("batch × beams" if part[0].cell.beams else "batch", "contestant", "precision", "a second", "rounds", "n",
             "published way", "of floor", "image side", "search", "memory GB", "model GB", "same caption", "cosine",
-            "same neighbour")  # fmt: skip
+            "same neighbor")  # fmt: skip
     return markdown(*_without_empty(head, body))
 
 

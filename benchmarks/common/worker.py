@@ -213,7 +213,7 @@ class Worker:
     def sentences(self, count: int) -> list[str]:
         """Sentences in the model's own words, of equal length; what they say does not matter."""
         from rsicrc.manifest import TOKENIZER_FILE
-        from rsicrc.vocabulary import SPECIAL_WORDS, Vocabulary
+        from rsicrc.text.vocabulary import SPECIAL_WORDS, Vocabulary
 
         words = Vocabulary.load(self.job.setup.folder / TOKENIZER_FILE).words[len(SPECIAL_WORDS) :]
         generator = np.random.default_rng(0)

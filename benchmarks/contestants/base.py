@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rsicrc.inputs.prefetch import prepare_pair
 from rsicrc.preprocessing import Preprocessing
-from rsicrc.reading import prepare_pair
-from rsicrc.vocabulary import Vocabulary
+from rsicrc.text.vocabulary import Vocabulary
 
 Images = NDArray[np.uint8]
 """uint8 [B, 2, size, size, 3]: before and after."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from rsicrc.vocabulary import END, PAD, START
+from rsicrc.text.vocabulary import END, PAD, START
 
 IMPOSSIBLE = -1.0e9
 Step = Callable[[Tensor, Tensor], Tensor]

@@ -10,8 +10,8 @@ import numpy as np
 
 import rsicrc
 from contestants.base import Captioned, Contestant, Images, Paths, Setup, Vectors
+from rsicrc.decoding.beam_search import SearchOptions, beam_search
 from rsicrc.manifest import IMAGE_ENCODER
-from rsicrc.search import SearchOptions, beam_search
 
 
 class RsicrcEngine(Contestant):

@@ -13,7 +13,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from contestants.base import Setup
 from contestants.cached import CachedDecoder
 from contestants.torch_base import TorchContestant
-from rsicrc.vocabulary import END, PAD, START
+from rsicrc.text.vocabulary import END, PAD, START
 from rsicrc_train.model import RSICRC, ImageFeatures
 
 

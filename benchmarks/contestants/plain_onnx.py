@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from contestants.base import Images, Setup, TwoPart, Vectors
 from contestants.beam_search import search
 from rsicrc.manifest import TOKENIZER_FILE, Manifest
-from rsicrc.sentences import encode_sentences, pad
-from rsicrc.vocabulary import Vocabulary
+from rsicrc.text.encoding import encode_sentences, pad
+from rsicrc.text.vocabulary import Vocabulary
 from rsicrc_train import checkpoint
 from rsicrc_train.model import RSICRC
 

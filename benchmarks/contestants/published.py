@@ -6,7 +6,7 @@ import torch
 
 from contestants.base import Setup
 from contestants.torch_base import TorchContestant
-from rsicrc.vocabulary import END, START
+from rsicrc.text.vocabulary import END, START
 from rsicrc_train.model import ImageFeatures
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from contestants.base import Images, Setup, TwoPart, Vectors
-from rsicrc.sentences import encode_sentences, pad
-from rsicrc.vocabulary import Vocabulary
+from rsicrc.text.encoding import encode_sentences, pad
+from rsicrc.text.vocabulary import Vocabulary
 from rsicrc_train import checkpoint
 from rsicrc_train.model import ImageFeatures
 

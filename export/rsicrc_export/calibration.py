@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rsicrc.datasets import find_layout, read_splits
+from rsicrc.datasets.registry import find_layout, read_splits
 from rsicrc.errors import ExportError, ImageError
-from rsicrc.pairs import read_pairs
+from rsicrc.inputs.pair_table import read_pairs
+from rsicrc.inputs.prefetch import prepare_pair
 from rsicrc.preprocessing import Preprocessing
-from rsicrc.reading import prepare_pair
 
 PAIRS = 300  # of more than these the rest is left alone: scales do not change any more
 _FEWEST = 16
@@ -37,8 +37,8 @@ def read_calibration(data: Path, preprocessing: Preprocessing) -> Calibration:
     """Read calibration pairs.
 
     Args:
-        data: the folder of a data set that `rsicrc.datasets` knows, of which the training split is taken if it has one,
-            or a table of pairs.
+        data: Folder of a data set that `rsicrc.datasets.registry` knows (its training split is taken if it has one), or
+            a table of pairs.
         preprocessing: what the model wants.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import NoReturn
 import click
 
 from rsicrc import __version__
-from rsicrc.console import run_command
+from rsicrc.cli.console import run_command
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -71,8 +71,8 @@ def command(
 
     from functools import partial
 
-    from rsicrc_export import hub, plans
-    from rsicrc_export.folder import check_target, export_checkpoint
+    from rsicrc_export import hub, tensorrt_plans as plans
+    from rsicrc_export.model_folder import check_target, export_checkpoint
     from rsicrc_train import checkpoint as checkpoints
     from rsicrc_train.published import load_published
 

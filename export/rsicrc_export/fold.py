@@ -60,7 +60,7 @@ def stack_dates(images: Tensor) -> Tensor:
     """Put both dates of every pair on the batch axis: [B, 2, size, size, 3] → [2B, 3, size, size].
 
     The trunk treats every image alone, so running it once on 2B images equals running it on each date. A pair's two
-    dates stay neighbours (2b and 2b + 1). The pixels are numbers already: TensorRT does nothing with bytes but cast
+    dates stay neighbors (2b and 2b + 1). The pixels are numbers already: TensorRT does nothing with bytes but cast
     them, so the cast comes first. (Of 32 pairs of 256² pixels, ONNX Runtime would move the bytes in 3.8 ms, not 5.9.)
     """
     return images.flatten(0, 1).permute(0, 3, 1, 2)
@@ -83,7 +83,7 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
     """Fold every BatchNorm of a ResNet into its convolution; the network itself is left as it is.
 
     In open_clip's and torchvision's ResNets, as in the model's residual block, each BatchNorm is registered right
-    behind its convolution, so it is the neighbour that it folds into. A transformer has none and comes back as a copy.
+    behind its convolution, so it is the neighbor that it folds into. A transformer has none and comes back as a copy.
     """
     network = copy.deepcopy(network)
     for module in list(network.modules()):
@@ -99,7 +99,7 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
 
 
 def fold_pixel_scale(conv: nn.Conv2d, mean: Tensor, std: Tensor) -> tuple[nn.Conv2d, Tensor | None]:
-    """Fold the normalisation of the pixels into the first convolution, as far as this is exact.
+    """Fold the normalization of the pixels into the first convolution, as far as this is exact.
 
     (x/255 − m) / s = (x − 255 m) / (255 s). The factor 1 / (255 s) of each input channel always folds into the
     weights: the zeros that a padded convolution sees are zeros before and after a factor. The shift 255 m folds into

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from rsicrc.backends import Backend
+from rsicrc.decoding.beam_search import SearchOptions, beam_search
 from rsicrc.manifest import SCORER, TEXT_ENCODER, Manifest
-from rsicrc.search import SearchOptions, beam_search
-from rsicrc.vocabulary import PAD, START
+from rsicrc.text.vocabulary import PAD, START
 from rsicrc_export.parity import encode, example_images, example_sentences
 
 PAIRS = 2

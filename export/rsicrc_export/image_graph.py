@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rsicrc_export import fold
-from rsicrc_export.halves import narrow, softmax, widen
+from rsicrc_export.half_precision import narrow, softmax, widen
 from rsicrc_train.model import RSICRC, AttentionPool, FusionBlock, ImageEncoder, ResidualBlock
 
 _COSINE_EPSILON = 1e-8
@@ -25,7 +25,7 @@ class ImageEncoderGraph(nn.Module):
 
     Args:
         model: the model.
-        fold_pixels: fold the pixels' normalisation into the first convolution; see `TokenTrunk`.
+        fold_pixels: fold the pixels' normalization into the first convolution; see `TokenTrunk`.
     """
 
     def __init__(self, model: RSICRC, *, fold_pixels: bool = True) -> None:
@@ -64,7 +64,7 @@ class TokenTrunk(nn.Module):
     """Both dates' pixels → positioned tokens [B, S, 2, d]: the trunk, `proj` and the positions.
 
     With `fold_pixels` the first convolution takes pixels from 0 to 255, and its weights are some 70 times smaller than
-    the model's. A half type has no digits to spare for that: without it the pixels are normalised in float32.
+    the model's. A half type has no digits to spare for that: without it the pixels are normalized in float32.
     """
 
     wide = ("shift", "scale")  # what stays float32 beside half weights

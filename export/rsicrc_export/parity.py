@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rsicrc.backends import Backend
+from rsicrc.decoding.beam_search import FinishedBeam, SearchOptions, beam_search
 from rsicrc.errors import ExportError
 from rsicrc.manifest import DECODER, IMAGE_ENCODER, SCORER, TEXT_ENCODER, Manifest
-from rsicrc.search import FinishedBeam, SearchOptions, beam_search
-from rsicrc.vocabulary import END, PAD, START
+from rsicrc.text.vocabulary import END, PAD, START
 from rsicrc_train.model import RSICRC, ImageFeatures
 
 EMBEDDING_TOLERANCE = 1e-4  # relative
@@ -118,7 +118,7 @@ def check_parity(
 
 
 def example_images(pairs: int, size: int, seed: int = _SEED) -> NDArray[np.uint8]:
-    """Pairs [pairs, 2, size, size, 3]: coarse blocks of colour with noise on them, some alike at both dates."""
+    """Pairs [pairs, 2, size, size, 3]: coarse blocks of color with noise on them, some alike at both dates."""
     random = np.random.default_rng(seed)
     coarse = random.integers(0, 256, (pairs, 2, 7, 7, 3))
     coarse[1::2, 1] = coarse[1::2, 0]

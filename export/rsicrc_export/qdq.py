@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from rsicrc_export.quantise import LEVELS, kept_layers, replace_nodes, rounded_layers
+from rsicrc_export.quantize import LEVELS, kept_layers, replace_nodes, rounded_layers
 
 _OPSET = 19  # the first whose QuantizeLinear takes float16; what else these graphs use means the same as in 18
 _IR_VERSION = 9
@@ -28,8 +28,8 @@ _SMALLEST = np.float16(2.0**-14)  # of a scale: float16 has few digits below
 _ZERO = "zero_point"
 
 
-def quantise_half(source: Path, target: Path, images: NDArray[np.uint8]) -> None:
-    """Quantise a float16 image encoder.
+def quantize_half(source: Path, target: Path, images: NDArray[np.uint8]) -> None:
+    """Quantize a float16 image encoder.
 
     Args:
         source: the float16 graph.
@@ -92,7 +92,7 @@ def _round_activation(graph: Any, name: str, largest: float) -> list[Any]:
     graph.initializer.append(numpy_helper.from_array(np.array(scale), f"{name}.scale"))
     parameters = [f"{name}.scale", _ZERO]
     return [
-        helper.make_node("QuantizeLinear", [name, *parameters], [f"{name}.bytes"], name=f"{name}.quantise"),
+        helper.make_node("QuantizeLinear", [name, *parameters], [f"{name}.bytes"], name=f"{name}.quantize"),
         helper.make_node("DequantizeLinear", [f"{name}.bytes", *parameters], [_rounded(name)], name=f"{name}.restore"),
     ]
 

@@ -11,19 +11,19 @@ from typing import Any, Literal, TypeVar, cast, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from rsicrc.arrays import DeviceArray, ForeignArray, is_array, take_pixels
 from rsicrc.backends import Backend
-from rsicrc.captions import Caption, EncodedPair, Explanation, PairFailure
-from rsicrc.decoding import ROWS, Decoder, Encoded
+from rsicrc.backends.arrays import DeviceArray, ForeignArray, is_array, take_pixels
+from rsicrc.decoding.beam_search import SearchOptions
+from rsicrc.decoding.decoder import ROWS, Decoder, Encoded
 from rsicrc.errors import ArgumentError, DeviceMemoryError, ModelFolderError
-from rsicrc.feeding import Feed
-from rsicrc.images import Pair
+from rsicrc.inputs.images import Pair
+from rsicrc.inputs.prefetch import Batch, array_batches, prepare_pair, read_batches
+from rsicrc.inputs.upload import Feed
 from rsicrc.manifest import IMAGE_ENCODER, SCORER, TEXT_ENCODER, TOKENIZER_FILE, Manifest
-from rsicrc.reading import Batch, array_batches, prepare_pair, read_batches
-from rsicrc.search import SearchOptions
-from rsicrc.sentences import encode_sentences, pad
+from rsicrc.results import Caption, EncodedPair, Explanation, PairFailure
+from rsicrc.text.encoding import encode_sentences, pad
+from rsicrc.text.vocabulary import END, START, Vocabulary
 from rsicrc.timings import Timings
-from rsicrc.vocabulary import END, START, Vocabulary
 
 logger = logging.getLogger("rsicrc")
 _Result = TypeVar("_Result")
@@ -92,7 +92,7 @@ class Engine:
         """Caption pairs by batched beam search.
 
         Settings that are None are the manifest's search defaults; all mean what they mean to `generate` of Hugging Face
-        transformers (see `rsicrc.search.SearchOptions`).
+        transformers (see `rsicrc.decoding.beam_search.SearchOptions`).
 
         Args:
             pairs: the pairs.

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from rsicrc.cpu import available_cpus
 from rsicrc.errors import ModelFolderError, ModelNotFoundError
 from rsicrc.files import replacing
-from rsicrc.machine import available_cpus
 from rsicrc.preprocessing import Preprocessing
-from rsicrc.vocabulary import SPECIAL_IDS
+from rsicrc.text.vocabulary import SPECIAL_IDS
 
 FORMAT = "rsicrc-model"
 FORMAT_VERSION = 1

@@ -1,6 +1,6 @@
-"""What happens to an image before the graphs see it: bicubic resize of the shortest side, centre crop.
+"""What happens to an image before the graphs see it: bicubic resize of the shortest side, center crop.
 
-Equal to the pixel with `open_clip.image_transform(size, is_train=False)` up to its normalisation, which the graphs do
+Equal to the pixel with `open_clip.image_transform(size, is_train=False)` up to its normalization, which the graphs do
 themselves: images travel as uint8. Training and export use this module too, so it is defined once.
 """
 
@@ -77,7 +77,7 @@ class Preprocessing:
             image = image.crop((left, top, left + self.size, top + self.size))
         return np.array(image, dtype=np.uint8)
 
-    def normalise(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def normalize(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return (x / 255 - mean) / std in float32, as the graph computes it. For comparisons; the engine never does.
 
         Args:

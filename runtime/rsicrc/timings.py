@@ -24,7 +24,7 @@ class Timings:
         decoder_steps: how many steps.
         search: what the host does between the steps, and walking the sentences back.
         scorer: the graph that `change_score` asks.
-        detokenise: from ids to sentences.
+        detokenize: from ids to sentences.
     """
 
     pairs: int = 0
@@ -35,7 +35,7 @@ class Timings:
     decoder_steps: int = 0
     search: float = 0.0
     scorer: float = 0.0
-    detokenise: float = 0.0
+    detokenize: float = 0.0
 
     @contextmanager
     def measure(self, part: str) -> Iterator[None]:

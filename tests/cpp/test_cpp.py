@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import rsicrc
-from rsicrc.machine import has_bf16
+from rsicrc.cpu import has_bf16
 from rsicrc.manifest import GOLDEN_FILE, Manifest, sha256_file
 from rsicrc.preprocessing import Preprocessing
-from rsicrc.vocabulary import Vocabulary
+from rsicrc.text.vocabulary import Vocabulary
 from tests.cpp import binding
 from tests.cpp.binding import CallError, Engine
 from tests.cpp.conftest import ROOT, Build, run
@@ -37,7 +37,7 @@ SENTENCES = ("the scene is the same as before", "a road is built, with trees", "
 @pytest.fixture(scope="session")
 def long_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model whose captions and sentences are longer than the key length at which OpenVINO's fused attention erred."""
-    from rsicrc_export.folder import export_checkpoint
+    from rsicrc_export.model_folder import export_checkpoint
     from tests.models import save_checkpoint, with_options
 
     folder = tmp_path_factory.mktemp("long")

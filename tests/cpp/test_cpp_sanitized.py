@@ -23,13 +23,13 @@ TBB = {"TBB_ENABLE_SANITIZERS": "1"}
 FUZZ_SECONDS = int(os.environ.get("RSICRC_FUZZ_SECONDS", "20"))
 
 
-def test_memory_and_undefined_behaviour(memory_build: Build, model_folder: Path) -> None:
+def test_memory_and_undefined_behavior(memory_build: Build, model_folder: Path) -> None:
     # OpenVINO keeps some of what it allocates until the process ends: leaks are looked for in the fuzzers, without it.
     run(memory_build.program("stress"), model_folder, env={**TBB, "ASAN_OPTIONS": "detect_leaks=0"})
 
 
 def test_threads(thread_build: Build, model_folder: Path) -> None:
-    # OpenVINO and oneTBB come as wheels without instrumentation: ThreadSanitizer does not see how they synchronise, and
+    # OpenVINO and oneTBB come as wheels without instrumentation: ThreadSanitizer does not see how they synchronize, and
     # would report races within them. What they do is left out; the library and the program are not.
     options = "ignore_noninstrumented_modules=1 halt_on_error=1"
     run(thread_build.program("stress"), model_folder, env={**TBB, "TSAN_OPTIONS": options})

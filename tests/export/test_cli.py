@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rsicrc.console import run_command
+from rsicrc.cli.console import run_command
 from rsicrc.manifest import Manifest, sha256_file
 from rsicrc_export.cli import command
 from tests.hub_cache import add_repository, use_offline

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from rsicrc_export import fold
-from rsicrc_export.word_layers import mix, split_heads
+from rsicrc_export.decoder_layers import mix, split_heads
 from rsicrc_train.config import TrunkConfig
 from rsicrc_train.model import AttentionPool, ResidualBlock, SharedKeyAttention
-from rsicrc_train.trunks import Trunk, normalise
+from rsicrc_train.trunks import Trunk, normalize
 
 WIDTH, HEADS = 12, 3
 
@@ -100,7 +100,7 @@ def test_pixel_scale(padding: int) -> None:
     assert isinstance(conv, nn.Conv2d)
     images = torch.randint(0, 256, (2, 9, 9, 3), dtype=torch.uint8)
     expected = conv(((images.double() / 255.0 - mean.double()) / std.double()).permute(0, 3, 1, 2))
-    torch.testing.assert_close(conv(normalise(images, mean, std).double()), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(conv(normalize(images, mean, std).double()), expected, rtol=1e-4, atol=1e-4)
     folded, shift = fold.fold_pixel_scale(conv, mean, std)
     assert (shift is None) == (padding == 0)
     pixels = images.permute(0, 3, 1, 2).double()

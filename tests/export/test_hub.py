@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rsicrc.errors import CheckpointError
-from rsicrc_export import folder
+from rsicrc_export import model_folder
 from rsicrc_export.cli import command
 from rsicrc_export.hub import HubCheckpoint, resolve
 from rsicrc_train.checkpoint import Checkpoint
@@ -84,7 +84,7 @@ def test_the_command_reads_the_published_layout_from_the_hub(
     def export(path: Path, output: Path, *, read: Callable[[Path], Checkpoint], **_: Any) -> None:
         read_in.append(read(path))
 
-    monkeypatch.setattr(folder, "export_checkpoint", export)
+    monkeypatch.setattr(model_folder, "export_checkpoint", export)
     command.main(["hf:owner/repo", "-o", str(tmp_path / "model")], standalone_mode=False)
     assert read_in[0].config == ours.config
     assert read_in[0].vocabulary == ours.vocabulary

@@ -21,14 +21,14 @@ import pytest
 import torch
 
 import rsicrc
+from rsicrc.decoding.beam_search import FinishedBeam, SearchOptions, beam_search
 from rsicrc.engine import Engine
+from rsicrc.inputs.prefetch import prepare_pair
 from rsicrc.manifest import SCORER
-from rsicrc.reading import prepare_pair
-from rsicrc.search import FinishedBeam, SearchOptions, beam_search
+from rsicrc.text.vocabulary import START
 from rsicrc.timings import Timings
-from rsicrc.vocabulary import START
 from rsicrc_export.cli import command
-from rsicrc_export.folder import export_checkpoint
+from rsicrc_export.model_folder import export_checkpoint
 from rsicrc_export.parity import cross_memory
 from rsicrc_train.config import ModelConfig
 from rsicrc_train.model import RSICRC
@@ -150,7 +150,7 @@ def test_attention_lies_in_image_order(engine: Engine, golden: Golden) -> None:
 def test_pixels_of_the_published_preprocessing(engine: Engine, golden: Golden) -> None:
     preprocessing = engine.manifest.preprocessing
     before, _ = prepare_pair(pairs_of(golden)[0], preprocessing)
-    trunk_input = preprocessing.normalise(before).transpose(2, 0, 1)
+    trunk_input = preprocessing.normalize(before).transpose(2, 0, 1)
     np.testing.assert_array_equal(trunk_input, golden["preprocessed_before"][0])
 
 
@@ -207,7 +207,7 @@ def test_variants_through_export(config: ModelConfig, tmp_path: Path) -> None:
     """Each variant, saved in the published layout, exported from there, against the PyTorch model it came from."""
     source = random_checkpoint(9, config)
     if config.prenorm:
-        # Nothing normalises the last layer's states: random ones make logits of hundreds, and float32 then keeps no
+        # Nothing normalizes the last layer's states: random ones make logits of hundreds, and float32 then keeps no
         # more than the tolerance.
         for name in ("decoder.output.weight", "decoder.embedding.weight"):
             source.state_dict[name] = source.state_dict[name] * 0.1

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rsicrc.cli import cli
-from rsicrc.console import run_command
+from rsicrc.cli.console import run_command
+from rsicrc.cli.main import cli
 
 
 @dataclass(frozen=True)

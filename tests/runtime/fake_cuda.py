@@ -19,8 +19,8 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from rsicrc.arrays import item_size
-from rsicrc.backends.state import shape_of
+from rsicrc.backends.arrays import item_size
+from rsicrc.backends.host_loop import shape_of
 from rsicrc.backends.tensorrt.library import Library
 from rsicrc.manifest import GraphSpec
 

@@ -19,7 +19,7 @@ from PIL import Image
 import rsicrc
 from rsicrc import ArgumentError, Caption, Engine, ImageError, ModelFolderError, PairFailure
 from rsicrc.manifest import FileRecord, Manifest
-from rsicrc.vocabulary import Vocabulary
+from rsicrc.text.vocabulary import Vocabulary
 from rsicrc_train import checkpoint
 from rsicrc_train.model import RSICRC
 from tests.models import NO_CHANGE, random_images

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import rsicrc
-from rsicrc.captions import EncodedPair, PairFailure
 from rsicrc.manifest import IMAGE_ENCODER
+from rsicrc.results import EncodedPair, PairFailure
 
 TEXTS = ["a road is built", "no change"]
 

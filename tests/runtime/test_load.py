@@ -14,10 +14,10 @@ import pytest
 
 import rsicrc
 from rsicrc import ArgumentError, BackendError, ModelFolderError, ModelNotFoundError
-from rsicrc.backends import choosing, cuda
+from rsicrc.backends import cuda, selection
 from rsicrc.backends.tensorrt import library
+from rsicrc.cpu import available_cpus, cgroup_quota
 from rsicrc.loading import find_model
-from rsicrc.machine import available_cpus, cgroup_quota
 from rsicrc.manifest import Manifest
 from tests.models import random_images
 from tests.runtime.fake_cuda import FakeCuda
@@ -52,7 +52,7 @@ def test_every_public_name_is_there() -> None:
     assert [name for name in rsicrc.__all__ if not hasattr(rsicrc, name)] == []
     assert set(rsicrc.__all__) <= set(dir(rsicrc))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        rsicrc.nothing  # noqa: B018
+        rsicrc.nothing  # type: ignore[attr-defined]  # noqa: B018
 
 
 def test_model_lookup(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +104,7 @@ def no_driver() -> int:
 
 def test_without_a_gpu(model_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """What was asked for is an error; what was left open is the CPU, and nothing is said of a GPU that nobody has."""
-    monkeypatch.setattr(choosing, "device_count", no_driver)
+    monkeypatch.setattr(selection, "device_count", no_driver)
     for device, backend in (("cuda", "auto"), ("cuda:1", "onnxruntime"), ("auto", "tensorrt")):
         with pytest.raises(BackendError, match="there is no NVIDIA driver"):
             rsicrc.load(model_folder, device, backend=backend)
@@ -153,7 +153,7 @@ def test_a_gpu_that_fails_at_work_is_left_out(
         raise BackendError("the work on the GPU failed: no kernel image")
 
     monkeypatch.setattr(opened, "run", fail)
-    monkeypatch.setattr(choosing, "_open_on_cuda", lambda *_args: (opened, manifest))
+    monkeypatch.setattr(selection, "_open_on_cuda", lambda *_args: (opened, manifest))
     with caplog.at_level(logging.INFO, "rsicrc"):
         assert rsicrc.load(model_folder).backend is not opened
     assert caplog.messages[0] == "no GPU is used: the work on the GPU failed: no kernel image"
@@ -178,7 +178,7 @@ def test_threads(model_folder: Path) -> None:
 def test_threads_follow_the_affinity() -> None:
     code = """
 import os
-from rsicrc.machine import available_cpus
+from rsicrc.cpu import available_cpus
 os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
 print(available_cpus())
 """

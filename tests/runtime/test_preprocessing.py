@@ -28,7 +28,7 @@ def test_pixels_equal_open_clip(width: int, height: int) -> None:
 
     resize, crop = image_transform(224, is_train=False).transforms[:2]
     assert isinstance(resize, Resize)
-    assert isinstance(crop, CenterCrop)  # what comes after converts and normalises
+    assert isinstance(crop, CenterCrop)  # what comes after converts and normalizes
     image = photo(width, height)
     expected = np.asarray(Compose([resize, crop])(image))
     ours = Preprocessing(224).prepare(image)
@@ -36,13 +36,13 @@ def test_pixels_equal_open_clip(width: int, height: int) -> None:
     np.testing.assert_array_equal(ours, expected)
 
 
-def test_normalised_values_equal_open_clip() -> None:
+def test_normalized_values_equal_open_clip() -> None:
     from open_clip.transform import image_transform
 
     image = photo(256, 256)
     expected = image_transform(224, is_train=False)(image).numpy().transpose(1, 2, 0)
     preprocessing = Preprocessing(224, CLIP_MEAN, CLIP_STD)
-    np.testing.assert_allclose(preprocessing.normalise(preprocessing.prepare(image)), expected, atol=1e-6)
+    np.testing.assert_allclose(preprocessing.normalize(preprocessing.prepare(image)), expected, atol=1e-6)
 
 
 def test_prepared_pixels_can_be_written_without_touching_the_image() -> None:

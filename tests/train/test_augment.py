@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rsicrc.datasets.levir_cc import CaptionedPair, read_levir
 from rsicrc.errors import DataError
-from rsicrc.levir import CaptionedPair, read_levir
 from rsicrc.preprocessing import Preprocessing
-from rsicrc.vocabulary import SPECIAL_WORDS, Vocabulary
+from rsicrc.text.vocabulary import SPECIAL_WORDS, Vocabulary
 from rsicrc_train.augment import TURNS, Augmentation, Turn, jitter, turn_images, turn_sentence
 from rsicrc_train.data import PairDataset, build_words, collate
-from rsicrc_train.loop import Run
 from rsicrc_train.recipes import Recipe, Training
+from rsicrc_train.trainer import Run
 
 ACROSS, UPRIGHT, HALF = Turn(False, True, False), Turn(False, False, True), Turn(False, True, True)
 PLAIN = Preprocessing(32)

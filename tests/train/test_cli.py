@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rsicrc.levir import read_levir
+from rsicrc.datasets.levir_cc import read_levir
 from rsicrc_train.recipes import Recipe
 
 

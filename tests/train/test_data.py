@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from rsicrc.datasets.levir_cc import CaptionedPair, read_levir
 from rsicrc.errors import DataError, ImageError
-from rsicrc.levir import CaptionedPair, read_levir
 from rsicrc.preprocessing import Preprocessing
-from rsicrc.vocabulary import SPECIAL_WORDS, Vocabulary
+from rsicrc.text.vocabulary import SPECIAL_WORDS, Vocabulary
 from rsicrc_train.data import PairDataset, build_words, collate, no_change_sentences
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from rsicrc.cli import cli
+from rsicrc.cli.main import cli
 from rsicrc.errors import CheckpointError, DataError
 from rsicrc_train.cli import commands
 

@@ -10,8 +10,8 @@ import torch
 
 from rsicrc.errors import CheckpointError
 from rsicrc_train.hub import download, is_reference, parse
-from rsicrc_train.initialise import initialise_trunk
 from rsicrc_train.model import RSICRC
+from rsicrc_train.pretrained import initialize_trunk
 from tests.hub_cache import add_repository, use_offline
 from tests.models import SMALL
 
@@ -73,6 +73,6 @@ def test_trunk_from_the_hub(cache: Path) -> None:
     torch.save(theirs, buffer)
     add_repository(cache, "someone/RemoteCLIP", {"RemoteCLIP-RN50.pt": buffer.getvalue()})
     model = RSICRC(SMALL, 10)
-    initialise_trunk(model, "hf:someone/RemoteCLIP/RemoteCLIP-RN50.pt")
+    initialize_trunk(model, "hf:someone/RemoteCLIP/RemoteCLIP-RN50.pt")
     for name, tensor in model.encoder.trunk.visual.state_dict().items():
         assert torch.equal(tensor, theirs[name]), name

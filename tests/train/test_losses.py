@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rsicrc_train.losses import Contrast, caption_loss, contrastive_loss
-from rsicrc_train.negatives import Alike, Masks, Mined
+from rsicrc_train.negatives import Masks, Mined, SentenceSimilarity
 from rsicrc_train.recipes import Training
 
 PLAIN = Training(temperature=0.1)
@@ -29,7 +29,7 @@ class Case(NamedTuple):
     def loss(self, training: Training) -> torch.Tensor:
         labels, numbers = torch.tensor(self.mined).T if self.mined else (None, None)
         mined = None if labels is None or numbers is None else Mined(labels, numbers)
-        contrast = Contrast(training, Alike(self.meanings, training.threshold))
+        contrast = Contrast(training, SentenceSimilarity(self.meanings, training.threshold))
         return contrast(self.images, self.texts, torch.tensor(self.labels), torch.tensor(self.sentences), mined)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from rsicrc_train.negatives import Alike, contrast_masks, mine
+from rsicrc_train.negatives import SentenceSimilarity, contrast_masks, mine
 
 
 def test_the_three_ways_with_false_negatives() -> None:
@@ -21,7 +21,7 @@ def test_the_three_ways_with_false_negatives() -> None:
         ("eliminate", own, ~same_words),
         ("attract", same_words, ~same_words),
     ):
-        masks = contrast_masks(labels, sentences, other_labels, others, mode, Alike())  # type: ignore[arg-type]
+        masks = contrast_masks(labels, sentences, other_labels, others, mode, SentenceSimilarity())  # type: ignore[arg-type]
         assert torch.equal(masks.positives, positives)
         assert torch.equal(masks.negatives, negatives)
 
@@ -29,9 +29,9 @@ def test_the_three_ways_with_false_negatives() -> None:
 def test_a_threshold_meets_cosines_that_rounding_made_smaller() -> None:
     meanings = torch.tensor([[1.0, 0.0], [0.9999998, 0.0], [0.6, 0.8]])
     one, others = torch.tensor([[0]]), torch.tensor([1, 2])
-    assert Alike(meanings, 1.0)(one, others).tolist() == [[True, False]]
-    assert Alike(meanings, 0.6)(one, others).tolist() == [[True, True]]
-    assert Alike(meanings, 0.61)(one, others).tolist() == [[True, False]]
+    assert SentenceSimilarity(meanings, 1.0)(one, others).tolist() == [[True, False]]
+    assert SentenceSimilarity(meanings, 0.6)(one, others).tolist() == [[True, True]]
+    assert SentenceSimilarity(meanings, 0.61)(one, others).tolist() == [[True, False]]
 
 
 def test_mined_pairs_are_the_nearest_that_are_negatives() -> None:
@@ -41,7 +41,7 @@ def test_mined_pairs_are_the_nearest_that_are_negatives() -> None:
     labels = torch.tensor([number if number % 3 else -1 for number in range(pairs)])
     sentences = torch.randint(12, (pairs, 2), generator=generator)
     for mode in ("none", "attract"):
-        found = mine(embeddings, labels, sentences, count, mode, Alike(), chunk=7)
+        found = mine(embeddings, labels, sentences, count, mode, SentenceSimilarity(), chunk=7)
         for pair in range(pairs):
             negatives = [
                 other

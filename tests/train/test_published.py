@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
 
+from rsicrc.datasets.levir_cc import NO_CHANGE_SENTENCES
 from rsicrc.errors import CheckpointError
-from rsicrc.levir import NO_CHANGE_SENTENCES
-from rsicrc.vocabulary import END, SPECIAL_WORDS, START
+from rsicrc.text.vocabulary import END, SPECIAL_WORDS, START
 from rsicrc_train import checkpoint
 from rsicrc_train.checkpoint import Checkpoint
 from rsicrc_train.config import ModelConfig, TrunkConfig
@@ -78,7 +78,7 @@ def check_golden(golden: Golden, files: PublishedFiles) -> None:
     dates = (golden["before"], golden["after"])
     pixels = np.stack([[prepare(Image.fromarray(image)) for image in date] for date in dates], axis=1)
     if "preprocessed_before" in golden:
-        trunk_input = model.config.preprocessing.normalise(pixels[:1, 0]).transpose(0, 3, 1, 2)
+        trunk_input = model.config.preprocessing.normalize(pixels[:1, 0]).transpose(0, 3, 1, 2)
         np.testing.assert_array_equal(trunk_input, golden["preprocessed_before"])
 
     image = model.encode_images(torch.from_numpy(pixels))

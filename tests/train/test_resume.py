@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from rsicrc_train import checkpoint as checkpoints
-from rsicrc_train.loop import LAST, LOG, Run
 from rsicrc_train.recipes import Recipe, Training
+from rsicrc_train.trainer import LAST, LOG, Run
 
 KILLS = 5
 

@@ -11,13 +11,13 @@ import pytest
 import yaml
 from PIL import Image
 
-from rsicrc.datasets import read_splits
+from rsicrc.datasets.registry import read_splits
 from rsicrc.errors import CheckpointError, DataError
-from rsicrc_train import study_run
 from rsicrc_train.recipes import Recipe
-from rsicrc_train.study import Source, Study, read_study
-from rsicrc_train.study_run import run_study
-from rsicrc_train.study_table import COLUMNS, draw_curves, markdown, write_table
+from rsicrc_train.study import run as study_run
+from rsicrc_train.study.run import run_study
+from rsicrc_train.study.spec import Source, Study, read_study
+from rsicrc_train.study.table import COLUMNS, draw_curves, markdown, write_table
 from tests.train.test_cli import rsicrc_train
 
 STUDIES = Path(__file__).parents[2] / "studies"
@@ -69,7 +69,7 @@ def test_a_cell_is_laid_over_its_study(tmp_path: Path, recipe: Recipe) -> None:
     ("content", "message"),
     [
         ({}, "needs a list of cells"),
-        ({"cells": [{"name": "a"}], "colour": 1}, r"unknown option\(s\) colour"),
+        ({"cells": [{"name": "a"}], "color": 1}, r"unknown option\(s\) color"),
         ({"cells": [{"name": "../a"}]}, "every cell needs a name"),
         ({"cells": [{"name": "a"}, {"name": "a"}]}, "two cells have the same name"),
         ({"cells": [{"name": "a", "training": {"epoch": 1}}]}, "cell 'a': unknown training option"),
@@ -88,8 +88,8 @@ def test_a_wrong_study_is_found_before_anything_is_done(tmp_path: Path, content:
 
 
 def test_a_wrong_model_option(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"unknown model option\(s\) colour"):
-        read_study(study_file(tmp_path, cells=[{"name": "a", "model": {"colour": 1}}]))
+    with pytest.raises(CheckpointError, match=r"unknown model option\(s\) color"):
+        read_study(study_file(tmp_path, cells=[{"name": "a", "model": {"color": 1}}]))
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in STUDIES.glob("*.yaml") if path.name != "small.yaml"))

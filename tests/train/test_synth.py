@@ -7,10 +7,10 @@ import cv2
 import numpy as np
 import pytest
 
-from rsicrc.levir import CAPTIONS_FILE, NO_CHANGE_SENTENCES
+from rsicrc.datasets.levir_cc import CAPTIONS_FILE, NO_CHANGE_SENTENCES
 from rsicrc_train.synth import generate, make_pair
+from rsicrc_train.synth.change_facts import GROUNDS
 from rsicrc_train.synth.dataset import split_counts
-from rsicrc_train.synth.facts import GROUNDS
 from rsicrc_train.synth.pairs import make_scenes
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rsicrc.levir import NO_CHANGE_SENTENCES
+from rsicrc.datasets.levir_cc import NO_CHANGE_SENTENCES
 from rsicrc_train.synth.captions import describe
+from rsicrc_train.synth.change_facts import PLACES, Facts, roof_of
 from rsicrc_train.synth.changes import KINDS
-from rsicrc_train.synth.facts import PLACES, Facts, roof_of
 from rsicrc_train.synth.pairs import is_changed, make_pair, make_scenes
 from rsicrc_train.synth.patterns import CLAUSES, PATTERNS
 from rsicrc_train.synth.render import render
@@ -54,7 +54,7 @@ def test_every_change_is_seen_where_its_caption_says() -> None:
         kinds.add(facts.kind)
         # 0.4 % of the scene are 260 pixels: half a small house.
         assert mask.mean() > 0.004, (index, facts)
-        # What is extended to the right is seen from the centre on.
+        # What is extended to the right is seen from the center on.
         if facts.place and facts.kind != "extension":
             assert place_of(mask) == facts.place, (index, facts)
     assert kinds == {*PATTERNS, "two changes"}
@@ -66,7 +66,7 @@ def test_shares_of_the_kinds() -> None:
     assert shares.max() < 0.25
 
 
-def test_one_of_two_neighbours_is_changed() -> None:
+def test_one_of_two_neighbors_is_changed() -> None:
     flags = [is_changed(5, index) for index in range(200)]
     assert all(a != b for a, b in zip(flags[::2], flags[1::2], strict=True))
     # The coin is fair enough that a reader cannot go by the parity of the file name.
@@ -123,7 +123,7 @@ def test_two_changes_are_each_seen_in_their_place() -> None:
     assert found > 3
 
 
-def test_what_the_careful_annotator_says_does_not_depend_on_roof_or_neighbours() -> None:
+def test_what_the_careful_annotator_says_does_not_depend_on_roof_or_neighbors() -> None:
     facts = Facts("house", "meadow", "right", 1)
     named = replace(facts, roof="red", beside="road")
     for seed in range(20):
@@ -136,11 +136,11 @@ def test_what_the_careful_annotator_says_does_not_depend_on_roof_or_neighbours()
 
 
 @pytest.mark.parametrize(
-    ("colour", "name"),
+    ("color", "name"),
     [((186, 74, 66), "red"), ((96, 128, 172), "blue"), ((222, 222, 218), "white"), ((152, 150, 146), "")],
 )
-def test_names_of_roofs(colour: tuple[float, float, float], name: str) -> None:
-    assert roof_of(colour) == name
+def test_names_of_roofs(color: tuple[float, float, float], name: str) -> None:
+    assert roof_of(color) == name
 
 
 def all_sentences() -> list[str]:

@@ -1,6 +1,6 @@
 """Augmentation that keeps a pair and its captions true.
 
-Both dates turn alike, or the change would drown in differences that mean nothing; light and colour change on each date
+Both dates turn alike, or the change would drown in differences that mean nothing; light and color change on each date
 by itself, as seasons and sensors do. A caption that names a side ("in the top left corner") is turned along with the
 picture, word by word; where that is not sure to give a true sentence, the picture is not turned that way:
 

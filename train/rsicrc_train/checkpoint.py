@@ -28,7 +28,7 @@ class Checkpoint:
         no_change_sentences: the sentences that the training data gives to unchanged pairs.
         state_dict: the model's tensors by name.
         training: how it came about: data, steps, scores, time; free-form plain containers.
-        progress: optimiser, schedule and random states to resume from; empty in a finished checkpoint.
+        progress: optimizer, schedule and random states to resume from; empty in a finished checkpoint.
     """
 
     config: ModelConfig

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from rsicrc import __version__
-from rsicrc.commands.evaluate import evaluation_options, run_evaluation
-from rsicrc.console import FAILED, progress, run_command
+from rsicrc.cli.commands.evaluate import evaluation_options, run_evaluation
+from rsicrc.cli.console import FAILED, progress, run_command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -80,8 +80,8 @@ def fit(
     DATA is a folder in the layout of LEVIR-CC, SECOND-CC, Dubai-CC or CLEVR-Change, or a table with the columns before,
     after, captions and split.
     """
-    from rsicrc_train.loop import Run, parameter_count
     from rsicrc_train.recipes import load_recipe, parse_setting
+    from rsicrc_train.trainer import Run, parameter_count
 
     overrides = {
         "epochs": epochs,
@@ -113,7 +113,7 @@ def evaluate(ctx: click.Context, checkpoint: Path, data: Path, split: str, **opt
 
     The checkpoint is exported to a folder that is not kept, so the figures are those of the model that will be used.
     """
-    from rsicrc.datasets import read_split
+    from rsicrc.datasets.registry import read_split
     from rsicrc_train.exported import exported
 
     read_split(data, split)  # the export takes longer: what is wrong with the data is said before it
@@ -140,8 +140,8 @@ def check_data(
     """
     import json
 
-    from rsicrc_train.check import check_data as check
-    from rsicrc_train.words import words_of
+    from rsicrc_train.data_check import check_data as check
+    from rsicrc_train.vocabulary_source import words_of
 
     with progress(None, "reading") as advance:
         found = check(data, words_of(recipe, checkpoint), workers=workers, advance=advance)
@@ -168,9 +168,9 @@ def study(study: Path, output: Path, device: str) -> None:
 
     Finished cells are kept and unfinished ones resumed: the same command goes on after a stop.
     """
-    from rsicrc_train.study import read_study
-    from rsicrc_train.study_run import run_study
-    from rsicrc_train.study_table import TABLE
+    from rsicrc_train.study.run import run_study
+    from rsicrc_train.study.spec import read_study
+    from rsicrc_train.study.table import TABLE
 
     run_study(read_study(study), output, device=device)
     click.echo((output / TABLE).read_text(encoding="utf-8"), nl=False)

@@ -76,7 +76,7 @@ class ModelConfig:
         dropout: dropout probability in training.
         learnable: positions of the words are learned instead of sinusoidal.
         tie_embeddings: the output layer shares the embedding table.
-        prenorm: layer normalisation before instead of after each part of the decoder's layers.
+        prenorm: layer normalization before instead of after each part of the decoder's layers.
     """
 
     backbone: str = "RN50"

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from rsicrc.datasets.levir_cc import CaptionedPair
 from rsicrc.errors import ImageError
-from rsicrc.levir import CaptionedPair
+from rsicrc.inputs.prefetch import prepare_pair
 from rsicrc.preprocessing import Preprocessing
-from rsicrc.reading import prepare_pair
-from rsicrc.sentences import pad
-from rsicrc.vocabulary import SPECIAL_WORDS, Vocabulary
+from rsicrc.text.encoding import pad
+from rsicrc.text.vocabulary import SPECIAL_WORDS, Vocabulary
 from rsicrc_train.augment import TURNS, Augmentation, Turn, jitter, turn_images, turn_sentence
 
 RARE = 5  # the published vocabulary keeps words that occur more often than this

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rsicrc.vocabulary import PAD
-from rsicrc_train.negatives import Alike, Masks, Mined, contrast_masks
+from rsicrc.text.vocabulary import PAD
+from rsicrc_train.negatives import Masks, Mined, SentenceSimilarity, contrast_masks
 from rsicrc_train.recipes import Training
 
 
@@ -47,7 +47,7 @@ def contrastive_loss(queries: Tensor, keys: Tensor, masks: Masks, temperature: f
 class Contrast:
     """The contrastive loss of a recipe: what counts as positive and negative, which way, and how hard."""
 
-    def __init__(self, training: Training, alike: Alike) -> None:
+    def __init__(self, training: Training, alike: SentenceSimilarity) -> None:
         """Take the options from `training`; `alike` tells which sentences say the same."""
         self.training = training
         self.alike = alike

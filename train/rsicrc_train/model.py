@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rsicrc_train.config import ModelConfig
-from rsicrc_train.trunks import Trunk, normalise
+from rsicrc_train.trunks import Trunk, normalize
 
 
 class ImageFeatures(NamedTuple):
-    """What the image side gives: `embedding` [B, d], not normalised; `tokens` [B, S, d]; `similarity` [B, h, w].
+    """What the image side gives: `embedding` [B, d], not normalized; `tokens` [B, S, d]; `similarity` [B, h, w].
 
     The tokens and the similarity lie in the published order, in which rows and columns are swapped.
     """
@@ -30,7 +30,7 @@ class ImageFeatures(NamedTuple):
 
 
 class TextFeatures(NamedTuple):
-    """What the text tower gives: `embedding` [B, d], not normalised, and the `hidden` states [B, n, d]."""
+    """What the text tower gives: `embedding` [B, d], not normalized, and the `hidden` states [B, n, d]."""
 
     embedding: Tensor
     hidden: Tensor
@@ -157,7 +157,7 @@ class ImageEncoder(nn.Module):
     def forward(self, images: Tensor) -> ImageFeatures:
         """Pixels uint8 [B, 2, size, size, 3], before and after → the pair's features."""
         batch = len(images)
-        stacked = normalise(images.transpose(0, 1).flatten(0, 1), self.mean, self.std)
+        stacked = normalize(images.transpose(0, 1).flatten(0, 1), self.mean, self.std)
         maps = self.proj(self.trunk(stacked))
         edge = maps.shape[-1]
         positioned = maps.flatten(2).transpose(1, 2) + self._positions(edge)

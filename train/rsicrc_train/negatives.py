@@ -27,7 +27,7 @@ class Mined(NamedTuple):
     sentences: Tensor
 
 
-class Alike:
+class SentenceSimilarity:
     """Tells which sentences say the same: those of the same words and, given meanings, those of a similar meaning."""
 
     def __init__(self, meanings: Tensor | None = None, threshold: float = 1.0) -> None:
@@ -58,7 +58,12 @@ class Alike:
 
 
 def contrast_masks(
-    labels: Tensor, sentences: Tensor, other_labels: Tensor, others: Tensor, mode: FalseNegatives, alike: Alike
+    labels: Tensor,
+    sentences: Tensor,
+    other_labels: Tensor,
+    others: Tensor,
+    mode: FalseNegatives,
+    alike: SentenceSimilarity,
 ) -> Masks:
     """The positives and negatives of pairs among sentences.
 
@@ -87,7 +92,7 @@ def mine(
     sentences: Tensor,
     count: int,
     mode: FalseNegatives,
-    alike: Alike,
+    alike: SentenceSimilarity,
     chunk: int = 128,
 ) -> Tensor:
     """The hard negatives of every pair: the pairs that look most like it, of those whose first sentence is a negative.

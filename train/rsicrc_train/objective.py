@@ -1,4 +1,4 @@
-"""What a run minimises: captioning and contrast of a batch, whichever processes its parts lie on."""
+"""What a run minimizes: captioning and contrast of a batch, whichever processes its parts lie on."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from rsicrc.sentences import pad
-from rsicrc.vocabulary import PAD
-from rsicrc_train import parallel
+from rsicrc.text.encoding import pad
+from rsicrc.text.vocabulary import PAD
+from rsicrc_train import distributed
 from rsicrc_train.batches import Batches
 from rsicrc_train.data import Batch, PairDataset
 from rsicrc_train.losses import Contrast, caption_loss
 from rsicrc_train.model import RSICRC
-from rsicrc_train.negatives import Alike, Mined, mine
+from rsicrc_train.negatives import Mined, SentenceSimilarity, mine
 from rsicrc_train.recipes import Training
 
 
@@ -34,7 +34,7 @@ class Objective:
         mined: int64 [P, k], the pairs whose first sentences join a batch for each of its pairs; None without mining.
     """
 
-    def __init__(self, fabric: Fabric, dataset: PairDataset, training: Training, alike: Alike) -> None:
+    def __init__(self, fabric: Fabric, dataset: PairDataset, training: Training, alike: SentenceSimilarity) -> None:
         """Judge batches of `dataset`; `alike` compares its sentences."""
         self.fabric = fabric
         self.dataset = dataset
@@ -59,13 +59,13 @@ class Objective:
         captioning = caption_loss(logits[:, : batch.ids.shape[1]], batch.ids)  # mined ones may be longer
         if self.fabric.world_size > 1:  # from the mean over this part's words to that over all words
             words = (batch.ids[:, 1:] != PAD).sum()
-            captioning = captioning * words * self.fabric.world_size / parallel.total(self.fabric, words)
+            captioning = captioning * words * self.fabric.world_size / distributed.total(self.fabric, words)
         texts = torch.split(text.embedding, [captions, len(ids) - captions])
         contrastive = self.contrast(
-            parallel.gather(self.fabric, image.embedding),
-            torch.cat([parallel.gather(self.fabric, part) for part in texts if len(part)]),
-            parallel.gather(self.fabric, batch.labels),
-            parallel.gather(self.fabric, batch.sentences),
+            distributed.gather(self.fabric, image.embedding),
+            torch.cat([distributed.gather(self.fabric, part) for part in texts if len(part)]),
+            distributed.gather(self.fabric, batch.labels),
+            distributed.gather(self.fabric, batch.sentences),
             mined,
         )
         return self._joint(captioning, contrastive)
@@ -87,7 +87,7 @@ class Objective:
             with self.fabric.autocast():
                 index[chosen] = model.encode_images(batch.images).embedding.float()
         self.mined = mine(
-            parallel.total(self.fabric, index),
+            distributed.total(self.fabric, index),
             torch.tensor(self.dataset.labels, device=index.device),
             torch.tensor(self.dataset.sentences, device=index.device),
             min(self.training.mined, len(self.dataset)),
@@ -103,7 +103,7 @@ class Objective:
         joined = torch.cat([nn.functional.pad(part, (0, width - part.shape[1]), value=PAD) for part in (ids, more)])
         labels = [self.dataset.labels[pair] for pair in pairs]
         both = torch.tensor([labels, numbers], device=ids.device).T
-        return joined, Mined(*parallel.gather(self.fabric, both).unbind(1))
+        return joined, Mined(*distributed.gather(self.fabric, both).unbind(1))
 
     def _joint(self, captioning: Tensor, contrastive: Tensor) -> Losses:
         return Losses(captioning + self.training.contrastive_weight * contrastive, captioning, contrastive)

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rsicrc.datasets.levir_cc import NO_CHANGE_SENTENCES
 from rsicrc.errors import CheckpointError
-from rsicrc.levir import NO_CHANGE_SENTENCES
-from rsicrc.vocabulary import SPECIAL_WORDS
+from rsicrc.text.vocabulary import SPECIAL_WORDS
 from rsicrc_train.checkpoint import Checkpoint
 from rsicrc_train.config import ModelConfig, TrunkConfig
 from rsicrc_train.model import RSICRC, sinusoids
-from rsicrc_train.weights import complain, read_weights
+from rsicrc_train.state_dicts import complain, read_weights
 
 # What config.json says about the model, and the published defaults.
 _MODEL_OPTIONS: dict[str, Any] = {

@@ -13,7 +13,7 @@ from rsicrc.errors import DataError
 from rsicrc_train.augment import Augmentation
 from rsicrc_train.config import PRESETS, ModelConfig
 from rsicrc_train.negatives import FalseNegatives
-from rsicrc_train.sentences import PUBLISHED_ENCODER
+from rsicrc_train.sentence_embeddings import PUBLISHED_ENCODER
 
 _CHOICES = {
     "schedule": ("constant", "cosine"),
@@ -51,7 +51,7 @@ class Training:
             `auto` is `last` with `--init` and `all` without.
         ema: decay of a running average of the weights, which is validated and kept as the best; 0 keeps none.
         turns: flips and turns pairs as far as their captions can follow; see `Augmentation`, also for the next two.
-        jitter: how much light and colour vary on each date by itself, from 0 to 1.
+        jitter: how much light and color vary on each date by itself, from 0 to 1.
         swap: shows unchanged pairs in either order of the dates.
         precision: Fabric's name of it: `32-true`, `16-mixed` or `bf16-mixed`.
         workers: processes that read images; 0 reads in the training process.

@@ -22,7 +22,7 @@ class Trunk(nn.Module):
         self.visual = _BUILDERS[config.kind](config)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images [B, 3, size, size], normalised → features [B, channels, map_size, map_size]."""
+        """Images [B, 3, size, size], normalized → features [B, channels, map_size, map_size]."""
         features: Tensor = self.visual(images)
         if self.config.kind == "clip_vit":
             _, features = cast(tuple[Tensor, Tensor], features)
@@ -84,6 +84,6 @@ def _torchvision_resnet(config: TrunkConfig) -> nn.Module:
 _BUILDERS = {"clip_resnet": _clip_resnet, "clip_vit": _clip_vit, "torchvision_resnet": _torchvision_resnet}
 
 
-def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Pixels uint8 [N, size, size, 3] → float32 [N, 3, size, size] with zero mean and unit deviation per channel."""
     return ((images.to(torch.float32) / 255.0 - mean) / std).permute(0, 3, 1, 2)

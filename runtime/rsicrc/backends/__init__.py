@@ -1,4 +1,4 @@
-"""What runs the graphs: one small interface; `rsicrc.backends.choosing` says who implements it."""
+"""What runs the graphs: one small interface; `rsicrc.backends.selection` says who implements it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Loop(Protocol):
         """Return a state, or an output that is no state, as the last step left it; good until the next step."""
         ...
 
-    def regroup(self, rows: NDArray[np.int64], axes: Mapping[str, int]) -> None:
+    def select_rows(self, rows: NDArray[np.int64], axes: Mapping[str, int]) -> None:
         """Go on with some rows of the axis B only, and with other sizes of other axes.
 
         Args:
@@ -97,8 +97,8 @@ class Backend(Protocol):
         """Begin to bring an array to where the graphs run, and return the value that it becomes.
 
         Args:
-            array: of numpy, or any for which `rsicrc.arrays.is_array` holds. What is there already is not copied, so it
-                must not be changed while it is used.
+            array: A numpy array, or any array for which `rsicrc.backends.arrays.is_array` holds. An array on the
+                device already is not copied, so it must not be changed while it is used.
 
         Raises:
             ArgumentError: it is on another device.

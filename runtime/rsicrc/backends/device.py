@@ -15,15 +15,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rsicrc.arrays import DeviceArray, take_array
 from rsicrc.backends import Array
+from rsicrc.backends.arrays import DeviceArray, take_array
 from rsicrc.backends.cuda import Device, Memory, Stream, device_number
 from rsicrc.backends.device_loop import DeviceLoop, SearchBuffers
 from rsicrc.backends.device_memory import ALIGNMENT, Layout, Lease, Pool, Uploads
-from rsicrc.backends.opening import OpenGraphs
-from rsicrc.backends.state import ROWS
+from rsicrc.backends.host_loop import ROWS
+from rsicrc.backends.lazy import OpenGraphs
+from rsicrc.cpu import available_cpus
 from rsicrc.errors import ArgumentError, BackendError, DeviceMemoryError
-from rsicrc.machine import available_cpus
 from rsicrc.manifest import GraphSpec, Manifest
 
 Tensors = Mapping[str, DeviceArray]

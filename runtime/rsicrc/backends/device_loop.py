@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from rsicrc.arrays import DeviceArray
 from rsicrc.backends import Array
+from rsicrc.backends.arrays import DeviceArray
 from rsicrc.backends.cuda import Event, Memory, PinnedMemory, Recording, Stream
 from rsicrc.backends.device_memory import Layout
-from rsicrc.backends.state import CACHES, NEXT, ROWS
+from rsicrc.backends.host_loop import CACHES, NEXT, ROWS
 from rsicrc.manifest import GraphSpec
 
 if TYPE_CHECKING:
@@ -240,7 +240,7 @@ class DeviceLoop:
             values = self._buffers.read(self._position, name)
         return values[self._rows] if values.ndim else values
 
-    def regroup(self, rows: NDArray[np.int64], axes: Mapping[str, int]) -> None:
+    def select_rows(self, rows: NDArray[np.int64], axes: Mapping[str, int]) -> None:
         """Go on with some rows; see `rsicrc.backends.Loop`. Caches have their full length already."""
         self._rows = self._rows[rows]
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rsicrc.arrays import DeviceArray, item_size
+from rsicrc.backends.arrays import DeviceArray, item_size
 from rsicrc.backends.cuda import Event, Memory, PinnedMemory, Stream
-from rsicrc.backends.state import shape_of
+from rsicrc.backends.host_loop import shape_of
 from rsicrc.manifest import TensorSpec
 
 ALIGNMENT = 256  # of every tensor, as TensorRT asks for

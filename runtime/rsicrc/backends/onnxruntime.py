@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsicrc.backends import Array
-from rsicrc.backends.opening import OpenGraphs
-from rsicrc.backends.state import HostBackend, HostLoop, HostState, HostStates
+from rsicrc.backends.host_loop import HostBackend, HostLoop, HostState, HostStates
+from rsicrc.backends.lazy import OpenGraphs
+from rsicrc.cpu import available_cpus
 from rsicrc.errors import BackendError, ModelFolderError
-from rsicrc.machine import available_cpus
 from rsicrc.manifest import GraphSpec, Manifest
 
 ERRORS_ONLY = 3

@@ -11,11 +11,11 @@ import openvino
 from numpy.typing import NDArray
 
 from rsicrc.backends import Array
-from rsicrc.backends.opening import OpenGraphs
-from rsicrc.backends.state import CACHES, NEXT, ROWS, HostBackend, HostLoop, HostState, HostStates, shape_of
+from rsicrc.backends.host_loop import CACHES, NEXT, ROWS, HostBackend, HostLoop, HostState, HostStates, shape_of
+from rsicrc.backends.lazy import OpenGraphs
+from rsicrc.cpu import available_cpus, has_bf16
 from rsicrc.errors import BackendError, ModelFolderError
 from rsicrc.files import cache_folder
-from rsicrc.machine import available_cpus, has_bf16
 from rsicrc.manifest import DECODER, EXACT, IMAGE_ENCODER, INT8, GraphSpec, Manifest
 
 # Pairs in one run of the image encoder. Its intermediate results for more than these do not stay in the caches.

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from rsicrc.errors import PairsError
-from rsicrc.pairs import PairRow
+from rsicrc.inputs.pair_table import PairRow
 
 CAPTION_COLUMNS = ("caption", "score", "change_score")
 SUM_COLUMNS = ("before_sha256", "after_sha256", "stamp")

@@ -12,20 +12,20 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from rsicrc.captions import PairFailure
-from rsicrc.console import Advance, advance_nothing
 from rsicrc.engine import Engine
 from rsicrc.errors import ArgumentError, IndexFolderError
-from rsicrc.images import Pair
-from rsicrc.index.adding import Added, add_rows
+from rsicrc.index.exact_search import Ranked, Vectors
 from rsicrc.index.hits import Hits
-from rsicrc.index.nearest import Ranked, Vectors
+from rsicrc.index.ingest import Added, add_rows
 from rsicrc.index.query import read_query
-from rsicrc.index.ranking import rank_scores
+from rsicrc.index.rerank import rank_scores
 from rsicrc.index.source import GivenPair, given_rows
 from rsicrc.index.store import Identity, Store, is_index
+from rsicrc.inputs.images import Pair
 from rsicrc.loading import load
 from rsicrc.manifest import IMAGE_ENCODER
+from rsicrc.progress import ProgressCallback, ignore_progress
+from rsicrc.results import PairFailure
 
 if TYPE_CHECKING:
     from rsicrc.manifest import Manifest
@@ -110,7 +110,7 @@ class Index:
         *,
         captions: bool = False,
         batch_size: int = 32,
-        advance: Advance = advance_nothing,
+        advance: ProgressCallback = ignore_progress,
     ) -> Added:
         """Index pairs that are new or changed; the others of the index stay.
 

@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 
 from rsicrc.errors import ArgumentError
-from rsicrc.vocabulary import UNK, Vocabulary
+from rsicrc.text.vocabulary import UNK, Vocabulary
 
 logger = logging.getLogger("rsicrc")
 

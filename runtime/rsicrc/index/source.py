@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from rsicrc.datasets import find_layout, read_splits
+from rsicrc.datasets.registry import find_layout, read_splits
 from rsicrc.errors import PairsError
 from rsicrc.index.columns import typed_text
-from rsicrc.pairs import PairRow, read_pairs
+from rsicrc.inputs.pair_table import PairRow, read_pairs
 
 PathLike: TypeAlias = str | os.PathLike[str]
 # A row as Python code has it: two paths, or a mapping with `before`, `after`, perhaps `id`, and columns of its own.
@@ -28,9 +28,9 @@ def read_source(path: Path, after: Path | None = None) -> list[PairRow]:
     """Find the pairs that a user names.
 
     Args:
-        path: a table of pairs (CSV, JSON lines or Parquet, see `rsicrc.pairs.read_pairs`), the folder of a data set
-            that `rsicrc.datasets` knows, such as LEVIR-CC, a folder with the folders A and B in it, or the folder of
-            the earlier images.
+        path: Table of pairs (CSV, JSON lines or Parquet, see `rsicrc.inputs.pair_table.read_pairs`), folder of a data
+            set that `rsicrc.datasets.registry` knows, such as LEVIR-CC, folder with the folders A and B in it, or
+            folder of the before images.
         after: the folder of the later images, under the same names.
 
     Returns:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from rsicrc.errors import ArgumentError, IndexFolderError
 from rsicrc.index.columns import base_schema, extra_names
-from rsicrc.index.nearest import Ranked
+from rsicrc.index.exact_search import Ranked
 
 FORMAT_VERSION = 1
 # From so many rows on, a scan of all vectors takes longer than people like to wait for an answer.
@@ -33,7 +33,7 @@ _TABLE = "pairs"
 _LOCK = ".lock"
 _METADATA = b"rsicrc"
 _READ_ROWS = 8192
-# Measured on a million vectors (docs/search.md): fewer lists or candidates lose more than one neighbour in a hundred.
+# Measured on a million vectors (docs/search.md): fewer lists or candidates lose more than one neighbor in a hundred.
 _PROBES = 32
 _REFINE = 4
 _ITERATIONS = 10
@@ -171,7 +171,7 @@ class Store:
         with _locked(self.folder), _writing(self.folder):
             self._table.optimize()
             if len(self) >= APPROXIMATE_FROM and not self.approximate:
-                # A byte for each number. Product quantisation takes thirty times as long to build and loses more.
+                # A byte for each number. Product quantization takes thirty times as long to build and loses more.
                 config = IvfSq(distance_type="dot", max_iterations=_ITERATIONS)
                 self._table.create_index("vector", config=config)
             self.refresh()

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 
-from rsicrc_train.synth.facts import Facts
+from rsicrc_train.synth.change_facts import Facts
 from rsicrc_train.synth.patterns import CLAUSES, PATTERNS
 
 _PLACES: dict[str, tuple[str, ...]] = {

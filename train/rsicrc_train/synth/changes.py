@@ -4,8 +4,8 @@ from collections.abc import Callable, Collection
 
 import numpy as np
 
+from rsicrc_train.synth.change_facts import GROUNDS, PLACES, Facts, roof_of
 from rsicrc_train.synth.edits import QUARTER, Edit, Site, around, cluster, wood
-from rsicrc_train.synth.facts import GROUNDS, PLACES, Facts, roof_of
 from rsicrc_train.synth.landscape import (
     greening,
     lot_extension,
@@ -32,7 +32,7 @@ def _house(site: Site) -> Edit:
     place = site.place()
     x, y = site.spot(place, 42)
     after = Things(buildings=cluster(site, 1, x, y))
-    facts = Facts("house", site.ground, place, 1, roof=roof_of(after.buildings[0].colour))
+    facts = Facts("house", site.ground, place, 1, roof=roof_of(after.buildings[0].color))
     return Edit(facts, (around(x, y, 30),), after=after)
 
 
@@ -48,7 +48,7 @@ def _building(site: Site) -> Edit:
     place = site.place()
     x, y = site.spot(place, 50)
     after = Things(buildings=(draw_hall(site.rng, x, y, site.angle()),))
-    facts = Facts("building", site.ground, place, roof=roof_of(after.buildings[0].colour))
+    facts = Facts("building", site.ground, place, roof=roof_of(after.buildings[0].color))
     return Edit(facts, (around(x, y, 44),), after=after)
 
 
@@ -128,7 +128,7 @@ def _crossroad(site: Site) -> Edit:
     across = site.rng.uniform(-26, 26, 2)
     lines = [straight(upright, float(at), site.tilt) for upright, at in zip((False, True), across, strict=True)]
     first = draw_road(site.rng, lines[0])
-    roads = (first, Road(lines[1], first.width, first.colour, first.lined))
+    roads = (first, Road(lines[1], first.width, first.color, first.lined))
     reserved = tuple(_bandaround(u, float(at), site.tilt) for u, at in zip((False, True), across, strict=True))
     return Edit(Facts("crossroad", site.ground), reserved, after=Things(roads=roads))
 
@@ -142,7 +142,7 @@ def _extension(site: Site) -> Edit:
     sign = 1 if place in ("right", "bottom") else -1
     ends = (-170.0 * sign, stop * sign)
     old = draw_road(site.rng, straight(upright, across, site.tilt, *ends))
-    whole = Road(straight(upright, across, site.tilt, ends[0], 170.0 * sign), old.width, old.colour, old.lined)
+    whole = Road(straight(upright, across, site.tilt, ends[0], 170.0 * sign), old.width, old.color, old.lined)
     facts = Facts("extension", site.ground, place)
     before, after = Things(roads=(old,)), Things(roads=(whole,))
     return Edit(facts, (_bandaround(upright, across, site.tilt),), before=before, after=after)
@@ -171,7 +171,7 @@ def _demolition(site: Site) -> Edit:
     # Trees do not come back between the dates, nor do any hide what is left.
     clearing = Grove(around(x, y, radius + 4), 0)
     after = Things(patches=(site.earth(x, y, radius, "rubble"),), groves=(clearing,))
-    facts = Facts(kind, site.ground, place, int(kind == "house gone"), roof=roof_of(old.colour))
+    facts = Facts(kind, site.ground, place, int(kind == "house gone"), roof=roof_of(old.color))
     return Edit(facts, (around(x, y, radius + 8),), before=Things(buildings=(old,)), after=after)
 
 

@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from rsicrc.datasets.levir_cc import CAPTIONS_FILE
 from rsicrc.errors import ArgumentError
-from rsicrc.levir import CAPTIONS_FILE
-from rsicrc_train.synth.facts import GROUNDS
+from rsicrc_train.synth.change_facts import GROUNDS
 from rsicrc_train.synth.pairs import make_pair
 
 SPLITS: Mapping[str, float] = {"train": 0.8, "val": 0.1, "test": 0.1}

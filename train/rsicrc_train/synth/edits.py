@@ -4,14 +4,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rsicrc_train.synth.facts import PLACES, Facts
-from rsicrc_train.synth.ground import Colour
+from rsicrc_train.synth.change_facts import PLACES, Facts
 from rsicrc_train.synth.layout import BARE
 from rsicrc_train.synth.objects import NOTHING, Building, Grove, Patch, Points, Things, blob, box, draw_house
+from rsicrc_train.synth.terrain import Color
 
 QUARTER = float(np.pi / 2)
-# Far from any colour of bare land, on which it must be seen too.
-_RUBBLE: tuple[Colour, ...] = ((208, 204, 198), (92, 88, 84))
+# Far from any color of bare land, on which it must be seen too.
+_RUBBLE: tuple[Color, ...] = ((208, 204, 198), (92, 88, 84))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Site:
 
     def spot(self, place: str, inset: float) -> tuple[float, float]:
         """A point well inside a place; `inset` is its distance from the frame where the place lies at one."""
-        # The jitter keeps centres of different places apart by a quarter of the scene.
+        # The jitter keeps centers of different places apart by a quarter of the scene.
         middle = 128 + self.rng.uniform(-12, 12, 2)
         edge = inset + self.rng.uniform(-6, 6, 2)
         x = edge[0] if "left" in place else 256 - edge[0] if "right" in place else middle[0]
@@ -61,8 +61,8 @@ class Site:
     def earth(self, x: float, y: float, radius: float, kind: str = "bareland") -> Patch:
         """Ground that work has laid bare."""
         outline = blob(self.rng, x, y, radius, radius * float(self.rng.uniform(0.8, 1)), 0.12)
-        colours = _RUBBLE if kind == "rubble" else BARE
-        return Patch(kind, outline, colours[self.rng.integers(len(colours))])
+        colors = _RUBBLE if kind == "rubble" else BARE
+        return Patch(kind, outline, colors[self.rng.integers(len(colors))])
 
 
 def around(x: float, y: float, radius: float) -> Points:

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from rsicrc_train.synth.change_facts import Facts
 from rsicrc_train.synth.edits import Edit, Site, around, wood
-from rsicrc_train.synth.facts import Facts
 from rsicrc_train.synth.layout import GREEN, straight
 from rsicrc_train.synth.objects import (
     Grove,
@@ -58,7 +58,7 @@ def lot_extension(site: Site) -> Edit:
     length = whole.length * 0.42
     end = np.array([[(whole.length - length) / 2 * site.rng.choice([-1, 1]), 0]], np.float32)
     (u, v), *_ = turned(end, x, y, whole.angle)
-    part = Lot(float(u), float(v), length, whole.width, whole.angle, whole.colour, whole.seed)
+    part = Lot(float(u), float(v), length, whole.width, whole.angle, whole.color, whole.seed)
     # No trees stand at either date where the car park will be.
     before = Things(lots=(part,), groves=(Grove(around(x, y, 50), 0),))
     facts = Facts("lot extension", site.ground, place)
@@ -90,7 +90,7 @@ def roundabout(site: Site) -> Edit:
     # An upright band counts to the left.
     x, y = 128 - across, 128 + down
     first = draw_road(site.rng, straight(False, down, 0.0))
-    second = Road(straight(True, across, 0.0), first.width, first.colour, first.lined)
+    second = Road(straight(True, across, 0.0), first.width, first.color, first.lined)
     radius = float(site.rng.uniform(27, 33))
     turn = np.linspace(0, 2 * np.pi, 36)
     ring = np.stack([x + radius * np.cos(turn), y + radius * np.sin(turn)], 1).astype(np.float32)
@@ -100,8 +100,8 @@ def roundabout(site: Site) -> Edit:
         [(x, -20), (x, y - radius)],
         [(x, y + radius), (x, 276)],
     ]
-    roads = [Road(np.array(arm, np.float32), first.width, first.colour, False) for arm in arms]
-    roads.append(Road(ring, first.width, first.colour, False))
+    roads = [Road(np.array(arm, np.float32), first.width, first.color, False) for arm in arms]
+    roads.append(Road(ring, first.width, first.color, False))
     after = Things(patches=(Patch("meadow", ring, (84, 118, 62)),), roads=tuple(roads))
     reserved = (around(x, y, radius + 12), *(_along(road.line) for road in (first, second)))
     return Edit(Facts("roundabout", site.ground), reserved, before=Things(roads=(first, second)), after=after)

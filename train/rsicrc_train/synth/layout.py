@@ -6,7 +6,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rsicrc_train.synth.ground import SIZE, Colour
 from rsicrc_train.synth.objects import (
     Building,
     Grove,
@@ -24,14 +23,15 @@ from rsicrc_train.synth.objects import (
     draw_road,
     turned,
 )
+from rsicrc_train.synth.terrain import SIZE, Color
 
 EVERYWHERE: Points = np.array([[-20, -20], [276, -20], [276, 276], [-20, 276]], np.float32)
 _MIDDLE = SIZE / 2
 
-# Land may look grey or yellow, but bare land is always redder than green and a meadow never is.
-BARE: tuple[Colour, ...] = ((176, 156, 128), (152, 138, 120), (130, 112, 92), (190, 172, 146), (140, 121, 100))
-GREEN: tuple[Colour, ...] = ((92, 116, 66), (104, 118, 74), (74, 102, 58), (116, 130, 82))
-_CROPS: tuple[Colour, ...] = ((96, 120, 62), (150, 140, 92), (118, 104, 78))
+# Land may look gray or yellow, but bare land is always redder than green and a meadow never is.
+BARE: tuple[Color, ...] = ((176, 156, 128), (152, 138, 120), (130, 112, 92), (190, 172, 146), (140, 121, 100))
+GREEN: tuple[Color, ...] = ((92, 116, 66), (104, 118, 74), (74, 102, 58), (116, 130, 82))
+_CROPS: tuple[Color, ...] = ((96, 120, 62), (150, 140, 92), (118, 104, 78))
 
 
 class Plot:
@@ -139,8 +139,8 @@ def _patches(rng: np.random.Generator, plot: Plot, ground: str) -> tuple[Patch, 
         else:
             radius_x, radius_y = rng.uniform(12, 45, 2)
             outline = blob(rng, x, y, radius_x, radius_y, 0.15)
-            other, colours = ("meadow", GREEN) if ground == "bareland" else ("bareland", BARE)
-            patch = Patch(other, outline, colours[rng.integers(len(colours))])
+            other, colors = ("meadow", GREEN) if ground == "bareland" else ("bareland", BARE)
+            patch = Patch(other, outline, colors[rng.integers(len(colors))])
         if plot.free(outline):
             patches.append(patch)
     return tuple(patches)

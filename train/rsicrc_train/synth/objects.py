@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from rsicrc_train.synth.ground import Colour
+from rsicrc_train.synth.terrain import Color
 
 Points = NDArray[np.float32]
 """Polygon or line, float32 [n, 2], (x, y) in pixels."""
@@ -40,7 +40,7 @@ class Patch:
 
     kind: str
     outline: Points
-    colour: Colour
+    color: Color
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,11 +52,11 @@ class Pond:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Road:
-    """A road along a line; `width` in pixels, `lined` with a broken centre line, `cars` where any drive."""
+    """A road along a line; `width` in pixels, `lined` with a broken center line, `cars` where any drive."""
 
     line: Points
     width: float
-    colour: Colour
+    color: Color
     lined: bool
     cars: bool = True
 
@@ -70,7 +70,7 @@ class Lot:
     length: float
     width: float
     angle: float
-    colour: Colour
+    color: Color
     seed: int
 
     @property
@@ -91,7 +91,7 @@ class Building:
         angle: Of the ridge, radians.
         height: Of the eaves, pixels (as long as the shadow with the sun at 45 degrees).
         roof: "hip", "gable" or "flat".
-        colour: RGB of the roof in full light.
+        color: RGB of the roof in full light.
         wing: Where a wing stands out, from -1 to 1 along the ridge; 0 for no wing.
         drive: End of a paved drive that leads here, or None.
         second: RGB of the wing's roof, or of one side of a flat roof, where it is another.
@@ -105,10 +105,10 @@ class Building:
     angle: float
     height: float
     roof: str
-    colour: Colour
+    color: Color
     wing: float = 0.0
     drive: tuple[float, float] | None = None
-    second: Colour | None = None
+    second: Color | None = None
     seed: int = 0
 
     @property
@@ -159,7 +159,7 @@ class Scene:
 
     Attributes:
         floor: Kind of the land everywhere: "bareland" or "meadow".
-        colour: Its mean RGB colour in the season of neither rain nor drought.
+        color: Its mean RGB color in the season of neither rain nor drought.
         origin: Where the land is cut from its bank, (x, y) below 512.
         flip: How it is flipped, 0 to 7.
         wood: Where the trees are cut from their banks, (x, y) below 384.
@@ -167,14 +167,14 @@ class Scene:
     """
 
     floor: str
-    colour: Colour
+    color: Color
     origin: tuple[int, int]
     flip: int
     wood: tuple[int, int]
     things: Things
 
 
-_ROOFS: tuple[Colour, ...] = (
+_ROOFS: tuple[Color, ...] = (
     (152, 150, 146),
     (92, 92, 96),
     (150, 92, 72),
@@ -188,7 +188,7 @@ _ROOFS: tuple[Colour, ...] = (
     (112, 128, 118),
     (66, 66, 72),
 )
-_HALLS: tuple[Colour, ...] = (
+_HALLS: tuple[Color, ...] = (
     (222, 222, 218),
     (196, 198, 200),
     (96, 128, 172),
@@ -198,7 +198,7 @@ _HALLS: tuple[Colour, ...] = (
     (120, 124, 130),
     (206, 194, 170),
 )
-_SURFACES: tuple[Colour, ...] = ((112, 112, 114), (134, 132, 130), (158, 155, 148))
+_SURFACES: tuple[Color, ...] = ((112, 112, 114), (134, 132, 130), (158, 155, 148))
 
 
 def draw_house(rng: np.random.Generator, x: float, y: float, angle: float) -> Building:
@@ -212,7 +212,7 @@ def draw_house(rng: np.random.Generator, x: float, y: float, angle: float) -> Bu
         angle=angle,
         height=float(rng.uniform(5, 7.5)),
         roof="hip" if style < 0.5 else "gable" if style < 0.85 else "flat",
-        colour=_ROOFS[rng.integers(len(_ROOFS))],
+        color=_ROOFS[rng.integers(len(_ROOFS))],
         wing=float(rng.choice([-1, 1]) * rng.uniform(0.5, 1)) if rng.random() < 0.5 else 0.0,
         second=_ROOFS[rng.integers(len(_ROOFS))] if rng.random() < 0.2 else None,
         seed=int(rng.integers(1 << 30)),
@@ -229,7 +229,7 @@ def draw_hall(rng: np.random.Generator, x: float, y: float, angle: float) -> Bui
         angle=angle,
         height=float(rng.uniform(8, 12)),
         roof="flat",
-        colour=_HALLS[rng.integers(len(_HALLS))],
+        color=_HALLS[rng.integers(len(_HALLS))],
         wing=float(rng.choice([-0.8, 0.8])) if rng.random() < 0.25 else 0.0,
         second=_HALLS[rng.integers(len(_HALLS))] if rng.random() < 0.25 else None,
         seed=int(rng.integers(1 << 30)),
@@ -238,9 +238,9 @@ def draw_hall(rng: np.random.Generator, x: float, y: float, angle: float) -> Bui
 
 def draw_lot(rng: np.random.Generator, x: float, y: float, angle: float) -> Lot:
     """A car park of 60 to 74 by 40 to 54 pixels around (x, y)."""
-    grey = float(rng.uniform(96, 128))
+    gray = float(rng.uniform(96, 128))
     length, width = float(rng.uniform(60, 74)), float(rng.uniform(40, 54))
-    return Lot(x, y, length, width, angle, (grey, grey, grey + 2), int(rng.integers(1 << 30)))
+    return Lot(x, y, length, width, angle, (gray, gray, gray + 2), int(rng.integers(1 << 30)))
 
 
 def draw_pond(rng: np.random.Generator, x: float, y: float) -> Pond:
@@ -255,12 +255,12 @@ def draw_road(rng: np.random.Generator, line: Points) -> Road:
 
 def draw_path(rng: np.random.Generator, line: Points) -> Road:
     """A foot path or a dirt track of 3 to 5 pixels along a line."""
-    colour = ((168, 148, 120), (150, 132, 106), (180, 174, 162))[rng.integers(3)]
-    return Road(line, float(rng.uniform(3, 5)), colour, False, cars=False)
+    color = ((168, 148, 120), (150, 132, 106), (180, 174, 162))[rng.integers(3)]
+    return Road(line, float(rng.uniform(3, 5)), color, False, cars=False)
 
 
 def draw_container(rng: np.random.Generator, x: float, y: float, angle: float) -> Building:
     """A container or shed of 9 to 12 by 4 to 6 pixels."""
-    colours: tuple[Colour, ...] = ((60, 92, 140), (150, 66, 50), (196, 196, 192), (96, 112, 84), (170, 140, 70))
+    colors: tuple[Color, ...] = ((60, 92, 140), (150, 66, 50), (196, 196, 192), (96, 112, 84), (170, 140, 70))
     length, width = float(rng.uniform(9, 12)), float(rng.uniform(4, 6))
-    return Building(x, y, length, width, angle, 3.0, "flat", colours[rng.integers(len(colours))])
+    return Building(x, y, length, width, angle, 3.0, "flat", colors[rng.integers(len(colors))])

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from rsicrc.levir import NO_CHANGE_SENTENCES
+from rsicrc.datasets.levir_cc import NO_CHANGE_SENTENCES
 from rsicrc_train.synth.captions import describe
+from rsicrc_train.synth.change_facts import GROUNDS, Facts
 from rsicrc_train.synth.changes import draw_edit
 from rsicrc_train.synth.edits import Edit
-from rsicrc_train.synth.facts import GROUNDS, Facts
 from rsicrc_train.synth.layout import BARE, GREEN, Plot, surroundings
 from rsicrc_train.synth.objects import Scene, Things
 from rsicrc_train.synth.render import render
@@ -37,7 +37,7 @@ class Pair:
 
 
 def is_changed(seed: int, index: int) -> bool:
-    """Whether a pair has a change: one of each two neighbours has, a coin says which."""
+    """Whether a pair has a change: one of each two neighbors has, a coin says which."""
     coin = np.random.SeedSequence((seed, index // 2, 0)).generate_state(1)[0] & 1
     return bool(int(coin) == index % 2)
 
@@ -57,13 +57,11 @@ def make_scenes(seed: int, index: int, grounds: Collection[str] = GROUNDS) -> tu
     common = surroundings(rng, plot, ground, tilt).plus(edit.both)
     edit = replace(edit, facts=replace(edit.facts, beside=_beside(edit, common)))
     floor = ground if ground != "woods" else ("bareland", "meadow")[rng.integers(2)]
-    colours = GREEN if floor == "meadow" else BARE
-    colour = colours[rng.integers(len(colours))]
+    colors = GREEN if floor == "meadow" else BARE
+    color = colors[rng.integers(len(colors))]
     x, y, u, v = (int(n) for n in rng.integers(0, (510, 510, 380, 380)))
     flip = int(rng.integers(8))
-    before, after = (
-        Scene(floor, colour, (x, y), flip, (u, v), common.plus(part)) for part in (edit.before, edit.after)
-    )
+    before, after = (Scene(floor, color, (x, y), flip, (u, v), common.plus(part)) for part in (edit.before, edit.after))
     if not is_changed(seed, index):
         before = after = (before, after)[rng.integers(2)]
     return before, after, edit
@@ -73,15 +71,15 @@ def _beside(edit: Edit, common: Things) -> str:
     """What stays and is close to a change that has one place: "pond", "road" or nothing."""
     if not edit.facts.place:
         return ""
-    centre = edit.reserved[0].mean(0)
+    center = edit.reserved[0].mean(0)
     for pond in common.ponds:
-        if np.linalg.norm(pond.outline - centre, axis=1).min() < 60:
+        if np.linalg.norm(pond.outline - center, axis=1).min() < 60:
             return "pond"
     for road in common.roads:
         # A line of two points is filled in, so that the nearest is close to one of them.
         start, end = road.line[:-1, None], road.line[1:, None]
         points = start + np.linspace(0, 1, 30)[None, :, None] * (end - start)
-        if road.cars and np.linalg.norm(points - centre, axis=2).min() < 62:
+        if road.cars and np.linalg.norm(points - center, axis=2).min() < 62:
             return "road"
     return ""
 

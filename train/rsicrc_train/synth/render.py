@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rsicrc_train.synth.ground import SIZE, Colour, crop, floor, texture, tinted
 from rsicrc_train.synth.objects import Building, Lot, Points, Road, Scene, Things, box, turned
+from rsicrc_train.synth.terrain import SIZE, Color, crop, floor, texture, tinted
 from rsicrc_train.synth.trees import crowns, leaves
 from rsicrc_train.synth.weather import Weather, photograph
 
@@ -16,7 +16,7 @@ Image = NDArray[np.uint8]
 _AA, _BITS = cv2.LINE_AA, 4
 _CARS = ((225, 225, 225), (150, 152, 156), (60, 62, 68), (150, 45, 40), (50, 70, 115), (30, 30, 32))
 # What grows on a field belongs to the date: green, ripe, stubble or ploughed.
-_CROPS: tuple[Colour, ...] = ((84, 118, 58), (178, 158, 98), (146, 132, 92), (122, 98, 74), (104, 126, 70))
+_CROPS: tuple[Color, ...] = ((84, 118, 58), (178, 158, 98), (146, 132, 92), (122, 98, 74), (104, 126, 70))
 _CONCRETE = (186.0, 182.0, 174.0)
 _PITCH = {"hip": 0.5, "gable": 0.55}
 
@@ -55,12 +55,12 @@ def _fixed(points: Points) -> NDArray[np.int32]:
     return np.asarray(np.rint(points * 16), np.int32)
 
 
-def _scaled(colour: Colour, light: float) -> Colour:
-    return colour[0] * light, colour[1] * light, colour[2] * light
+def _scaled(color: Color, light: float) -> Color:
+    return color[0] * light, color[1] * light, color[2] * light
 
 
-def _fill(image: Image, points: Points, colour: Colour | int) -> None:
-    cv2.fillConvexPoly(image, _fixed(points), colour, _AA, _BITS)
+def _fill(image: Image, points: Points, color: Color | int) -> None:
+    cv2.fillConvexPoly(image, _fixed(points), color, _AA, _BITS)
 
 
 def _darken(image: Image, shade: Image, strength: Sequence[float]) -> None:
@@ -71,8 +71,8 @@ def _darken(image: Image, shade: Image, strength: Sequence[float]) -> None:
 
 def _land(scene: Scene, weather: Weather) -> Image:
     wear = (weather.seed % 500, weather.seed // 700 % 500)
-    colour = weather.grown(scene.colour) if scene.floor == "meadow" else scene.colour
-    return floor(scene.floor, scene.origin, scene.flip, colour, wear)
+    color = weather.grown(scene.color) if scene.floor == "meadow" else scene.color
+    return floor(scene.floor, scene.origin, scene.flip, color, wear)
 
 
 def _patches(image: Image, scene: Scene, weather: Weather) -> None:
@@ -86,17 +86,17 @@ def _patches(image: Image, scene: Scene, weather: Weather) -> None:
         soft = 3 if patch.kind == "field" else 11
         cv2.compare(cv2.blur(mask, (soft, soft)), level, cv2.CMP_GT, mask)
         origin = (scene.origin[0], (scene.origin[1] + 97 * number) % 500)
-        colour = weather.grown(patch.colour) if patch.kind == "meadow" else patch.colour
+        color = weather.grown(patch.color) if patch.kind == "meadow" else patch.color
         if patch.kind == "field":
-            colour = _CROPS[(weather.seed + 3 * number) // 7 % len(_CROPS)]
+            color = _CROPS[(weather.seed + 3 * number) // 7 % len(_CROPS)]
         flip = (scene.flip + number) % 8
-        cv2.copyTo(floor(patch.kind, origin, flip, colour), mask, image)
+        cv2.copyTo(floor(patch.kind, origin, flip, color), mask, image)
 
 
 def _ponds(image: Image, things: Things, weather: Weather) -> None:
     if not things.ponds:
         return
-    # Water mirrors the sky, so its colour belongs to the date.
+    # Water mirrors the sky, so its color belongs to the date.
     depth = weather.seed % 97 / 97
     water = floor("water", (weather.seed % 400, 100), 0, (44 + 22 * depth, 68 + 18 * depth, 76 + 22 * (1 - depth)))
     mask = np.zeros((SIZE, SIZE), np.uint8)
@@ -121,7 +121,7 @@ def _roads(image: Image, roads: Sequence[Road], weather: Weather) -> None:
     for line, road in zip(lines, roads, strict=True):
         cv2.polylines(image, [line], False, (172, 168, 158), round(road.width) + 4, _AA, _BITS)
     for line, road in zip(lines, roads, strict=True):
-        cv2.polylines(image, [line], False, road.colour, round(road.width), _AA, _BITS)
+        cv2.polylines(image, [line], False, road.color, round(road.width), _AA, _BITS)
     for road in roads:
         if road.lined:
             _centre_line(image, road)
@@ -170,8 +170,8 @@ def _cars_on(road: Road, rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def _cars(image: Image, cars: NDArray[np.float64], rng: np.random.Generator) -> None:
-    """Draw cars [n, 3] of x, y, angle, all of a colour at once."""
-    colours = rng.integers(len(_CARS), size=len(cars))
+    """Draw cars [n, 3] of x, y, angle, all of a color at once."""
+    colors = rng.integers(len(_CARS), size=len(cars))
     c, s = np.cos(cars[:, 2]), np.sin(cars[:, 2])
     local = np.array([[-4, -2], [4, -2], [4, 2], [-4, 2]], np.float64)
     x = cars[:, :1] + local[:, 0] * c[:, None] - local[:, 1] * s[:, None]
@@ -179,16 +179,16 @@ def _cars(image: Image, cars: NDArray[np.float64], rng: np.random.Generator) -> 
     quads = _fixed(np.stack([x, y], -1).astype(np.float32))
     if len(quads):
         cv2.fillPoly(image, list(quads + 12), (48, 48, 52), _AA, _BITS)
-    for number, colour in enumerate(_CARS):
-        chosen = quads[colours == number]
+    for number, color in enumerate(_CARS):
+        chosen = quads[colors == number]
         if len(chosen):
-            cv2.fillPoly(image, list(chosen), colour, _AA, _BITS)
+            cv2.fillPoly(image, list(chosen), color, _AA, _BITS)
 
 
 def _lot(image: Image, lot: Lot, weather: Weather) -> None:
     """Paved ground with rows of stalls, some taken."""
     _fill(image, box(lot.x, lot.y, lot.length + 4, lot.width + 4, lot.angle), (178, 176, 168))
-    _fill(image, lot.outline, lot.colour)
+    _fill(image, lot.outline, lot.color)
     columns = int((lot.length - 6) // 6)
     rows = max(2, int(lot.width // 17))
     xs = (np.arange(columns + 1) - columns / 2) * 6.0
@@ -220,16 +220,16 @@ def _building_shadow(shade: Image, building: Building, weather: Weather) -> None
 def _building(image: Image, building: Building, weather: Weather) -> None:
     if building.roof == "flat":
         if building.wing:
-            _fill(image, building.wing_outline, building.second or _scaled(building.colour, 0.94))
+            _fill(image, building.wing_outline, building.second or _scaled(building.color, 0.94))
         _flat_roof(image, building, weather)
         return
     if building.wing:
-        colour = building.second or building.colour
-        _pitched_roof(image, building.wing_outline, building.angle + math.pi / 2, "gable", colour, weather)
-    _pitched_roof(image, building.outline, building.angle, building.roof, building.colour, weather)
+        color = building.second or building.color
+        _pitched_roof(image, building.wing_outline, building.angle + math.pi / 2, "gable", color, weather)
+    _pitched_roof(image, building.outline, building.angle, building.roof, building.color, weather)
 
 
-def _pitched_roof(image: Image, outline: Points, angle: float, roof: str, colour: Colour, weather: Weather) -> None:
+def _pitched_roof(image: Image, outline: Points, angle: float, roof: str, color: Color, weather: Weather) -> None:
     """Two or four facets, each as bright as it faces the sun; the first side of the outline lies along the ridge."""
     a, b, c, d = outline
     start, end = (a + d) / 2, (b + c) / 2
@@ -241,15 +241,15 @@ def _pitched_roof(image: Image, outline: Points, angle: float, roof: str, colour
     if roof == "hip":
         facets += [([d, a, first], angle + math.pi), ([b, c, last], angle)]
     for corners, direction in facets:
-        _fill(image, np.stack(corners), _scaled(colour, weather.light_on(direction, pitch)))
+        _fill(image, np.stack(corners), _scaled(color, weather.light_on(direction, pitch)))
     ridge = _fixed(np.stack([first, last]))
-    cv2.polylines(image, [ridge], False, _scaled(colour, 1.15), 1, _AA, _BITS)
+    cv2.polylines(image, [ridge], False, _scaled(color, 1.15), 1, _AA, _BITS)
 
 
 def _flat_roof(image: Image, building: Building, weather: Weather) -> None:
     """A level roof with a parapet, seams and a few machines."""
     outline = building.outline
-    _fill(image, outline, building.colour)
+    _fill(image, outline, building.color)
     if building.second and not building.wing:
         a, b, c, d = outline
         _fill(image, np.stack([a, 0.6 * a + 0.4 * b, 0.6 * d + 0.4 * c, d]), building.second)
@@ -258,15 +258,15 @@ def _flat_roof(image: Image, building: Building, weather: Weather) -> None:
     half = building.width / 2 - 2
     ends = np.stack([np.stack([seams, seams * 0 - half], 1), np.stack([seams, seams * 0 + half], 1)], 1)
     lines = turned(ends.reshape(-1, 2).astype(np.float32), building.x, building.y, building.angle).reshape(-1, 2, 2)
-    cv2.polylines(image, list(_fixed(lines)), False, _scaled(building.colour, 0.93), 1, _AA, _BITS)
-    cv2.polylines(image, [_fixed(outline)], True, _scaled(building.colour, 0.78), 1, _AA, _BITS)
+    cv2.polylines(image, list(_fixed(lines)), False, _scaled(building.color, 0.93), 1, _AA, _BITS)
+    cv2.polylines(image, [_fixed(outline)], True, _scaled(building.color, 0.78), 1, _AA, _BITS)
     reach = np.array(weather.shadow, np.float32) * 3
     spots = rng.uniform(-0.36, 0.36, (int(building.length // 14), 2)) * (building.length, building.width)
     for x, y in turned(spots.astype(np.float32), building.x, building.y, building.angle):
         machine = box(float(x), float(y), 5, 4, building.angle)
         hull = cv2.convexHull(np.concatenate([machine, machine + reach]))
-        _fill(image, np.asarray(hull[:, 0], np.float32), _scaled(building.colour, 0.5))
-        _fill(image, machine, _scaled(building.colour, 0.9))
+        _fill(image, np.asarray(hull[:, 0], np.float32), _scaled(building.color, 0.5))
+        _fill(image, machine, _scaled(building.color, 0.9))
 
 
 def _woods(scene: Scene) -> list[tuple[Image, bool]]:

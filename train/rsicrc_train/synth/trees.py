@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rsicrc_train.synth.ground import SIZE, Colour, noise, tinted
+from rsicrc_train.synth.terrain import SIZE, Color, noise, tinted
 
 BANK = 640
 _PAD = 16
@@ -19,7 +19,7 @@ _BANK_SEED = 20241
 class Canopy:
     """A bank of tree crowns, all arrays [640, 640].
 
-    A pixel knows the centre of its tree, so that a tree is shown whole or not at all, whatever the outline of the wood.
+    A pixel knows the center of its tree, so that a tree is shown whole or not at all, whatever the outline of the wood.
 
     Attributes:
         inside: uint8, 255 where there is a crown.
@@ -28,7 +28,7 @@ class Canopy:
         tint: uint8 around 128, brightness of the tree and of its leaves.
         rank: uint8, one value a tree; a tree is shown where the wanted density is above its rank.
         species: uint8, one value a tree; which trees turn first in autumn.
-        centre: int32, flat index of the tree's centre in a padded scene that begins at the bank's origin.
+        center: int32, flat index of the tree's center in a padded scene that begins at the bank's origin.
     """
 
     inside: NDArray[np.uint8]
@@ -36,7 +36,7 @@ class Canopy:
     slope_y: NDArray[np.uint8]
     tint: NDArray[np.uint8]
     rank: NDArray[np.uint8]
-    centre: NDArray[np.int32]
+    center: NDArray[np.int32]
     species: NDArray[np.uint8]
 
 
@@ -63,8 +63,8 @@ def canopy(dense: bool) -> Canopy:
 
     table = np.vstack([[0.0, 0.0], points]).astype(np.float32)
     radius_of = np.concatenate([[1.0], radii]).astype(np.float32)
-    centre_x, centre_y, radius_map = table[label, 0], table[label, 1], radius_of[label]
-    away = ((bent[0] - centre_x) ** 2 + (bent[1] - centre_y) ** 2) / (1.1 * radius_map) ** 2
+    center_x, center_y, radius_map = table[label, 0], table[label, 1], radius_of[label]
+    away = ((bent[0] - center_x) ** 2 + (bent[1] - center_y) ** 2) / (1.1 * radius_map) ** 2
     height = radius_map * np.sqrt(np.clip(1 - away, 0, None)) + 0.8 * noise(rng, BANK, ((150, 1.0), (300, 0.8)))
     height[label == 0] = 0
     height = cv2.GaussianBlur(height, (0, 0), 0.7)
@@ -73,7 +73,7 @@ def canopy(dense: bool) -> Canopy:
     own = rng.normal(0, 13, len(points) + 1).astype(np.float32)
     tint = 128 + own[label] + 9 * noise(rng, BANK, ((320, 1.0), (640, 1.0))) + 14 * (0.5 - away)
     rank = rng.integers(0, 255, len(points) + 1).astype(np.uint8)
-    flat = np.rint(centre_y).astype(np.int32) * _ROW + np.rint(centre_x).astype(np.int32)
+    flat = np.rint(center_y).astype(np.int32) * _ROW + np.rint(center_x).astype(np.int32)
     inside = np.where(label > 0, 255, 0).astype(np.uint8)
     species = rng.integers(0, 255, len(points) + 1).astype(np.uint8)
     return Canopy(inside, slope_x, slope_y, np.clip(tint, 0, 255).astype(np.uint8), rank[label], flat, species[label])
@@ -85,7 +85,7 @@ def crowns(dense: bool, origin: tuple[int, int], density: NDArray[np.uint8]) -> 
     Args:
         dense: Which bank.
         origin: Where the scene lies in the bank, (x, y) below 384.
-        density: uint8 [256, 256], how many of the trees that have their centre here are shown (255: all).
+        density: uint8 [256, 256], how many of the trees that have their center here are shown (255: all).
 
     Returns:
         uint8 [256, 256], 255 on a crown.
@@ -94,7 +94,7 @@ def crowns(dense: bool, origin: tuple[int, int], density: NDArray[np.uint8]) -> 
     x, y = origin
     window = np.s_[y : y + SIZE, x : x + SIZE]
     padded = cv2.copyMakeBorder(density, _PAD, _PAD, _PAD, _PAD, cv2.BORDER_REPLICATE)
-    here = bank.centre[window] + (_PAD * (_ROW + 1) - (y * _ROW + x))
+    here = bank.center[window] + (_PAD * (_ROW + 1) - (y * _ROW + x))
     shown = np.take(padded.reshape(-1), here, mode="clip")
     wanted = cv2.compare(shown, bank.rank[window], cv2.CMP_GT)
     return np.asarray(cv2.bitwise_and(wanted, bank.inside[window]), np.uint8)
@@ -104,8 +104,8 @@ def leaves(
     dense: bool,
     origin: tuple[int, int],
     light: tuple[float, float],
-    dark: Colour,
-    bright: Colour,
+    dark: Color,
+    bright: Color,
     turned: tuple[float, float] = (0.0, 0.0),
 ) -> NDArray[np.uint8]:
     """The wood as it looks from above, everywhere.
@@ -128,8 +128,8 @@ def leaves(
     a, b = -0.8 * light[0], -0.8 * light[1]
     slope = cv2.addWeighted(bank.slope_x[window], a, bank.slope_y[window], b, 118 - 128 * (a + b))
     value = cv2.addWeighted(slope, 1.0, bank.tint[window], 1.2, -128 * 1.2)
-    grey, kinds = np.asarray(value, np.uint8), bank.species[window]
-    image = tinted(grey, dark, bright)
+    gray, kinds = np.asarray(value, np.uint8), bank.species[window]
+    image = tinted(gray, dark, bright)
     # Conifers stay as they are; what turns early is yellow and what turns late is brown.
     looks = (
         (204.0, 255.0, (10.0, 22.0, 16.0), (88.0, 122.0, 84.0)),
@@ -139,5 +139,5 @@ def leaves(
     )
     for low, high, shade, sun in looks:
         if high > low:
-            cv2.copyTo(tinted(grey, shade, sun), cv2.inRange(kinds, low, high - 1), image)
+            cv2.copyTo(tinted(gray, shade, sun), cv2.inRange(kinds, low, high - 1), image)
     return image

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rsicrc_train.synth.ground import BANK, SIZE, Colour, crop, noise, texture
+from rsicrc_train.synth.terrain import BANK, SIZE, Color, crop, noise, texture
 
 _GRAIN_SEED = 20242
 
@@ -23,7 +23,7 @@ class Weather:
         drought: 0 lush and green, 1 dry and yellow.
         gains: Factors of red, green and blue.
         gamma: Exponent of the tone curve.
-        contrast: Factor around mid-grey.
+        contrast: Factor around mid-gray.
         haze: 0 clear air to 1 white.
         blur: Deviation of the lens's Gaussian, pixels.
         grain: Amplitude of the sensor's noise, 0 to 1.
@@ -63,9 +63,9 @@ class Weather:
         incidence = math.cos(pitch) + math.sin(pitch) * toward / math.tan(self.elevation)
         return min(1.3, 0.42 + 0.58 * max(0.0, incidence))
 
-    def grown(self, colour: Colour) -> Colour:
-        """Colour of grass or leaves in this season."""
-        red, green, blue = colour
+    def grown(self, color: Color) -> Color:
+        """Color of grass or leaves in this season."""
+        red, green, blue = color
         dry = self.drought
         return red * (0.84 + 0.38 * dry), green * (1.02 + 0.05 * dry), blue * (0.94 + 0.1 * dry)
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rsicrc.arrays import DeviceArray
+from rsicrc.backends.arrays import DeviceArray
 from rsicrc.backends.cuda import Stream
 from rsicrc.backends.device import DeviceBackend, Tensors
-from rsicrc.backends.state import ROWS
+from rsicrc.backends.host_loop import ROWS
 from rsicrc.backends.tensorrt.library import Library, make_logger, one_line
 from rsicrc.errors import BackendError, DeviceMemoryError, ModelFolderError
 from rsicrc.manifest import GraphSpec, Manifest

@@ -1,4 +1,4 @@
-"""Optimisation profiles in the user's terms: how many pairs at once, how many beams."""
+"""Optimization profiles in the user's terms: how many pairs at once, how many beams."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Known data sets of captioned image pairs and their readers."""

@@ -1,0 +1,67 @@
+"""Tables of captioned pairs (CSV, JSON lines, Parquet; see `rsicrc.inputs.pair_table`), with these columns.
+
+`before` and `after`: the images' paths, from the table's folder. `split`: train, val or test. `captions`: a list of
+sentences, or text with `|` between the sentences. `changed`, which may be left out or left empty: 1 or 0, true or
+false; without it a pair counts as unchanged when most of its captions say so.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rsicrc.datasets.levir_cc import CaptionedPair
+from rsicrc.errors import DataError, EmptySplitError
+from rsicrc.inputs.pair_table import PairRow, read_pairs
+from rsicrc.text.no_change import mostly_unchanged
+from rsicrc.text.vocabulary import plain_words
+
+SUFFIXES = frozenset({".csv", ".jsonl", ".ndjson", ".parquet"})
+BETWEEN = "|"
+_FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+
+
+def read_table(path: Path, split: str) -> list[CaptionedPair]:
+    """The pairs of one split, in the order of the table; images are not opened.
+
+    Raises:
+        DataError: a row has no captions, no split or no paths, or the split is empty.
+        PairsError: the table as a whole cannot be used.
+        OSError: it cannot be read.
+    """
+    rows = read_pairs(path)
+    for column in ("split", "captions"):
+        if column not in rows[0].extra:
+            raise DataError(f"{path}: no column '{column}'. Training data has before, after, captions and split")
+    chosen = [row for row in rows if str(row.extra.get("split", "")).strip() == split]
+    if not chosen:
+        there = sorted({str(row.extra.get("split", "")).strip() for row in rows})
+        raise EmptySplitError(f"{path} has no pairs in the split {split!r}, only in {', '.join(map(repr, there))}")
+    return [_pair(row, f"{path}, row {row.id}") for row in chosen]
+
+
+def _pair(row: PairRow, where: str) -> CaptionedPair:
+    if row.problem is not None:
+        raise DataError(f"{where}: {row.problem}")
+    sentences = _sentences(row.extra.get("captions"), where)
+    changed = _flag(row.extra.get("changed"), where)
+    return CaptionedPair(*row.paths, sentences, not mostly_unchanged(sentences) if changed is None else changed)
+
+
+def _sentences(value: Any, where: str) -> tuple[str, ...]:
+    texts = value.split(BETWEEN) if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise DataError(
+            f"{where}: 'captions' is a list of sentences, or text with {BETWEEN} between them, not {value!r}"
+        )
+    sentences = tuple(map(plain_words, texts))
+    if not sentences or not all(sentences):
+        raise DataError(f"{where}: no caption, or an empty one. Every pair needs a sentence")
+    return sentences
+
+
+def _flag(value: Any, where: str) -> bool | None:
+    text = "" if value is None else str(value).strip().lower()
+    if text and text not in _FLAGS:
+        raise DataError(f"{where}: 'changed' is 1 or 0, true or false, not {value!r}")
+    return _FLAGS.get(text)

@@ -1,0 +1,54 @@
+"""The layout of the CLEVR-Change data set (Park et al. 2019, https://github.com/Seth-Park/RobustChangeCaptioning).
+
+Every scene makes two pairs: with a later image in which something changed, and with one where only the view did.
+
+    images/CLEVR_default_000000.png             before
+    sc_images/CLEVR_semantic_000000.png         after, changed
+    nsc_images/CLEVR_nonsemantic_000000.png     after, unchanged
+    change_captions.json, no_change_captions.json    {"CLEVR_default_000000.png": ["…", …]}
+    splits.json                                 {"train": [0, …], "val": […], "test": […]}, numbers of scenes
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rsicrc.datasets.levir_cc import CaptionedPair, read_json
+from rsicrc.errors import DataError, EmptySplitError
+from rsicrc.text.vocabulary import plain_words
+
+SPLITS_FILE, CHANGED_FILE, UNCHANGED_FILE = "splits.json", "change_captions.json", "no_change_captions.json"
+_LAYOUT = "CLEVR-Change"
+
+
+def read_clevr_change(directory: Path, split: str) -> list[CaptionedPair]:
+    """The pairs of one split, two for each scene in the order of `splits.json`; images are not opened.
+
+    Raises:
+        DataError: a JSON file is missing, or of another layout, or the split is empty.
+    """
+    numbers = read_json(directory / SPLITS_FILE, _LAYOUT)
+    captions = {changed: directory / (CHANGED_FILE if changed else UNCHANGED_FILE) for changed in (True, False)}
+    sentences = {changed: read_json(path, _LAYOUT) for changed, path in captions.items()}
+    if not isinstance(numbers, dict) or not all(isinstance(number, int) for number in numbers.get(split, ())):
+        raise DataError(f"{directory / SPLITS_FILE} is not in {_LAYOUT}'s layout: lists of numbers by split")
+    pairs = []
+    for number in numbers.get(split, ()):
+        name = f"CLEVR_default_{number:06d}.png"
+        for changed, after in (
+            (True, f"sc_images/CLEVR_semantic_{number:06d}.png"),
+            (False, f"nsc_images/CLEVR_nonsemantic_{number:06d}.png"),
+        ):
+            said = _sentences(sentences[changed], name, captions[changed])
+            pairs.append(CaptionedPair(directory / "images" / name, directory / after, said, changed))
+    if not pairs:
+        raise EmptySplitError(f"{directory / SPLITS_FILE} has no pairs in the split {split!r}")
+    return pairs
+
+
+def _sentences(document: Any, name: str, path: Path) -> tuple[str, ...]:
+    said = document.get(name) if isinstance(document, dict) else None
+    if not isinstance(said, list) or not said or not all(isinstance(text, str) and text.strip() for text in said):
+        raise DataError(f"{path}, {name}: no list of sentences. Every scene needs at least one caption")
+    return tuple(map(plain_words, said))

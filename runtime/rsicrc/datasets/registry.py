@@ -1,0 +1,104 @@
+"""Which data sets can be read: one entry for each layout, found by what a folder holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rsicrc.datasets import captioned_table, clevr_change, dubai_cc, levir_cc
+from rsicrc.datasets.levir_cc import SPLITS, CaptionedPair
+from rsicrc.errors import DataError, EmptySplitError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a data set lies on disk.
+
+    Attributes:
+        name: the data set's.
+        sign: what it is known by, in words.
+        fits: whether a path is one.
+        read: the pairs of one of its splits; raises DataError where there are none.
+    """
+
+    name: str
+    sign: str
+    fits: Callable[[Path], bool]
+    read: Callable[[Path, str], list[CaptionedPair]]
+
+
+LAYOUTS = (
+    Layout(
+        "LEVIR-CC",
+        f"a folder with {levir_cc.CAPTIONS_FILE}",
+        lambda path: (path / levir_cc.CAPTIONS_FILE).is_file(),
+        levir_cc.read_levir,
+    ),
+    Layout(
+        "SECOND-CC",
+        f"a folder with {levir_cc.SECOND_FILE}",
+        lambda path: (path / levir_cc.SECOND_FILE).is_file(),
+        levir_cc.read_second,
+    ),
+    Layout(
+        "Dubai-CC",
+        f"a folder with {dubai_cc.BEFORE}",
+        lambda path: (path / dubai_cc.BEFORE).is_dir(),
+        dubai_cc.read_dubai,
+    ),
+    Layout(
+        "CLEVR-Change",
+        f"a folder with {clevr_change.CHANGED_FILE} and {clevr_change.SPLITS_FILE}",
+        lambda path: (path / clevr_change.CHANGED_FILE).is_file() and (path / clevr_change.SPLITS_FILE).is_file(),
+        clevr_change.read_clevr_change,
+    ),
+    Layout(
+        "a table of pairs",
+        "a CSV, JSON lines or Parquet file with before, after, captions and split",
+        lambda path: path.is_file() and path.suffix.lower() in captioned_table.SUFFIXES,
+        captioned_table.read_table,
+    ),
+)
+
+
+def find_layout(path: Path) -> Layout | None:
+    """The layout of a folder or file; None where it has none that is known."""
+    return next((layout for layout in LAYOUTS if layout.fits(path)), None)
+
+
+def read_split(path: Path, split: str) -> list[CaptionedPair]:
+    """The captioned pairs of one split of a data set, whatever its layout; images are not opened.
+
+    Args:
+        path: a folder in one of the `LAYOUTS`, or a table.
+        split: "train", "val" or "test".
+
+    Raises:
+        DataError: `path` is no data set that is known, is damaged, or has no pairs in the split.
+        PairsError: the table cannot be used.
+    """
+    layout = find_layout(path)
+    if layout is None:
+        what = "no such file or folder" if not path.exists() else "not a data set that can be read"
+        known = "; ".join(f"{layout.name}: {layout.sign}" for layout in LAYOUTS)
+        raise DataError(f"{path}: {what}. Known are {known}")
+    return layout.read(path, split)
+
+
+def read_splits(path: Path) -> dict[str, list[CaptionedPair]]:
+    """The captioned pairs of every split that has any, by its name.
+
+    Raises:
+        DataError: as from `read_split`, where no split has any pairs, or one is damaged.
+    """
+    splits: dict[str, list[CaptionedPair]] = {}
+    absent: EmptySplitError | None = None
+    for split in SPLITS:
+        try:
+            splits[split] = read_split(path, split)
+        except EmptySplitError as error:
+            absent = error
+    if absent is not None and not splits:
+        raise absent
+    return splits

@@ -1,0 +1,1 @@
+"""Evaluation of a model folder on a data set."""

@@ -1,0 +1,49 @@
+"""Sentences on their way into a graph: checked, encoded, padded."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsicrc.errors import ArgumentError
+from rsicrc.text.vocabulary import PAD, Vocabulary
+
+logger = logging.getLogger("rsicrc")
+
+
+def encode_sentences(vocabulary: Vocabulary, texts: Sequence[str]) -> list[list[int]]:
+    """Return the ids of each sentence, START and END included.
+
+    Words that the vocabulary does not hold count as UNK and too long sentences are cut; the log `rsicrc` gets a warning
+    about both.
+
+    Raises:
+        ArgumentError: a sentence has no words, or `texts` is a single string.
+    """
+    if isinstance(texts, str):
+        raise ArgumentError("texts is a list of sentences: put the one sentence into a list")
+    unknown: dict[str, None] = {}
+    encoded = []
+    for text in texts:
+        ids = vocabulary.encode(text)
+        if len(ids) == 2:
+            raise ArgumentError(f"an empty sentence ({text!r}) has nothing to be compared with")
+        if vocabulary.is_cut(text):
+            logger.warning("cut to the model's %d words: %s", vocabulary.max_len - 2, text)
+        unknown.update(dict.fromkeys(vocabulary.unknown_words(text)))
+        encoded.append(ids)
+    if unknown:
+        logger.warning("not in the model's vocabulary, read as UNK: %s", ", ".join(unknown))
+    return encoded
+
+
+def pad(sentences: Sequence[list[int]]) -> NDArray[np.int64]:
+    """Return sentences as int64 [N, longest], the shorter ones filled up with PAD on the right."""
+    longest = max((len(ids) for ids in sentences), default=0)
+    padded = np.full((len(sentences), longest), PAD, np.int64)
+    for row, ids in zip(padded, sentences, strict=True):
+        row[: len(ids)] = ids
+    return padded

@@ -1,0 +1,126 @@
+"""The word-level tokenizer: sentences to ids and back.
+
+Stored as a Hugging Face `tokenizers` file (`tokenizer.json`), so other languages' bindings read it too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.normalizers import Lowercase, Replace, Sequence as NormalizerSequence
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
+
+from rsicrc.errors import ArgumentError, ModelFolderError
+
+PAD, START, UNK, END = 0, 1, 2, 3
+SPECIAL_WORDS = ("PAD", "START", "UNK", "END")
+SPECIAL_IDS = {"pad": PAD, "start": START, "unk": UNK, "end": END}
+# Lower case makes sure that no text can spell a special word: those are upper case. Punctuation becomes a space, so
+# that "road,trees" is two words; hyphens and apostrophes inside a word stay ("t-shaped", "road's").
+_NORMALIZER = NormalizerSequence(
+    [
+        Lowercase(),
+        Replace(Regex(r"[^\p{L}\p{M}\p{N}'\-\s]"), " "),
+        Replace(Regex(r"(?<![\p{L}\p{M}\p{N}])['\-]+|['\-]+(?![\p{L}\p{N}])"), " "),
+    ]
+)
+
+
+def plain_words(text: str) -> str:
+    """Return a text as the vocabulary reads it: words in lower case, without punctuation, single spaces between."""
+    return " ".join(_NORMALIZER.normalize_str(text).split())
+
+
+class Vocabulary:
+    """A word-level vocabulary: PAD 0, START 1, UNK 2, END 3, then words.
+
+    Attributes:
+        words: the word (or special name) of every id.
+        max_len: longest sequence of ids, START and END included; `encode` cuts to it.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        ids = tokenizer.get_vocab(with_added_tokens=False)
+        self.words: tuple[str, ...] = tuple(sorted(ids, key=lambda word: ids[word]))
+        if [ids[word] for word in self.words] != list(range(len(ids))) or self.words[:4] != SPECIAL_WORDS:
+            raise ModelFolderError(f"a vocabulary has the ids 0, 1, 2, … and begins with {', '.join(SPECIAL_WORDS)}")
+        if tokenizer.truncation is None:
+            raise ModelFolderError("a vocabulary must say how long a sentence may be (truncation)")
+        self.max_len = int(tokenizer.truncation["max_length"])
+        self._tokenizer = tokenizer
+
+    @classmethod
+    def from_words(cls, words: Sequence[str], max_len: int = 41) -> Vocabulary:
+        """Build one from the word of every id.
+
+        Args:
+            words: PAD, START, UNK, END (under these names), then the words, lower case, in id order.
+            max_len: longest sequence of ids, START and END included.
+
+        Raises:
+            ArgumentError: the special words are not in place, a word occurs twice, or `max_len` is under 3.
+        """
+        if tuple(words[:4]) != SPECIAL_WORDS:
+            raise ArgumentError(f"a vocabulary begins with {', '.join(SPECIAL_WORDS)}, not {', '.join(words[:4])}")
+        if max_len < 3:
+            raise ArgumentError(f"max_len must leave room for START, a word and END, so at least 3, not {max_len}")
+        ids = {word: number for number, word in enumerate(words)}
+        if len(ids) != len(words):
+            raise ArgumentError("a vocabulary holds a word twice")
+        tokenizer = Tokenizer(WordLevel(ids, unk_token=SPECIAL_WORDS[UNK]))
+        tokenizer.normalizer = _NORMALIZER
+        tokenizer.pre_tokenizer = WhitespaceSplit()
+        # In the file too, so that whoever reads it with another language's binding gets the same ids.
+        special = [(SPECIAL_WORDS[START], START), (SPECIAL_WORDS[END], END)]
+        tokenizer.post_processor = TemplateProcessing(single="START $A END", special_tokens=special)
+        tokenizer.enable_truncation(max_len)
+        return cls(tokenizer)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Vocabulary:
+        """Read a `tokenizer.json`.
+
+        Raises:
+            ModelFolderError: not such a file.
+        """
+        try:
+            return cls(Tokenizer.from_file(str(path)))
+        except Exception as error:  # tokenizers raises a bare Exception for everything
+            raise ModelFolderError(f"{path}: not a vocabulary ({error}): export the model again") from error
+
+    def save(self, path: Path | str) -> None:
+        """Write `tokenizer.json`."""
+        document = json.loads(self._tokenizer.to_str())
+        Path(path).write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def encode(self, text: str) -> list[int]:
+        """Return [START, …, END]: at most `max_len` ids, END always kept; words not in the vocabulary are UNK."""
+        return list(self._tokenizer.encode(text).ids)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Join the words of `ids` by single spaces, up to END; PAD and START are left out."""
+        words = []
+        for number in ids:
+            if number == END:
+                break
+            if number not in (PAD, START):
+                words.append(self.words[number])
+        return " ".join(words)
+
+    def is_cut(self, text: str) -> bool:
+        """Tell whether `encode` drops words because the sentence is too long."""
+        return bool(self._tokenizer.encode(text).overflowing)
+
+    def unknown_words(self, text: str) -> list[str]:
+        """Return the words of a sentence that are not in the vocabulary, each once, in order."""
+        encoding = self._tokenizer.encode(text)
+        spans = zip(encoding.ids, encoding.offsets, strict=True)
+        return list(dict.fromkeys(text[begin:end].lower() for number, (begin, end) in spans if number == UNK))

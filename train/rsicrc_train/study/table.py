@@ -1,0 +1,134 @@
+"""What a study found, as a table (Markdown and JSON) and as curves."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rsicrc.evaluation.evaluate import ALL, BY_SCORE, CHANGED, STRICT
+from rsicrc.evaluation.metrics.captioning import PERIOD_FREE, PUBLISHED
+from rsicrc.files import replacing
+
+if TYPE_CHECKING:
+    from rsicrc_train.study.spec import Study
+
+TABLE, FIGURES, CURVES = "table.md", "table.json", "curves.png"
+# What the table shows, and where an evaluation has it.
+COLUMNS = {
+    "BLEU-4 changed": ("captions", CHANGED, PERIOD_FREE, "BLEU-4"),
+    "CIDEr changed": ("captions", CHANGED, PERIOD_FREE, "CIDEr"),
+    "P@1 changed, published": ("retrieval", CHANGED, PUBLISHED, "P@1"),
+    "mAP changed, published": ("retrieval", CHANGED, PUBLISHED, "mAP"),
+    "R@10 strict": ("retrieval", ALL, STRICT, "R@10"),
+    "MRR strict": ("retrieval", ALL, STRICT, "MRR"),
+    "change accuracy": ("change", BY_SCORE, "accuracy"),
+}
+_ABSENT = "–"
+
+Figures = Mapping[str, Sequence[float]]
+Results = Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+def write_table(study: Study, folder: Path, results: Results) -> None:
+    """Write `table.md` and `table.json` of the cells that are finished.
+
+    Args:
+        study: the study.
+        folder: where to.
+        results: for every cell's name the evaluations that there are, one for each seed, as `evaluate --json` prints.
+    """
+    figures = {name: _figures(evaluations) for name, evaluations in results.items()}
+    plain = [
+        {"cell": cell.name, "line": cell.line, "x": cell.x, "seeds": len(results[cell.name]), **figures[cell.name]}
+        for cell in study.cells
+    ]
+    with replacing(folder / FIGURES) as temporary:
+        document = {"title": study.title, "cells": plain}
+        temporary.write_text(json.dumps(document, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    with replacing(folder / TABLE) as temporary:
+        temporary.write_text(markdown(study, figures), encoding="utf-8")
+
+
+def draw_curves(study: Study, folder: Path, results: Results) -> None:
+    """Draw `curves.png`: a plot for each column, with curves over `x` where cells have one, else a point for each cell.
+
+    Args:
+        study: the study.
+        folder: where to.
+        results: as for `write_table`; at least one evaluation.
+    """
+    from matplotlib.figure import Figure
+
+    figures = {name: _figures(evaluations) for name, evaluations in results.items()}
+    columns = [column for column in COLUMNS if any(cell.get(column) for cell in figures.values())]
+    rows = -(-len(columns) // 2)
+    figure = Figure(figsize=(11, 3.2 * rows), layout="constrained")
+    figure.suptitle(study.title)
+    lines: dict[str, list[Any]] = {}
+    for cell in study.cells:
+        if cell.x is not None:
+            lines.setdefault(cell.line, []).append(cell)
+    for number, column in enumerate(columns, start=1):
+        axes = figure.add_subplot(rows, 2, number, title=column)
+        for line, cells in lines.items():
+            known = sorted((cell for cell in cells if figures[cell.name].get(column)), key=lambda cell: cell.x)
+            _bar(axes, [cell.x for cell in known], [figures[cell.name][column] for cell in known], line or None)
+        if lines:
+            for cell in study.cells:
+                values = figures[cell.name].get(column)
+                if cell.x is None and values:
+                    axes.axhline(statistics.fmean(values), linestyle=":", color="gray", label=cell.name)
+        else:
+            known = [cell for cell in study.cells if figures[cell.name].get(column)]
+            _bar(axes, [cell.name for cell in known], [figures[cell.name][column] for cell in known], None, "none")
+        if axes.get_legend_handles_labels()[1]:
+            axes.legend(fontsize="small")
+    with replacing(folder / CURVES) as temporary:
+        figure.savefig(temporary, dpi=110)
+
+
+def markdown(study: Study, figures: Mapping[str, Figures]) -> str:
+    """The table: a row for each cell, mean ± standard deviation over its seeds."""
+    columns = [column for column in COLUMNS if any(cell.get(column) for cell in figures.values())]
+    lines = [f"# {study.title}", "", f"Mean ± standard deviation over the seeds; {len(study.seeds)} asked for.", ""]
+    lines += ["| " + " | ".join(["cell", "seeds", *columns]) + " |", "|---|" + "---:|" * (len(columns) + 1)]
+    for cell in study.cells:
+        values = figures[cell.name]
+        seeds = max((len(each) for each in values.values()), default=0)
+        lines.append(
+            "| " + " | ".join([cell.name, str(seeds), *(_spread(values.get(name, ())) for name in columns)]) + " |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _figures(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """The columns' figures, one for each seed; a column that an evaluation lacks is left out."""
+    found = {column: [_get(each, path) for each in evaluations] for column, path in COLUMNS.items()}
+    return {
+        column: [value for value in values if value is not None]
+        for column, values in found.items()
+        if values and None not in values
+    }
+
+
+def _get(document: Mapping[str, Any], path: Sequence[str]) -> float | None:
+    value: Any = document
+    for key in path:
+        value = value.get(key, {})
+    return value if isinstance(value, float) else None
+
+
+def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return _ABSENT
+    mean = statistics.fmean(values)
+    return f"{mean:.3f}" if len(values) == 1 else f"{mean:.3f} ± {statistics.stdev(values):.3f}"
+
+
+def _bar(axes: Any, x: Sequence[Any], values: Sequence[Sequence[float]], label: str | None, join: str = "-") -> None:
+    means = [statistics.fmean(each) for each in values]
+    spread = [statistics.stdev(each) if len(each) > 1 else 0.0 for each in values]
+    axes.errorbar(x, means, yerr=spread, marker="o", capsize=3, linestyle=join, label=label)

@@ -10,7 +10,8 @@ import numpy as np
 
 import rsicrc
 from contestants.base import Captioned, Contestant, Images, Paths, Setup, Vectors
-from rsicrc.decoding.beam_search import SearchOptions, beam_search
+from rsicrc.decoding.beam_search import beam_search
+from rsicrc.decoding.options import CaptionOptions
 from rsicrc.manifest import IMAGE_ENCODER
 
 
@@ -63,7 +64,9 @@ class RsicrcEngine(Contestant):
     def look(self, images: Images, beams: int) -> tuple[list[str], Vectors]:
         """`Engine.encode_stream`: one look gives both."""
         texts, vectors = [], []
-        for result in self.engine.encode_stream(_pairs(images), captions=True, beams=beams, batch_size=len(images)):
+        for result in self.engine.encode_stream(
+            _pairs(images), captions=CaptionOptions(beams=beams), batch_size=len(images)
+        ):
             if not isinstance(result, rsicrc.EncodedPair) or result.caption is None:
                 raise TypeError(f"no caption: {result}")
             texts.append(result.caption.text)
@@ -82,7 +85,7 @@ class RsicrcEngine(Contestant):
         """The engine's search over its steps, the host's share of each included."""
         outputs = self._encode(images)
         cross = {name: value for name, value in outputs.items() if name.startswith("cross_")}
-        options = SearchOptions.resolve(self.engine.manifest, beams, 1, **self.settings)
+        options = CaptionOptions(beams=beams, **self.settings).resolve(self.engine.manifest)
         start = perf_counter()
         found = beam_search(self.engine.backend, cross, len(images), options)
         return (perf_counter() - start) / found.steps

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from rsicrc.backends import Backend
-from rsicrc.decoding.beam_search import SearchOptions, beam_search
+from rsicrc.decoding.beam_search import beam_search
+from rsicrc.decoding.options import CaptionOptions
 from rsicrc.manifest import SCORER, TEXT_ENCODER, Manifest
 from rsicrc.text.vocabulary import PAD, START
 from rsicrc_export.parity import encode, example_images, example_sentences
@@ -46,7 +47,7 @@ def write_golden(path: Path, manifest: Manifest, backend: Backend) -> None:
     for beams in BEAMS:
         if 2 * beams > manifest.vocab_size:
             continue
-        options = SearchOptions.resolve(manifest, beams, beams, None, None, None)
+        options = CaptionOptions(beams=beams, n_best=beams).resolve(manifest)
         found = beam_search(backend, cross, PAIRS, options).sentences
         captions = np.full((PAIRS, beams, manifest.max_len), PAD, np.int64)
         captions[:, :, 0] = START

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rsicrc.backends import Backend
-from rsicrc.decoding.beam_search import FinishedBeam, SearchOptions, beam_search
+from rsicrc.decoding.beam_search import FinishedBeam, beam_search
+from rsicrc.decoding.options import CaptionOptions
 from rsicrc.errors import ExportError
 from rsicrc.manifest import DECODER, IMAGE_ENCODER, SCORER, TEXT_ENCODER, Manifest
 from rsicrc.text.vocabulary import END, PAD, START
@@ -212,7 +213,7 @@ def _decoder(model: RSICRC, examples: list[_Example], manifest: Manifest, backen
         pairs = len(example.expected.embedding)
         longest = manifest.max_len if pairs == 1 else min(manifest.max_len, _SHORTER)
         for beams in beams_used:
-            options = SearchOptions.resolve(manifest, beams, beams, None, None, longest)
+            options = CaptionOptions(beams=beams, n_best=beams, max_length=longest).resolve(manifest)
             found = beam_search(backend, example.expected_cross, pairs, options)
             for tokens, hypotheses in zip(example.expected.tokens, found.sentences, strict=True):
                 difference, regret = _compare_beams(model, tokens, hypotheses)

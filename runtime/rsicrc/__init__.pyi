@@ -1,4 +1,5 @@
 from .backends.arrays import DeviceArray as DeviceArray
+from .decoding.options import CaptionOptions as CaptionOptions
 from .engine import Engine as Engine
 from .errors import (
     ArgumentError as ArgumentError,

@@ -1,29 +1,31 @@
-"""The engine: a model folder that captions pairs of images, embeds pairs and texts, and scores texts on pairs."""
+"""The engine: a model folder that captions and embeds pairs of images, embeds texts, and scores texts on pairs."""
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, overload
+from typing import Any, Literal, Self, TypeVar, Unpack, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from rsicrc.backends import Backend
 from rsicrc.backends.arrays import DeviceArray, ForeignArray, is_array, take_pixels
-from rsicrc.decoding.beam_search import SearchOptions
-from rsicrc.decoding.decoder import ROWS, Decoder, Encoded
+from rsicrc.decoding.decoder import Decoder, Encoded
+from rsicrc.decoding.options import BeamSearchOptions, CaptionOptions, CaptionSettings
 from rsicrc.errors import ArgumentError, DeviceMemoryError, ModelFolderError
 from rsicrc.inputs.images import Pair
-from rsicrc.inputs.prefetch import Batch, array_batches, prepare_pair, read_batches
-from rsicrc.inputs.upload import Feed
-from rsicrc.manifest import IMAGE_ENCODER, SCORER, TEXT_ENCODER, TOKENIZER_FILE, Manifest
+from rsicrc.inputs.prefetch import ArrayReader, Batch, BatchReader, PairReader, Pixels, prepare_pair
+from rsicrc.manifest import IMAGE_ENCODER, TEXT_ENCODER, TOKENIZER_FILE, Manifest
 from rsicrc.results import Caption, EncodedPair, Explanation, PairFailure
 from rsicrc.text.encoding import encode_sentences, pad
 from rsicrc.text.vocabulary import END, START, Vocabulary
 from rsicrc.timings import Timings
+from rsicrc.tuning import TEXTS_PER_RUN
 
 logger = logging.getLogger("rsicrc")
 _Result = TypeVar("_Result")
@@ -34,16 +36,19 @@ _MAX_WORKERS = 8
 class Engine:
     """A model folder, ready to use; made by `rsicrc.load`.
 
-    A *pair* is `(before, after)`, each a path, a Pillow image or a uint8 array [H, W, 3]; both have the same size.
-    Pairs that are prepared already may be given as one array, uint8 [N, 2, size, size, 3] with the model's size, of any
-    library that speaks DLPack or `__cuda_array_interface__`; it is read where it lies (docs/tensorrt.md, "Arrays").
-    What a pair gets does not depend on the batch that it is in.
+    A *pair* is `(before, after)`, each a path, the bytes of an image file, a binary file object, a Pillow image or a
+    uint8 array [H, W, 3]; both images have the same size. Pairs that are prepared already may be given as one array,
+    uint8 [N, 2, size, size, 3] with the model's size, of any library that speaks DLPack or `__cuda_array_interface__`;
+    the array is read without a copy (docs/tensorrt.md, "Arrays").
+
+    Results for a pair do not depend on the other pairs in its batch. Several threads may use an engine at the same
+    time. An engine is a context manager: leaving the block closes the engine.
 
     Attributes:
-        folder: the model folder.
-        manifest: what it says about itself, at the precision that was asked for.
-        vocabulary: its words.
-        backend: what runs its graphs.
+        folder: The model folder.
+        manifest: Manifest of the folder, at the chosen precision.
+        vocabulary: Vocabulary of the model.
+        backend: Backend that runs the graphs.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, backend: Backend) -> None:
@@ -57,20 +62,37 @@ class Engine:
                 f"where the manifest says {manifest.vocab_size} and {manifest.max_len}: export the model again"
             )
         self._decoder = Decoder(backend, self.vocabulary, manifest.no_change_sentences)
-        self._most_pairs: int | None = None  # at once; known when a GPU had no memory for more
+        self._max_pairs: int | None = None  # pairs at once; set when the memory of a GPU was too small for a batch
+
+    def __repr__(self) -> str:
+        return (
+            f"Engine(model={str(self.folder)!r}, backend={self.backend.name!r}, device={self.backend.device!r}, "
+            f"precision={self.manifest.precision!r}, threads={self.backend.threads})"
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the graphs and the memory of the backend. A closed engine raises `BackendError` when it is used."""
+        self.backend.close()
 
     def warmup(self, pairs: int = 1, beams: int | None = None) -> None:
-        """Run one made-up batch, so that the first real one of this size need not wait for what happens once.
+        """Run a dummy batch.
 
-        Graphs are opened, memory is allocated, and on a GPU the steps of the search are recorded.
+        One-time costs (opening graphs, allocating memory, capturing CUDA graphs) are then paid before the first real
+        batch of this size.
 
         Args:
-            pairs: pairs in a batch.
-            beams: of the search; by default the manifest's.
+            pairs: Number of pairs in a batch.
+            beams: Number of beams; by default the manifest's.
 
         Raises:
-            ArgumentError: a number is out of its range.
-            BackendError: the backend cannot run such a batch.
+            ArgumentError: A number is out of its range.
+            BackendError: The backend cannot run such a batch.
         """
         if pairs < 1:
             raise ArgumentError(f"pairs must be at least 1, not {pairs}")
@@ -81,111 +103,95 @@ class Engine:
     def caption(
         self,
         pairs: Sequence[Pair] | ForeignArray,
+        options: CaptionOptions | None = None,
         *,
-        beams: int | None = None,
-        n_best: int = 1,
-        length_penalty: float | None = None,
-        early_stopping: bool | None = None,
-        max_length: int | None = None,
         batch_size: int = 32,
+        **settings: Unpack[CaptionSettings],
     ) -> list[Caption]:
         """Caption pairs by batched beam search.
 
-        Settings that are None are the manifest's search defaults; all mean what they mean to `generate` of Hugging Face
-        transformers (see `rsicrc.decoding.beam_search.SearchOptions`).
-
         Args:
-            pairs: the pairs.
-            beams: how many sentences are followed at once; 1 is greedy.
-            n_best: how many sentences to return for each pair, at most `beams`.
-            length_penalty: a sentence's score is its summed log-probability / length**length_penalty.
-            early_stopping: stop as soon as `beams` sentences are finished.
-            max_length: longest sequence of ids, START included; at most (and by default) the model's.
-            batch_size: pairs that go through the graphs together.
+            pairs: N pairs.
+            options: Options of captioning.
+            batch_size: Number of pairs that go through the graphs together.
+            **settings: Single fields of `CaptionOptions`, for example `beams=5`, instead of `options`.
 
         Returns:
-            One caption for each pair, in order.
+            N captions, in the order of the pairs.
 
         Raises:
-            ImageError: the first pair that cannot be used; see `caption_stream` to go on instead.
-            ArgumentError: a setting is out of its range.
+            ImageError: A pair cannot be used; the error names the first one. `caption_stream` continues instead.
+            ArgumentError: An option is out of its range.
         """
         captions = []
-        for result in self.caption_stream(
-            pairs,
-            beams=beams,
-            n_best=n_best,
-            length_penalty=length_penalty,
-            early_stopping=early_stopping,
-            max_length=max_length,
-            batch_size=batch_size,
-        ):
+        for result in self.caption_stream(pairs, options, batch_size=batch_size, **settings):
             if isinstance(result, PairFailure):
-                raise _noted(result)
+                raise _error_with_index(result)
             captions.append(result)
         return captions
 
     def caption_stream(
         self,
         pairs: Iterable[Pair] | ForeignArray,
+        options: CaptionOptions | None = None,
         *,
-        beams: int | None = None,
-        n_best: int = 1,
-        length_penalty: float | None = None,
-        early_stopping: bool | None = None,
-        max_length: int | None = None,
         batch_size: int = 32,
         workers: int | None = None,
+        **settings: Unpack[CaptionSettings],
     ) -> Iterator[Caption | PairFailure]:
-        """Caption any number of pairs, one result after the other, in order and in bounded memory.
+        """Caption any number of pairs, in order and in bounded memory.
 
-        `workers` threads read the next batch while the graphs work on this one (by default as many as the graphs have,
-        at most 8), so arrays and Pillow images must not be changed before their caption is out. The other settings are
-        those of `caption`.
+        Threads read the next batch while the graphs process the current one, so arrays and Pillow images must not be
+        changed before their caption has been returned.
+
+        Args:
+            pairs: The pairs.
+            options: Options of captioning.
+            batch_size: Number of pairs that go through the graphs together.
+            workers: Number of threads that read images; by default as many as the graphs have, at most 8.
+            **settings: Single fields of `CaptionOptions` instead of `options`.
 
         Returns:
-            An iterator over a `Caption`, or a `PairFailure` where a pair cannot be used, for each pair.
+            An iterator over a `Caption` for each pair, or a `PairFailure` for a pair that cannot be used.
 
         Raises:
-            ArgumentError: a setting is out of its range.
+            ArgumentError: An option is out of its range.
         """
-        options = SearchOptions.resolve(self.manifest, beams, n_best, length_penalty, early_stopping, max_length)
-        batch_size, workers = self._reading(batch_size, workers)
-        return self._batches(pairs, lambda encoded: self._decoder.captions(encoded, options), batch_size, workers)
+        search = _caption_options(options, settings).resolve(self.manifest)
+        reader = self._reader(pairs, batch_size, workers)
+        return self._stream(reader, lambda encoded: self._decoder.captions(encoded, search))
 
     def encode_stream(
         self,
         pairs: Iterable[Pair] | ForeignArray,
         *,
-        captions: bool = False,
-        beams: int | None = None,
+        captions: bool | CaptionOptions = False,
         texts: Sequence[str] = (),
         batch_size: int = 32,
         workers: int | None = None,
     ) -> Iterator[EncodedPair | PairFailure]:
-        """Embed any number of pairs, and if asked caption them and score sentences on them, from one look at each.
+        """Embed any number of pairs, and caption them or score texts on them, with one run of the image encoder.
 
-        The image encoder runs once for a pair, whatever is asked for. Reading, order and memory are as in
-        `caption_stream`.
+        Reading, order and memory are as in `caption_stream`.
 
         Args:
-            pairs: the pairs.
-            captions: caption the pairs too, with the manifest's search defaults.
-            beams: of captions: how many sentences are followed at once, instead of the manifest's number.
-            texts: sentences whose log p(text | pair) is wanted, as from `score`.
-            batch_size: pairs that go through the graphs together.
-            workers: threads that read images.
+            pairs: The pairs.
+            captions: Caption the pairs too: True for the model's defaults, or the options of captioning.
+            texts: Texts to score on each pair, as in `score`.
+            batch_size: Number of pairs that go through the graphs together.
+            workers: Number of threads that read images; by default as many as the graphs have, at most 8.
 
         Returns:
-            An iterator over an `EncodedPair`, or a `PairFailure` where a pair cannot be used, for each pair.
+            An iterator over an `EncodedPair` for each pair, or a `PairFailure` for a pair that cannot be used.
 
         Raises:
-            ArgumentError: a setting is out of its range, or a sentence is empty.
+            ArgumentError: An option is out of its range, or a text is empty.
         """
-        options = SearchOptions.resolve(self.manifest, beams, 1, None, None, None) if captions else None
+        options = captions if isinstance(captions, CaptionOptions) else CaptionOptions()
+        search = options.resolve(self.manifest) if captions else None
         ids = encode_sentences(self.vocabulary, texts)
-        batch_size, workers = self._reading(batch_size, workers)
-        return self._batches(pairs, lambda encoded: self._encoded_pairs(encoded, options, ids), batch_size, workers)
+        reader = self._reader(pairs, batch_size, workers)
+        return self._stream(reader, lambda encoded: self._encoded_pairs(encoded, search, ids))
 
     @overload
     def embed_images(
@@ -203,23 +209,24 @@ class Engine:
         """Embed pairs, to be compared with texts by a dot product.
 
         Args:
-            pairs: the pairs.
-            batch_size: pairs that go through the graph together.
-            on_device: leave the vectors where they were computed; on a GPU they come as an array that speaks DLPack and
+            pairs: N pairs.
+            batch_size: Number of pairs that go through the graph together.
+            on_device: Leave the vectors in the memory of the device; on a GPU they are an array that speaks DLPack and
                 `__cuda_array_interface__`.
 
         Returns:
-            float32 [N, d], each of length 1.
+            float32 [N, d], each row of length 1.
 
         Raises:
-            ImageError: the first pair that cannot be used.
+            ImageError: A pair cannot be used; the error names the first one.
         """
 
-        def vectors(part: Encoded) -> Any:
-            value = part.outputs["image_embedding"]  # which would keep all that the encoder gave for its batch
+        def vectors(encoded: Encoded) -> Any:
+            # Only the vectors: a reference to the batch would keep all outputs of the encoder.
+            value = encoded.outputs["image_embedding"]
             return self.backend.joined([value]) if on_device else self.backend.numpy(value)
 
-        return self._joined(self._each(pairs, batch_size, vectors), IMAGE_ENCODER, on_device)
+        return self._joined(self._collect(pairs, batch_size, vectors), IMAGE_ENCODER, on_device)
 
     @overload
     def embed_texts(self, texts: Sequence[str], *, on_device: Literal[False] = ...) -> NDArray[np.float32]: ...
@@ -228,166 +235,189 @@ class Engine:
     def embed_texts(self, texts: Sequence[str], *, on_device: Literal[True]) -> NDArray[np.float32] | DeviceArray: ...
 
     def embed_texts(self, texts: Sequence[str], *, on_device: bool = False) -> NDArray[np.float32] | DeviceArray:
-        """Embed sentences, to be compared with pairs by a dot product.
+        """Embed texts, to be compared with pairs by a dot product.
 
-        Words that the model does not know count as UNK, with a warning in the log `rsicrc`.
+        Words that are not in the vocabulary are encoded as UNK, with a warning in the log `rsicrc`.
 
         Args:
-            texts: the sentences.
-            on_device: as in `embed_images`.
+            texts: M texts.
+            on_device: As in `embed_images`.
 
         Returns:
-            float32 [M, d], each of length 1.
+            float32 [M, d], each row of length 1.
 
         Raises:
-            ArgumentError: a sentence is empty, or `texts` is a single string.
+            ArgumentError: A text is empty, or `texts` is a single string.
         """
         ids = encode_sentences(self.vocabulary, texts)
         rows = []
-        for start in range(0, len(ids), ROWS):
-            outputs = self.backend.run(TEXT_ENCODER, {"input_ids": pad(ids[start : start + ROWS])})
+        for start in range(0, len(ids), TEXTS_PER_RUN):
+            outputs = self.backend.run(TEXT_ENCODER, {"input_ids": pad(ids[start : start + TEXTS_PER_RUN])})
             rows.append(outputs["text_embedding"])
         return self._joined(rows, TEXT_ENCODER, on_device)
 
     def score(
         self, pairs: Sequence[Pair] | ForeignArray, texts: Sequence[str], *, batch_size: int = 32
     ) -> NDArray[np.float64]:
-        """Return log p(text | pair) for every pair and every text: summed over the words and END.
+        """Return log p(text | pair) for every pair and every text, summed over the tokens and END.
 
-        Words that the model does not know count as UNK, with a warning in the log `rsicrc`.
+        Words that are not in the vocabulary are encoded as UNK, with a warning in the log `rsicrc`.
 
         Args:
             pairs: N pairs.
-            texts: M sentences.
-            batch_size: pairs that go through the image encoder together.
+            texts: M texts.
+            batch_size: Number of pairs that go through the image encoder together.
 
         Returns:
             float64 [N, M].
 
         Raises:
-            ImageError: the first pair that cannot be used.
-            ArgumentError: a sentence is empty, or `texts` is a single string.
+            ImageError: A pair cannot be used; the error names the first one.
+            ArgumentError: A text is empty, or `texts` is a single string.
         """
         ids = encode_sentences(self.vocabulary, texts)
-        rows = self._each(pairs, batch_size, lambda part: self._decoder.log_probabilities(part, ids))
+        rows = self._collect(pairs, batch_size, lambda encoded: self._decoder.log_probabilities(encoded, ids))
         return np.concatenate(rows) if rows else np.zeros((0, len(ids)), np.float64)
 
-    def explain(self, pair: Pair, text: str | None = None) -> Explanation:
-        """Return where the model looks for each word of a sentence.
+    def explain(
+        self,
+        pair: Pair,
+        text: str | None = None,
+        options: CaptionOptions | None = None,
+        **settings: Unpack[CaptionSettings],
+    ) -> Explanation:
+        """Return the attention of the model for each token of a sentence.
 
         Args:
-            pair: the pair.
-            text: the sentence; by default the pair's caption.
+            pair: The pair.
+            text: The sentence; by default the pair's caption, which is then part of the result.
+            options: Options of captioning.
+            **settings: Single fields of `CaptionOptions` instead of `options`.
 
         Raises:
-            ImageError: the pair cannot be used.
-            ArgumentError: the sentence is empty.
+            ImageError: The pair cannot be used.
+            ArgumentError: The sentence is empty, or an option is out of its range.
         """
+        search = _caption_options(options, settings).resolve(self.manifest)
         timings = Timings(pairs=1)
-        images = prepare_pair(pair, self.manifest.preprocessing, timings)[np.newaxis]
-        encoded = self._encode_images(images, timings)
+        encoded = self._encode_images(prepare_pair(pair, self.manifest.preprocessing, timings)[np.newaxis], timings)
+        caption = None
         if text is None:
-            options = SearchOptions.resolve(self.manifest, None, 1, None, None, None)
-            best = self._decoder.search(encoded, options)[0][0]
-            ids = [START, *best.ids]
+            (caption,) = self._decoder.captions(encoded, search)
+            ids = [START, *caption.n_best[0].token_ids]
         else:
             (ids,) = encode_sentences(self.vocabulary, [text])
-        words = tuple(self.vocabulary.words[number] for number in ids[1:] if number != END)
-        feeds = {"input_ids": pad([ids]), **encoded.cross}
-        attention = self.backend.numpy(self.backend.run(SCORER, feeds, ["attention"])["attention"])
+        tokens = tuple(self.vocabulary.words[number] for number in ids[1:] if number != END)
         similarity = self.backend.numpy(encoded.outputs["similarity"])[0]
-        # Position i predicts the word after it, so the first word's map is START's.
-        maps = attention[0, 0, : len(words)].reshape(len(words), *similarity.shape)
-        return Explanation(" ".join(words), words, maps, similarity)
+        # Position i predicts the token after it, so the map of the first token is at START.
+        attention = self._decoder.attention(encoded, ids)[: len(tokens)]
+        return Explanation(
+            " ".join(tokens), tokens, attention.reshape(len(tokens), *similarity.shape), similarity, caption
+        )
 
-    def _batches(
-        self,
-        pairs: Iterable[Pair] | ForeignArray,
-        work: Callable[[Encoded], Sequence[_Result]],
-        batch_size: int,
-        workers: int,
+    def _stream(
+        self, reader: BatchReader, work: Callable[[Encoded], Sequence[_Result]]
     ) -> Iterator[_Result | PairFailure]:
-        # A generator of its own, so that wrong settings are reported at the call and not at the first result.
-        with closing(self._feed(pairs, batch_size, workers)) as feed:
-            for batch in feed:
-                results = iter([result for part in self._worked(batch, work, feed) for result in part])
-                for failure in batch.failures:
-                    yield next(results) if failure is None else failure
+        # A separate generator, so that wrong arguments are reported at the call and not at the first result.
+        for batch, parts in self._process(reader, work):
+            results = iter([result for part in parts for result in part])
+            for failure in batch.failures:
+                yield next(results) if failure is None else failure
 
-    def _each(
+    def _collect(
         self, pairs: Sequence[Pair] | ForeignArray, batch_size: int, work: Callable[[Encoded], _Result]
     ) -> list[_Result]:
-        """Return what the work gives for every batch."""
+        """Return the results of the work on all parts of all batches, or raise the error of the first bad pair."""
         results: list[_Result] = []
-        batch_size, workers = self._reading(batch_size, None)
-        with closing(self._feed(pairs, batch_size, workers)) as feed:
-            for batch in feed:
-                for failure in batch.failures:
-                    if failure is not None:
-                        raise _noted(failure)
-                results += self._worked(batch, work, feed)
+        for batch, parts in self._process(self._reader(pairs, batch_size, None), work):
+            for failure in batch.failures:
+                if failure is not None:
+                    raise _error_with_index(failure)
+            results += parts
         return results
 
-    def _feed(self, pairs: Iterable[Pair] | ForeignArray, batch_size: int, workers: int) -> Feed:
+    def _process(
+        self, reader: BatchReader, work: Callable[[Encoded], _Result]
+    ) -> Iterator[tuple[Batch, list[_Result]]]:
+        """Encode every batch and do the work on it; yield the batch and one result for each part of it."""
+        with closing(reader):
+            for batch in self.backend.prefetch(reader):
+                yield batch, self._work_on(batch, work)
+
+    def _work_on(self, batch: Batch, work: Callable[[Encoded], _Result]) -> list[_Result]:
+        """Do the work on a batch at once, or in parts if the memory of a GPU is too small for the batch.
+
+        At the first failed allocation the batch is halved, and so are all later batches.
+        """
+        pairs = len(batch.images)
+        most = self._max_pairs or max(pairs, 1)
+        try:
+            return [
+                work(self._encode_images(batch.images[start : start + most], batch.timings))
+                for start in range(0, pairs, most)
+            ]
+        except DeviceMemoryError as error:
+            if self._max_pairs is not None or pairs == 1:
+                raise
+            self._max_pairs = (pairs + 1) // 2
+            logger.warning("batches are halved, to %d pairs at once: %s", self._max_pairs, error)
+        return self._work_on(batch, work)
+
+    def _reader(self, pairs: Iterable[Pair] | ForeignArray, batch_size: int, workers: int | None) -> BatchReader:
+        for name, value in (("batch_size", batch_size), ("workers", workers)):
+            if value is not None and value < 1:
+                raise ArgumentError(f"{name} must be at least 1, not {value}")
         preprocessing = self.manifest.preprocessing
         if is_array(pairs):
             pixels = take_pixels(pairs, preprocessing.size, self.backend.device, self.backend.stream)
-            return Feed(array_batches(pixels, batch_size), self.backend)
-        return Feed(read_batches(cast("Iterable[Pair]", pairs), preprocessing, batch_size, workers), self.backend)
+            return ArrayReader(pixels, batch_size)
+        if _is_single_pair(pairs):
+            raise ArgumentError("pairs is a list of pairs: pass [(before, after)], not (before, after)")
+        workers = workers or min(self.backend.threads, _MAX_WORKERS)
+        return PairReader(cast("Iterable[Pair]", pairs), preprocessing, batch_size, workers)
 
-    def _worked(self, batch: Batch, work: Callable[[Encoded], _Result], feed: Feed) -> list[_Result]:
-        """Encode the images of a batch and do the work on them: at once, or in parts where a GPU has no memory for it.
-
-        The first time that it has none, the batch is halved, and so are all later ones.
-        """
-        pairs = len(batch.images)
-        most = self._most_pairs or max(pairs, 1)
-        try:
-            results = []
-            for start in range(0, pairs, most):
-                encoded = self._encode_images(batch.images[start : start + most], batch.timings)
-                feed.look_ahead()
-                results.append(work(encoded))
-            return results
-        except DeviceMemoryError as error:
-            if self._most_pairs is not None or pairs == 1:
-                raise
-            self._most_pairs = (pairs + 1) // 2
-            logger.warning("batches are halved, to %d pairs at once: %s", self._most_pairs, error)
-        return self._worked(batch, work, feed)
+    def _encode_images(self, images: Pixels, timings: Timings) -> Encoded:
+        with timings.measure("image_encoder"):
+            outputs = self.backend.run(IMAGE_ENCODER, {"images": images})
+        return Encoded(len(images), outputs, timings)
 
     def _encoded_pairs(
-        self, encoded: Encoded, options: SearchOptions | None, ids: Sequence[list[int]]
+        self, encoded: Encoded, search: BeamSearchOptions | None, ids: Sequence[list[int]]
     ) -> list[EncodedPair]:
         # Copied, so that a caller who keeps one pair does not keep its batch.
         embeddings = [row.copy() for row in self.backend.numpy(encoded.outputs["image_embedding"])]
-        captions = [None] * encoded.pairs if options is None else self._decoder.captions(encoded, options)
+        captions = [None] * encoded.pairs if search is None else self._decoder.captions(encoded, search)
         log_probs = map(tuple, self._decoder.log_probabilities(encoded, ids).tolist())
         return [EncodedPair(*parts) for parts in zip(embeddings, captions, log_probs, strict=True)]
 
     def _joined(self, rows: Sequence[Any], graph: str, on_device: bool) -> NDArray[np.float32] | DeviceArray:
-        empty = np.zeros((0, self._width(graph)), np.float32)
+        name = "image_embedding" if graph == IMAGE_ENCODER else "text_embedding"
+        empty = np.zeros((0, int(self.manifest.graphs[graph].outputs[name].shape[1])), np.float32)
         if on_device:
             joined: NDArray[np.float32] | DeviceArray = self.backend.joined(rows or [self.backend.take(empty)])
             return joined
         return np.concatenate([empty, *(self.backend.numpy(row) for row in rows)])
 
-    def _encode_images(self, images: NDArray[np.uint8] | DeviceArray, timings: Timings) -> Encoded:
-        with timings.measure("image_encoder"):
-            outputs = self.backend.run(IMAGE_ENCODER, {"images": images})
-        return Encoded(len(images), outputs, timings)
 
-    def _reading(self, batch_size: int, workers: int | None) -> tuple[int, int]:
-        for name, value in (("batch_size", batch_size), ("workers", workers)):
-            if value is not None and value < 1:
-                raise ArgumentError(f"{name} must be at least 1, not {value}")
-        return batch_size, workers or min(self.backend.threads, _MAX_WORKERS)
-
-    def _width(self, graph: str) -> int:
-        name = "image_embedding" if graph == IMAGE_ENCODER else "text_embedding"
-        return int(self.manifest.graphs[graph].outputs[name].shape[1])
+def _caption_options(options: CaptionOptions | None, settings: CaptionSettings) -> CaptionOptions:
+    if options is not None and settings:
+        raise ArgumentError(f"{', '.join(settings)}: give either options, or single settings, not both")
+    return options or CaptionOptions(**settings)
 
 
-def _noted(failure: PairFailure) -> Exception:
+def _is_single_pair(pairs: object) -> bool:
+    """Return True for one pair, or one path, in the place of a list of pairs."""
+    if isinstance(pairs, (str, bytes, os.PathLike)):
+        return True
+    return isinstance(pairs, (tuple, list)) and len(pairs) == 2 and all(map(_is_image, pairs))
+
+
+def _is_image(value: object) -> bool:
+    if isinstance(value, np.ndarray):
+        return value.ndim == 3
+    return isinstance(value, (str, bytes, os.PathLike, Image.Image)) or hasattr(value, "read")
+
+
+def _error_with_index(failure: PairFailure) -> Exception:
     failure.error.add_note(f"in pair {failure.index}, counted from 0")
     return failure.error

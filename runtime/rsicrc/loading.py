@@ -1,4 +1,4 @@
-"""Opening a model folder: which one, on what device, by which backend, in which precision."""
+"""Loading of a model folder: folder, device, backend and precision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the engine returns: captions, their n-best lists, failures, and the material of a heat map."""
+"""Results of the engine: captions, n-best lists, embeddings, failures and explanations."""
 
 from __future__ import annotations
 
@@ -11,25 +11,29 @@ from numpy.typing import NDArray
 from rsicrc.errors import RsicrcError
 from rsicrc.timings import Timings
 
+_DECIMALS = 6  # the precision of sums in float32
+
 
 @dataclass(frozen=True)
 class Hypothesis:
     """One sentence that the beam search finished.
 
     Attributes:
-        text: the sentence.
-        score: summed log-probability / length**length_penalty; length counts the generated words and END.
-        token_log_probs: log-probability of each word given the words before it, then of END. A sentence that was cut
+        text: The sentence.
+        score: Summed log-probability / length**length_penalty; `length` counts the generated tokens and END.
+        token_log_probs: Log-probability of each token given the tokens before it, then of END. A sentence that was cut
             at the maximum length has no END.
+        token_ids: Ids of the tokens in the vocabulary, then of END.
     """
 
     text: str
     score: float
     token_log_probs: tuple[float, ...]
+    token_ids: tuple[int, ...] = field(default=(), repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain containers for JSON."""
-        return {"text": self.text, "score": self.score, "token_log_probs": list(self.token_log_probs)}
+        """Return plain containers for JSON; the text has the key `caption`."""
+        return {"caption": self.text, "score": self.score, "token_log_probs": list(self.token_log_probs)}
 
 
 @dataclass(frozen=True)
@@ -37,13 +41,13 @@ class Caption:
     """The caption of one pair.
 
     Attributes:
-        text: the best sentence.
-        score: its score (see `Hypothesis`).
-        token_log_probs: its log-probabilities, one per word, then END.
-        n_best: the best sentences, best first; the first is the caption itself.
+        text: The best sentence.
+        score: Score of the sentence (see `Hypothesis`).
+        token_log_probs: Log-probability of each token of the sentence, then of END.
+        n_best: The best sentences, best first; the first is the caption itself.
         change_score: 1 - the probability that the model gives its no-change sentences, in [0, 1]; None when the model
             lists no such sentences.
-        timings: where the time of its batch went; the pairs of a batch share one.
+        timings: Timings of the batch; the pairs of a batch share one object.
     """
 
     text: str
@@ -54,9 +58,9 @@ class Caption:
     timings: Timings = field(default_factory=Timings, compare=False, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain containers for JSON."""
+        """Return plain containers for JSON; the text has the key `caption`."""
         return {
-            "text": self.text,
+            "caption": self.text,
             "score": self.score,
             "change_score": self.change_score,
             "token_log_probs": list(self.token_log_probs),
@@ -66,12 +70,12 @@ class Caption:
 
 @dataclass(frozen=True)
 class EncodedPair:
-    """What one look at a pair gave.
+    """Results for one pair from one run of the image encoder.
 
     Attributes:
-        embedding: float32 [d], of length 1, to be compared with texts by a dot product.
-        caption: the caption, where one was asked for.
-        log_probs: log p(text | pair) of each sentence that was asked about.
+        embedding: float32 [d], of length 1, to be compared with text embeddings by a dot product.
+        caption: The caption, if captions were asked for.
+        log_probs: log p(text | pair) of each given text.
     """
 
     embedding: NDArray[np.float32]
@@ -81,11 +85,11 @@ class EncodedPair:
 
 @dataclass(frozen=True)
 class PairFailure:
-    """Stands in a stream of results where a pair could not be read.
+    """The result for a pair that cannot be used.
 
     Attributes:
-        index: position of the pair in the input, from 0.
-        error: what was wrong.
+        index: Position of the pair in the input, from 0.
+        error: The error.
     """
 
     index: int
@@ -94,17 +98,31 @@ class PairFailure:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Where the model looked for each word of a sentence.
+    """Attention maps of the model for each token of a sentence.
 
     Attributes:
-        text: the sentence, as the vocabulary spells it (unknown words are UNK).
-        words: its words.
-        attention: float32 [len(words), h, w], cross-attention of the last layer, mean over heads, while that word was
-            predicted; rows and columns of the image, each map sums to 1.
-        similarity: float32 [h, w], cosine similarity of the two dates' features at each place: low where they differ.
+        text: The sentence, as the vocabulary spells it (unknown words are UNK).
+        tokens: Tokens of the sentence.
+        attention: float32 [len(tokens), h, w], cross-attention of the last layer, mean over the heads, while the token
+            is predicted; rows and columns of the image; each map sums to 1.
+        similarity: float32 [h, w], cosine similarity of the features of the two images at each position: low where the
+            images differ.
+        caption: The caption of the pair, if no sentence was given; else None.
     """
 
     text: str
-    words: tuple[str, ...]
+    tokens: tuple[str, ...]
     attention: NDArray[np.float32]
     similarity: NDArray[np.float32]
+    caption: Caption | None = None
+
+
+def rounded(value: Any) -> Any:
+    """Round every float in plain containers to the digits that are significant in float32."""
+    if isinstance(value, float):
+        return round(value, _DECIMALS)
+    if isinstance(value, (list, tuple)):
+        return [rounded(item) for item in value]
+    if isinstance(value, dict):
+        return {name: rounded(item) for name, item in value.items()}
+    return value

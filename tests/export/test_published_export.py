@@ -21,7 +21,8 @@ import pytest
 import torch
 
 import rsicrc
-from rsicrc.decoding.beam_search import FinishedBeam, SearchOptions, beam_search
+from rsicrc.decoding.beam_search import FinishedBeam, beam_search
+from rsicrc.decoding.options import BeamSearchOptions, CaptionOptions
 from rsicrc.engine import Engine
 from rsicrc.inputs.prefetch import prepare_pair
 from rsicrc.manifest import SCORER
@@ -70,14 +71,14 @@ def pairs_of(golden: Golden) -> list[Pair]:
     return list(zip(golden["before"], golden["after"], strict=True))
 
 
-def options(engine: Engine, beams: int) -> SearchOptions:
-    return SearchOptions.resolve(engine.manifest, beams, beams, 0.0, True, None)
+def options(engine: Engine, beams: int) -> BeamSearchOptions:
+    return CaptionOptions(beams, beams, length_penalty=0.0, early_stopping=True).resolve(engine.manifest)
 
 
 def search(engine: Engine, pairs: list[Pair], beams: int) -> list[list[FinishedBeam]]:
     """All beams' ids; a caption's text would hide the START that random weights sometimes say."""
     prepared = np.stack([prepare_pair(pair, engine.manifest.preprocessing) for pair in pairs])
-    return engine._decoder.search(engine._encode_images(prepared, Timings()), options(engine, beams))
+    return engine._decoder.beam_search(engine._encode_images(prepared, Timings()), options(engine, beams))
 
 
 def padded(beams: list[FinishedBeam], length: int) -> list[list[int]]:

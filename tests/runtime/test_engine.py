@@ -6,7 +6,7 @@ import logging
 import shutil
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import rsicrc
-from rsicrc import ArgumentError, Caption, Engine, ImageError, ModelFolderError, PairFailure
+from rsicrc import ArgumentError, BackendError, Caption, Engine, ImageError, ModelFolderError, PairFailure
+from rsicrc.decoding.options import CaptionOptions, CaptionSettings
 from rsicrc.manifest import FileRecord, Manifest
 from rsicrc.text.vocabulary import Vocabulary
 from rsicrc_train import checkpoint
@@ -85,7 +86,7 @@ def test_captions_hold_together(engine: Engine, pairs: list[Any]) -> None:
             length = len(hypothesis.token_log_probs)
             assert len(hypothesis.text.split()) in (length - 1, length)  # without END where the limit cut it
             assert sum(hypothesis.token_log_probs) / length**0.7 == pytest.approx(hypothesis.score, abs=1e-5)
-        assert json.loads(json.dumps(caption.to_dict()))["n_best"][2]["text"] == caption.n_best[2].text
+        assert json.loads(json.dumps(caption.to_dict()))["n_best"][2]["caption"] == caption.n_best[2].text
 
 
 def test_paths_pillow_images_and_arrays_are_the_same(engine: Engine, pairs: list[Any], tmp_path: Path) -> None:
@@ -195,7 +196,7 @@ def test_no_sentences(engine: Engine, pairs: list[Any]) -> None:
 
 def test_explanation(engine: Engine, model: RSICRC, images: NDArray[np.uint8], pairs: list[Any]) -> None:
     found = engine.explain(pairs[2], "The road is BUILT.")
-    assert (found.text, found.words) == ("the road is built", ("the", "road", "is", "built"))
+    assert (found.text, found.tokens) == ("the road is built", ("the", "road", "is", "built"))
     assert (found.attention.shape, found.similarity.shape) == ((4, 3, 3), (3, 3))
     np.testing.assert_allclose(found.attention.sum(axis=(1, 2)), 1, atol=1e-5)
     # The model's own order swaps rows and columns.
@@ -359,3 +360,42 @@ def test_a_tokenizer_that_does_not_fit(model_folder: Path, tmp_path: Path) -> No
     )
     with pytest.raises(ModelFolderError, match=r"tokenizer\.json: 39 words.*manifest says 40"):
         rsicrc.load(folder)
+
+
+@pytest.mark.parametrize("pairs", [("a.png", "b.png"), ["a.png", "b.png"], "a.png", (b"1", b"2")])
+def test_single_pair_in_place_of_a_list_is_refused(engine: Engine, pairs: Any) -> None:
+    with pytest.raises(ArgumentError, match=r"pairs is a list of pairs: pass \[\(before, after\)\]"):
+        engine.caption(pairs)
+    with pytest.raises(ArgumentError, match="pairs is a list of pairs"):
+        engine.embed_images(pairs)
+
+
+def test_options_equal_single_settings(engine: Engine, pairs: list[Any]) -> None:
+    options = rsicrc.CaptionOptions(beams=4, n_best=2, length_penalty=0.5)
+    assert engine.caption(pairs, options) == engine.caption(pairs, beams=4, n_best=2, length_penalty=0.5)
+    with pytest.raises(ArgumentError, match="beams: give either options, or single settings"):
+        engine.caption(pairs, options, beams=2)
+
+
+def test_caption_settings_are_the_fields_of_caption_options() -> None:
+    assert [field.name for field in fields(CaptionOptions)] == list(CaptionSettings.__annotations__)
+
+
+def test_explanation_takes_caption_options(engine: Engine, pairs: list[Any]) -> None:
+    explanation = engine.explain(pairs[0], beams=4, n_best=2, length_penalty=0.5)
+    assert explanation.caption == engine.caption(pairs[:1], beams=4, n_best=2, length_penalty=0.5)[0]
+    assert engine.explain(pairs[0], explanation.text).caption is None
+
+
+def test_engine_says_its_settings(engine: Engine) -> None:
+    assert repr(engine) == (
+        f"Engine(model='{engine.folder}', backend='{engine.backend.name}', device='cpu', precision='fp32', "
+        f"threads={engine.backend.threads})"
+    )
+
+
+def test_closed_engine_refuses_work(model_folder: Path, pairs: list[Any]) -> None:
+    with rsicrc.load(model_folder, device="cpu") as engine:
+        engine.caption(pairs[:1])
+    with pytest.raises(BackendError, match="the engine has been closed"):
+        engine.caption(pairs[:1])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from rsicrc.inputs.prefetch import Batch, BatchReader
 
 Array = NDArray[Any]
 
@@ -103,6 +105,21 @@ class Backend(Protocol):
         Raises:
             ArgumentError: it is on another device.
         """
+        ...
+
+    def prefetch(self, batches: BatchReader) -> Iterator[Batch]:
+        """Return an iterator over the batches; a GPU uploads the next batch while it processes the current one.
+
+        Args:
+            batches: Batches in the memory of the host.
+
+        Returns:
+            The same batches, in order. Their images are in the memory of the device where that is possible.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release the graphs and their memory. A closed backend raises `BackendError` when it is used."""
         ...
 
     def joined(self, values: Sequence[Any]) -> Any:

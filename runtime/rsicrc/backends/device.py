@@ -9,7 +9,8 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +25,7 @@ from rsicrc.backends.host_loop import ROWS
 from rsicrc.backends.lazy import OpenGraphs
 from rsicrc.cpu import available_cpus
 from rsicrc.errors import ArgumentError, BackendError, DeviceMemoryError
+from rsicrc.inputs.prefetch import Batch, BatchReader
 from rsicrc.manifest import GraphSpec, Manifest
 
 Tensors = Mapping[str, DeviceArray]
@@ -143,6 +145,14 @@ class DeviceBackend(ABC):
             buffers.begin(axes[ROWS], first, {name: self._located(value) for name, value in fixed.items()})
         return DeviceLoop(buffers, axes[ROWS], self._working, lambda: free.append(buffers))
 
+    def close(self) -> None:
+        """Release the graphs and the buffers once the queued work is done; see `rsicrc.backends.Backend`."""
+        with self._working():
+            self._stream.synchronize()
+            self._programs.close()
+            self._opened.close()
+            self._free.clear()
+
     def numpy(self, value: Any) -> Array:
         """Return a value as a numpy array, once what computes it is done."""
         if isinstance(value, np.ndarray):
@@ -159,6 +169,17 @@ class DeviceBackend(ABC):
             taken = take_array(array, self.device, self.stream)
             return taken if isinstance(taken, DeviceArray) else self._uploads.begin(taken)
 
+    def prefetch(self, batches: BatchReader) -> Iterator[Batch]:
+        """Upload each batch, and also the following batch if that has been read already.
+
+        The upload of the following batch runs while the graphs process the current batch.
+        """
+        current = self._uploaded(batches)
+        while current is not None:
+            following = self._uploaded(batches) if batches.ready() else None
+            yield current
+            current = following or self._uploaded(batches)
+
     def joined(self, values: Sequence[Any]) -> DeviceArray:
         """Return values one after the other, complete, in memory of their own; see `rsicrc.backends.Backend`."""
         with self._working():
@@ -170,6 +191,16 @@ class DeviceBackend(ABC):
             self._stream.synchronize()
         shape = (sum(len(value) for value in values), *values[0].shape[1:])
         return DeviceArray(memory.address, shape, values[0].dtype, self._device.number, memory)
+
+    def _uploaded(self, batches: BatchReader) -> Batch | None:
+        batch = next(batches, None)
+        if batch is None or not len(batch.images):
+            return batch
+        try:
+            return replace(batch, images=self.take(batch.images))
+        except DeviceMemoryError:
+            # The graphs will need the same memory, and the engine handles the error then.
+            return batch
 
     def _buffers(self, graph: str, spec: GraphSpec, sizes: Mapping[str, int]) -> SearchBuffers:
         first, second = (self._opened[graph].program(self._stream, records=self.records) for _ in range(2))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from rsicrc.backends import Array
 from rsicrc.backends.arrays import take_array
+from rsicrc.inputs.prefetch import Batch, BatchReader
 from rsicrc.manifest import GraphSpec, TensorSpec
 
 NEXT = "next_"
@@ -38,6 +39,10 @@ class HostBackend(ABC):
     def take(self, array: Any) -> Any:
         """Return an array of the host's memory as a numpy array over the same bytes."""
         return take_array(array, self.device, self.stream)
+
+    def prefetch(self, batches: BatchReader) -> Iterator[Batch]:
+        """Return the batches unchanged: the graphs read the memory of the host."""
+        return batches
 
     def joined(self, values: Sequence[Any]) -> Array:
         """Return values as one numpy array, joined along their first axis."""

@@ -66,6 +66,11 @@ class OnnxRuntimeBackend(HostBackend):
         state, give_back = self._states.begin(graph, spec, axes, first)
         return OnnxRuntimeLoop(self._sessions[graph], spec, state, fixed, give_back)
 
+    def close(self) -> None:
+        """Release the graphs and the buffers; see `rsicrc.backends.Backend`."""
+        self._sessions.close()
+        self._states = HostStates()
+
     def numpy(self, value: Any) -> Array:
         """Return a value as a numpy array."""
         return value if isinstance(value, np.ndarray) else value.numpy()

@@ -1,8 +1,8 @@
-"""The batch job: a table of pairs in, a captions file out, in an order and a form that survive being stopped.
+"""Captions files: the captions of a table of pairs, written so that an interrupted run can be resumed.
 
-A captions file is JSON lines, one for each row, written as soon as its caption is known. Whatever ends a run, a full
-disk, Ctrl-C or a power cut, the lines in the file are good, and the same command does the rest. A line holds what it
-was made with (`model`, `search`), so that a file never mixes two models unnoticed.
+A captions file holds one JSON line for each row of the table, written as soon as the caption is known. After a full
+disk, Ctrl-C or a power cut the lines in the file are valid, and the same command captions the remaining rows. Each line
+names the model and the search options (`model`, `search`), so that a file never mixes two models unnoticed.
 """
 
 from __future__ import annotations
@@ -13,75 +13,56 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from rsicrc.errors import PairsError
 from rsicrc.files import replacing
 from rsicrc.inputs.pair_table import RESULT_COLUMNS, PairRow
-from rsicrc.results import PairFailure
+from rsicrc.results import PairFailure, rounded
 from rsicrc.timings import Timings
 
 if TYPE_CHECKING:
+    from rsicrc.decoding.options import CaptionOptions
     from rsicrc.engine import Engine
     from rsicrc.progress import ProgressCallback
     from rsicrc.results import Caption
 
-_DECIMALS = 6  # what float32 sums are good for
 _KEYS = ("id", "before", "after")
 _LINE_START = b'{"id": '
 
 
-@dataclass(frozen=True)
-class BatchSettings:
-    """What the captions of one file are made with.
-
-    Attributes:
-        model: Short hash of the model folder.
-        beams: Width of the beam search.
-        n_best: Sentences kept for each pair; more than one writes the column `n_best`.
-        length_penalty: Exponent of the length in a score.
-    """
-
-    model: str
-    beams: int
-    n_best: int
-    length_penalty: float
-
-    def to_dict(self) -> dict[str, str]:
-        """Return the columns that every line repeats."""
-        search = f"beams={self.beams} n_best={self.n_best} length_penalty={self.length_penalty:g}"
-        return {"model": self.model, "search": search}
-
-
 def caption_rows(
-    engine: Engine, rows: Sequence[PairRow], output: CaptionsFile, *, batch_size: int, advance: ProgressCallback
+    engine: Engine,
+    rows: Sequence[PairRow],
+    output: CaptionsFile,
+    options: CaptionOptions,
+    *,
+    batch_size: int,
+    advance: ProgressCallback,
 ) -> Timings:
-    """Caption the rows that the output lacks and write each as soon as it is known.
+    """Caption the rows that the output lacks and write each caption as soon as it is known.
 
-    Images are read by other threads, ahead of the model. A row whose images cannot be used gets a line with `error`.
+    A row whose images cannot be used gets a line with `error`.
 
     Args:
-        engine: The model.
+        engine: The engine.
         rows: All rows of the table.
-        output: Where the lines go; rows that it holds already are left alone.
-        batch_size: Pairs that go through the model together.
-        advance: Called once for every row done now.
+        output: The captions file; rows that it holds already are skipped.
+        options: Options of captioning.
+        batch_size: Number of pairs that go through the graphs together.
+        advance: Called once for every row of this run.
 
     Returns:
-        Where the time went.
+        Timings of the whole run.
 
     Raises:
-        OSError: A line could not be written; those before it are kept.
+        OSError: A line could not be written; the lines before it are kept.
     """
-    settings = output.settings
     pending = [row for row in rows if row.id not in output.done]
     stream = engine.caption_stream(
         (row.paths for row in pending if row.problem is None),
-        beams=settings.beams,
-        n_best=settings.n_best,
-        length_penalty=settings.length_penalty,
+        options,
         batch_size=batch_size,
     )
     total, batch = Timings(), Timings()
@@ -92,7 +73,7 @@ def caption_rows(
         elif isinstance(outcome, PairFailure):
             output.append(row, {"error": str(outcome.error)})
         else:
-            output.append(row, result_of(outcome, settings.n_best))
+            output.append(row, result_columns(outcome, options.n_best))
             if outcome.timings is not batch:  # the first pair of another batch
                 batch = outcome.timings
                 total.add(batch)
@@ -101,53 +82,42 @@ def caption_rows(
     return total
 
 
-def result_of(caption: Caption, n_best: int) -> dict[str, Any]:
-    """Return the columns that a caption adds to its row."""
+def result_columns(caption: Caption, n_best: int) -> dict[str, Any]:
+    """Return the columns that a caption adds to its row; `n_best` is a column if it is more than one."""
     result = {"caption": caption.text, "score": caption.score, "change_score": caption.change_score}
     if n_best > 1:
-        result["n_best"] = [{"text": each.text, "score": each.score} for each in caption.n_best]
-    return {name: rounded(value) for name, value in result.items()}
-
-
-def rounded(value: Any) -> Any:
-    """Round every float in plain containers to the digits that mean something."""
-    if isinstance(value, float):
-        return round(value, _DECIMALS)
-    if isinstance(value, list):
-        return [rounded(item) for item in value]
-    if isinstance(value, dict):
-        return {name: rounded(item) for name, item in value.items()}
-    return value
+        result["n_best"] = [{"caption": each.text, "score": each.score} for each in caption.n_best]
+    columns: dict[str, Any] = rounded(result)
+    return columns
 
 
 class CaptionsFile:
-    """A captions file that grows by a line at a time.
+    """A captions file that grows line by line.
 
-    Opening one that exists keeps the lines that this run would write again: those of rows with the same id and paths,
-    without error, made with the same settings. A half-written last line goes.
+    Opening an existing file keeps the lines that this run would write again: lines of rows with the same id and paths,
+    without error, with the same provenance. A half-written last line is removed.
 
     Attributes:
-        settings: What the captions are made with.
         done: Ids of the rows that have a caption.
-        failed: Rows that got an error in this run.
+        failed: Number of rows that got an error in this run.
     """
 
     def __init__(
-        self, path: Path | None, rows: Sequence[PairRow], settings: BatchSettings, *, replace: bool = False
+        self, path: Path | None, rows: Sequence[PairRow], provenance: Mapping[str, str], *, replace: bool = False
     ) -> None:
-        """Open a captions file and find out what is left to do.
+        """Open a captions file and read the rows that are done.
 
         Args:
-            path: The file; None writes to stdout, which starts anew every time, as a device or a pipe does.
-            rows: The rows that it is to hold.
-            settings: What the captions will be made with.
-            replace: Drop lines that do not belong to `rows` and `settings`, instead of refusing the file.
+            path: The file; None writes to stdout. Stdout, a device and a pipe are never resumed.
+            rows: The rows that the file is to hold.
+            provenance: Columns that every line repeats: the model and the search options that make the captions.
+            replace: Drop lines that do not belong to `rows` and `provenance`, instead of refusing the file.
 
         Raises:
             PairsError: The file holds something else, or captions that this run would not make.
-            OSError: It cannot be read or written.
+            OSError: The file cannot be read or written.
         """
-        self.settings = settings
+        self._provenance = dict(provenance)
         self.done: set[str] = set()
         self.failed = 0
         self._path = path
@@ -160,12 +130,12 @@ class CaptionsFile:
         self._end = self._file.tell() if self._resumable else 0
 
     def append(self, row: PairRow, result: Mapping[str, Any]) -> None:
-        """Write the line of a row: its own columns, then the result, then the settings.
+        """Write the line of a row: the columns of the table, then the result, then the provenance.
 
         Raises:
-            OSError: It could not be written; what was written of it is taken back.
+            OSError: The line could not be written; a part that was written is removed.
         """
-        line = _line({**row.to_dict(), **result, **self.settings.to_dict()})
+        line = _line({**row.to_dict(), **result, **self._provenance})
         try:
             _write(self._file, line)
         except OSError as error:
@@ -174,7 +144,7 @@ class CaptionsFile:
             if self._resumable:
                 with suppress(OSError):
                     os.ftruncate(self._file.fileno(), self._end)
-            kept = f"; {len(self.done)} of {len(self._rows)} rows are done and kept, run the same command to go on"
+            kept = f"; {len(self.done)} of {len(self._rows)} rows are done and kept, run the same command to continue"
             reason = f"{error.strerror}{kept if self._resumable else ''}"
             raise OSError(error.errno, reason, str(self._path or "stdout")) from error
         self._end += len(line)
@@ -185,7 +155,7 @@ class CaptionsFile:
             self.done.add(row.id)
 
     def finish(self) -> None:
-        """Bring the lines into the order of the rows, where retried or changed rows came late."""
+        """Sort the lines into the order of the rows: retried and changed rows are written last."""
         if self._path is None or not self._resumable:
             return
         position = {row.id: index for index, row in enumerate(self._rows)}
@@ -216,13 +186,13 @@ class CaptionsFile:
         return (
             "error" not in record
             and (record["before"], record["after"]) == (row.before, row.after)
-            and all(record.get(name) == value for name, value in self.settings.to_dict().items())
+            and all(record.get(name) == value for name, value in self._provenance.items())
         )
 
     def _refuse_strangers(self, path: Path, records: Iterable[Mapping[str, Any]], rows: Mapping[str, PairRow]) -> None:
         advice = "Give another -o, or --force to replace them"
         for record in records:
-            for name, value in self.settings.to_dict().items():
+            for name, value in self._provenance.items():
                 if "error" not in record and record.get(name) != value:
                     raise PairsError(
                         f"{path}: holds captions made with another {name} ({record.get(name)}, now {value}). {advice}"
@@ -232,7 +202,7 @@ class CaptionsFile:
 
 
 def _parse(content: bytes, path: Path) -> list[dict[str, Any]]:
-    """Read the lines of a captions file; a last one that was cut in the middle is left out."""
+    """Read the lines of a captions file, without a last line that was cut in the middle."""
     records: list[dict[str, Any]] = []
     lines = content.split(b"\n")
     for number, line in enumerate(lines, start=1):
@@ -245,7 +215,7 @@ def _parse(content: bytes, path: Path) -> list[dict[str, Any]]:
             if number == len(lines) and (records or line.startswith(_LINE_START) or _LINE_START.startswith(line)):
                 break
         if not isinstance(record, dict) or not all(isinstance(record.get(key), str) for key in _KEYS):
-            raise PairsError(f"{path}: line {number} is not one of a captions file. Give another -o, or remove it")
+            raise PairsError(f"{path}: line {number} is not a caption. Give another -o, or remove the file")
         records.append(record)
     return records
 
@@ -255,7 +225,7 @@ def _line(record: Mapping[str, Any]) -> bytes:
 
 
 def _write(file: BinaryIO, data: bytes) -> None:
-    """Write all of `data`, to the system: an unbuffered file may take less than it is given."""
+    """Write all of `data`: one call of an unbuffered file may write only a part."""
     rest = memoryview(data)
     while rest:
         rest = rest[file.write(rest) :]

@@ -1,4 +1,4 @@
-"""What is said of pairs that the image encoder has seen: captions, and how likely given sentences are."""
+"""Captions and scores for image pairs that have been encoded already."""
 
 from __future__ import annotations
 
@@ -10,20 +10,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsicrc.backends import Backend
-from rsicrc.decoding.beam_search import FinishedBeam, SearchOptions, beam_search
+from rsicrc.decoding.beam_search import FinishedBeam, beam_search
+from rsicrc.decoding.options import BeamSearchOptions
 from rsicrc.manifest import SCORER
 from rsicrc.results import Caption, Hypothesis
 from rsicrc.text.encoding import pad
 from rsicrc.text.vocabulary import Vocabulary
 from rsicrc.timings import Timings
-
-# Sentences in one run of the text encoder or the scorer: enough to fill the cores, few enough to bound the memory.
-ROWS = 256
+from rsicrc.tuning import TEXTS_PER_RUN
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """What the image encoder gave for some pairs: `cross` is kept in the backend."""
+    """Outputs of the image encoder for some pairs.
+
+    Attributes:
+        pairs: Number of pairs.
+        outputs: Values of the backend, by output name.
+        timings: Timings of the batch that the pairs belong to.
+    """
 
     pairs: int
     outputs: dict[str, Any]
@@ -31,37 +36,37 @@ class Encoded:
 
     @property
     def cross(self) -> dict[str, Any]:
-        """The keys and values that the words look at."""
+        """Keys and values of the cross-attention, by input name of the `decoder` and the `scorer` graph."""
         return {name: value for name, value in self.outputs.items() if name.startswith("cross_")}
 
 
 class Decoder:
-    """The graphs of words, over encoded pairs.
+    """The `decoder` and the `scorer` graph over encoded pairs.
 
     Args:
-        backend: what runs them.
-        vocabulary: the model's words.
-        no_change: sentences that mean "nothing changed".
+        backend: Backend that runs the graphs.
+        vocabulary: Vocabulary of the model.
+        no_change: Sentences that mean "nothing has changed".
     """
 
     def __init__(self, backend: Backend, vocabulary: Vocabulary, no_change: Sequence[str]) -> None:
         self._backend, self._vocabulary = backend, vocabulary
-        # Each once: a sentence that is listed twice must not count twice in the sum of probabilities.
+        # Without duplicates: a sentence that is listed twice must not count twice in the sum of probabilities.
         sentences = [tuple(vocabulary.encode(text)) for text in no_change]
         self._no_change = [list(ids) for ids in dict.fromkeys(sentences)]
 
-    def captions(self, encoded: Encoded, options: SearchOptions) -> list[Caption]:
-        """Return a caption for each pair."""
+    def captions(self, encoded: Encoded, options: BeamSearchOptions) -> list[Caption]:
+        """Return one caption for each pair."""
         timings = encoded.timings
         with timings.measure("scorer"):
             changes = self._change_scores(encoded)
-        found = self.search(encoded, options)
+        found = self.beam_search(encoded, options)
         with timings.measure("detokenize"):
             n_best = [tuple(map(self._hypothesis, beams)) for beams in found]
         return [_caption(hypotheses, change, timings) for hypotheses, change in zip(n_best, changes, strict=True)]
 
-    def search(self, encoded: Encoded, options: SearchOptions) -> list[list[FinishedBeam]]:
-        """Return for each pair the sentences that the search finished, best first."""
+    def beam_search(self, encoded: Encoded, options: BeamSearchOptions) -> list[list[FinishedBeam]]:
+        """Return the finished sentences of each pair, best first."""
         timings = encoded.timings
         with timings.measure("search"):
             found = beam_search(self._backend, encoded.cross, encoded.pairs, options)
@@ -70,24 +75,48 @@ class Decoder:
         timings.decoder_steps += found.steps
         return found.sentences
 
+    def log_probabilities(self, encoded: Encoded, ids: Sequence[list[int]]) -> NDArray[np.float64]:
+        """Return log p(sentence | pair) of every sentence for every pair.
+
+        Args:
+            encoded: N pairs.
+            ids: Token ids of M sentences, START and END included.
+
+        Returns:
+            float64 [N, M], summed over the tokens and END.
+        """
+        result = np.zeros((encoded.pairs, len(ids)), np.float64)
+        step = max(1, TEXTS_PER_RUN // encoded.pairs)
+        for start in range(0, len(ids), step):
+            feeds = {"input_ids": pad(ids[start : start + step]), **encoded.cross}
+            log_probs = self._backend.numpy(self._backend.run(SCORER, feeds, ["log_probs"])["log_probs"])
+            result[:, start : start + step] = log_probs.sum(axis=2, dtype=np.float64)
+        return result
+
+    def attention(self, encoded: Encoded, ids: list[int]) -> NDArray[np.float32]:
+        """Return the cross-attention of the last layer for one sentence on one pair.
+
+        Args:
+            encoded: One pair.
+            ids: Token ids of the sentence, START and END included.
+
+        Returns:
+            float32 [len(ids), S], mean over the heads; row i is the attention while the token after `ids[i]` is
+            predicted.
+        """
+        feeds = {"input_ids": pad([ids]), **encoded.cross}
+        outputs = self._backend.run(SCORER, feeds, ["attention"])
+        attention: NDArray[np.float32] = self._backend.numpy(outputs["attention"])[0, 0]
+        return attention
+
     def _hypothesis(self, beam: FinishedBeam) -> Hypothesis:
-        return Hypothesis(self._vocabulary.decode(beam.ids), beam.score, beam.token_log_probs)
+        return Hypothesis(self._vocabulary.decode(beam.ids), beam.score, beam.token_log_probs, beam.ids)
 
     def _change_scores(self, encoded: Encoded) -> list[float | None]:
         if not self._no_change:
             return [None] * encoded.pairs
         unchanged = np.exp(self.log_probabilities(encoded, self._no_change)).sum(axis=1)
         return [float(change) for change in np.clip(1.0 - unchanged, 0.0, 1.0)]
-
-    def log_probabilities(self, encoded: Encoded, ids: Sequence[list[int]]) -> NDArray[np.float64]:
-        """Return log p of every sentence on every pair, [pairs, sentences]."""
-        result = np.zeros((encoded.pairs, len(ids)), np.float64)
-        step = max(1, ROWS // encoded.pairs)
-        for start in range(0, len(ids), step):
-            feeds = {"input_ids": pad(ids[start : start + step]), **encoded.cross}
-            log_probs = self._backend.numpy(self._backend.run(SCORER, feeds, ["log_probs"])["log_probs"])
-            result[:, start : start + step] = log_probs.sum(axis=2, dtype=np.float64)
-        return result
 
 
 def _caption(n_best: tuple[Hypothesis, ...], change_score: float | None, timings: Timings) -> Caption:

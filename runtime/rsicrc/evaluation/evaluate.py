@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from rsicrc.datasets.levir_cc import CaptionedPair
 from rsicrc.datasets.registry import read_split
+from rsicrc.decoding.options import CaptionOptions
 from rsicrc.errors import ArgumentError, DataError
 from rsicrc.evaluation.metrics.captioning import (
     PERIOD_FREE,
@@ -178,7 +179,7 @@ def evaluate_pairs(
     known: list[CaptionedPair] = []
     vectors: list[NDArray[np.float32]] = []
     paths = [(pair.before, pair.after) for pair in pairs]
-    stream = engine.encode_stream(paths, captions=True, beams=beams, batch_size=batch_size)
+    stream = engine.encode_stream(paths, captions=CaptionOptions(beams=beams), batch_size=batch_size)
     for pair, result in zip(pairs, stream, strict=True):
         if isinstance(result, EncodedPair) and result.caption is not None:
             captions.append(result.caption)

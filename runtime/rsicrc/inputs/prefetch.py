@@ -1,18 +1,17 @@
-"""Reading pairs ahead of the graphs: a few threads decode while the graphs work, in order and in bounded memory."""
+"""Batches of image pairs, read by threads ahead of the graphs, in order and in bounded memory."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rsicrc.backends.arrays import DeviceArray
 from rsicrc.errors import ImageError
 from rsicrc.inputs.images import Pair, load_pair
 from rsicrc.preprocessing import Preprocessing
@@ -22,33 +21,58 @@ from rsicrc.timings import Timings
 Prepared: TypeAlias = NDArray[np.uint8]
 
 
+class Pixels(Protocol):
+    """Prepared pairs, uint8 [B, 2, size, size, 3]: a numpy array, or an array in the memory of a GPU."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> Pixels: ...
+
+
 @dataclass(frozen=True)
 class Batch:
     """Consecutive pairs, read and prepared.
 
     Attributes:
-        images: uint8 [B, 2, size, size, 3], the pairs that could be read; B may be 0. On a GPU, once they are uploaded.
-        failures: one for each pair that could not, or None in the place of one that could, in the order of the input.
-        timings: what reading and preparing took.
-        is_next_read: whether the batch after this one could be had without waiting.
+        images: uint8 [B, 2, size, size, 3], the pairs that could be read; B may be 0.
+        failures: One entry for each pair in the order of the input: a failure, or None for a pair in `images`.
+        timings: Seconds spent on reading and preparing.
     """
 
-    images: NDArray[np.uint8] | DeviceArray
+    images: Pixels
     failures: tuple[PairFailure | None, ...]
     timings: Timings
-    is_next_read: Callable[[], bool]
+
+
+class BatchReader(Protocol):
+    """An iterator over batches that a backend can prefetch from."""
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def __next__(self) -> Batch: ...
+
+    def ready(self) -> bool:
+        """Return True if the next batch can be had without waiting for images."""
+        ...
+
+    def close(self) -> None:
+        """Stop reading."""
+        ...
 
 
 def prepare_pair(pair: Pair, preprocessing: Preprocessing, timings: Timings | None = None) -> Prepared:
-    """Return a pair as the image encoder takes it, uint8 [2, size, size, 3].
+    """Read a pair and resize it to the input of the image encoder.
 
     Args:
-        pair: the pair.
-        preprocessing: what the model wants.
-        timings: gets what reading and preparing took.
+        pair: The pair.
+        preprocessing: Preprocessing of the model.
+        timings: Timings to which the seconds of reading and preparing are added.
+
+    Returns:
+        uint8 [2, size, size, 3], before and after.
 
     Raises:
-        ImageError: see `rsicrc.inputs.images.load_pair`.
+        ImageError: See `rsicrc.inputs.images.load_pair`.
     """
     timings = timings or Timings()
     with timings.measure("read"):
@@ -57,70 +81,103 @@ def prepare_pair(pair: Pair, preprocessing: Preprocessing, timings: Timings | No
         return np.stack([preprocessing.prepare(before), preprocessing.prepare(after)])
 
 
-def array_batches(pixels: NDArray[np.uint8] | DeviceArray, batch_size: int) -> Generator[Batch]:
-    """Cut pairs that somebody prepared into batches, without a copy.
+class ArrayReader:
+    """Batches of pairs that the caller has prepared, without a copy.
 
     Args:
-        pixels: from `rsicrc.backends.arrays.take_pixels`.
-        batch_size: pairs in a batch; the last one may be shorter.
+        pixels: All pairs, uint8 [N, 2, size, size, 3].
+        batch_size: Number of pairs in a batch; the last batch may be smaller.
     """
-    for start in range(0, len(pixels), batch_size):
-        part = pixels[start : start + batch_size]
-        yield Batch(part, (None,) * len(part), Timings(pairs=len(part)), lambda: True)
+
+    def __init__(self, pixels: Pixels, batch_size: int) -> None:
+        self._pixels = pixels
+        self._starts = iter(range(0, len(pixels), batch_size))
+        self._batch_size = batch_size
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        start = next(self._starts)
+        part = self._pixels[start : start + self._batch_size]
+        return Batch(part, (None,) * len(part), Timings(pairs=len(part)))
+
+    def ready(self) -> bool:
+        """Return True: the pairs are in memory."""
+        return True
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._starts = iter(range(0))
 
 
-def read_batches(
-    pairs: Iterable[Pair], preprocessing: Preprocessing, batch_size: int, workers: int
-) -> Generator[Batch]:
-    """Read pairs with `workers` threads, at most one batch ahead of the one that was asked for.
+class PairReader:
+    """Batches of pairs that threads read, at most one batch ahead of the batch that was returned last.
 
     Args:
-        pairs: the pairs; taken one by one, in the calling thread.
-        preprocessing: what the model wants.
-        batch_size: pairs in a batch, readable or not; the last one may be shorter.
-        workers: threads.
-
-    Yields:
-        The batches, in the order of the input.
+        pairs: The pairs; taken one by one, in the calling thread. If the iterable raises, the pairs before the error
+            are still returned, then the error is raised.
+        preprocessing: Preprocessing of the model.
+        batch_size: Number of pairs in a batch, readable or not; the last batch may be smaller.
+        workers: Number of threads.
     """
-    size = preprocessing.size
-    with ThreadPoolExecutor(workers, thread_name_prefix="rsicrc-read") as pool:
-        pending: deque[tuple[Future[Prepared], Timings]] = deque()
 
-        def submit(pair: Pair) -> tuple[Future[Prepared], Timings]:
-            timings = Timings()
-            return pool.submit(prepare_pair, pair, preprocessing, timings), timings
+    def __init__(self, pairs: Iterable[Pair], preprocessing: Preprocessing, batch_size: int, workers: int) -> None:
+        self._source: Iterator[Pair] = iter(pairs)
+        self._preprocessing = preprocessing
+        self._batch_size = batch_size
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="rsicrc-read")
+        self._pending: deque[tuple[Future[Prepared], Timings]] = deque()
+        self._source_error: Exception | None = None
+        self._index = 0
 
-        def is_next_read() -> bool:
-            return bool(pending) and all(future.done() for future, _ in pending)
+    def __iter__(self) -> Iterator[Batch]:
+        return self
 
-        source = iter(pairs)
-        index = 0
+    def __next__(self) -> Batch:
+        images: list[Prepared] = []
+        failures: list[PairFailure | None] = []
+        timings = Timings()
+        while len(failures) < self._batch_size:
+            # Submit before every wait, so that the next batch is being read already when this one is full.
+            self._submit(self._batch_size + 1 - len(self._pending))
+            if not self._pending:
+                break
+            future, spent = self._pending.popleft()
+            try:
+                images.append(future.result())
+                failures.append(None)
+                timings.add(spent)
+            except ImageError as error:
+                failures.append(PairFailure(self._index, error))
+            self._index += 1
+        if not failures:
+            self._end()
+        size = self._preprocessing.size
+        timings.pairs = len(images)
+        stacked = np.stack(images) if images else np.zeros((0, 2, size, size, 3), np.uint8)
+        return Batch(stacked, tuple(failures), timings)
+
+    def ready(self) -> bool:
+        """Return True if the pairs of the next batch have been read."""
+        return bool(self._pending) and all(future.done() for future, _ in self._pending)
+
+    def close(self) -> None:
+        """Stop reading and wait for the threads. Pairs that no thread has begun to read are not read."""
+        self._source = iter(())
+        self._pending.clear()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _submit(self, count: int) -> None:
         try:
-            while True:
-                images: list[Prepared] = []
+            for pair in islice(self._source, count):
                 timings = Timings()
-                failures: list[PairFailure | None] = []
-                while len(failures) < batch_size:
-                    # Topped up before every wait: when this batch is full, the next one is already being read.
-                    missing = batch_size + 1 - len(pending)
-                    pending.extend(map(submit, islice(source, missing)))
-                    if not pending:
-                        break
-                    future, spent = pending.popleft()
-                    try:
-                        images.append(future.result())
-                        failures.append(None)
-                        timings.read += spent.read
-                        timings.prepare += spent.prepare
-                    except ImageError as error:
-                        failures.append(PairFailure(index, error))
-                    index += 1
-                if not failures:
-                    return
-                stacked = np.stack(images) if images else np.zeros((0, 2, size, size, 3), np.uint8)
-                timings.pairs = len(images)
-                yield Batch(stacked, tuple(failures), timings, is_next_read)
-        finally:
-            # The caller may stop early (an error, Ctrl-C): what was not begun is not read.
-            pool.shutdown(wait=False, cancel_futures=True)
+                self._pending.append((self._pool.submit(prepare_pair, pair, self._preprocessing, timings), timings))
+        except Exception as error:  # an error of the caller's iterable: the pairs before it come first
+            self._source_error = error
+            self._source = iter(())
+
+    def _end(self) -> None:
+        self.close()
+        error, self._source_error = self._source_error, None
+        raise StopIteration if error is None else error

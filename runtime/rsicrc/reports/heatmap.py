@@ -70,7 +70,7 @@ def draw_heatmap(before: Image.Image, after: Image.Image, explanation: Explanati
 
     scale = min((inner - _GAP) / 2 / after.width, _MAX_PHOTO_HEIGHT / after.height)
     photo_width, photo_height = max(1, int(scale * after.width)), max(1, int(scale * after.height))
-    columns, rows = _grid(len(explanation.words))
+    columns, rows = _grid(len(explanation.tokens))
     panel = (inner - (columns - 1) * _GAP) // columns
     panel_height = panel + 58
 
@@ -91,7 +91,7 @@ def draw_heatmap(before: Image.Image, after: Image.Image, explanation: Explanati
     if rows:
         _draw_legend(sheet, draw, words_top - 46)
     square = centred_square(after).resize((panel, panel), Image.Resampling.LANCZOS)
-    for index, (word, attention) in enumerate(zip(explanation.words, explanation.attention, strict=True)):
+    for index, (word, attention) in enumerate(zip(explanation.tokens, explanation.attention, strict=True)):
         row, column = divmod(index, columns)
         left, top = _MARGIN + column * (panel + _GAP), words_top + row * (panel_height + _GAP)
         sheet.paste(overlay(square, attention), (left, top))

@@ -108,7 +108,7 @@ def make_card(engine: Engine, row: Mapping[str, Any], query: str | None) -> Card
     try:
         before, after = (_thumbnail(image) for image in load_pair(paths))
         explanation = engine.explain(paths, query or row["caption"] or None)
-        seen = overlay(after, word_focus(explanation)) if explanation.words else after
+        seen = overlay(after, word_focus(explanation)) if explanation.tokens else after
         pictures = (before, after, seen)
     except ImageError as error:
         problem = str(error)

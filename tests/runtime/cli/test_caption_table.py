@@ -73,7 +73,7 @@ def test_json_lines_in_and_stdout_out(rsicrc_run: Command, model_folder: Path, p
     line = json.loads(ended.out)
     assert (ended.code, ended.err) == (0, "")
     assert (line["id"], line["tags"], line["search"]) == ("1", [1, 2], "beams=4 n_best=2 length_penalty=0")
-    assert line["n_best"][0]["text"] == line["caption"]
+    assert line["n_best"][0]["caption"] == line["caption"]
     assert len(line["n_best"]) == 2
 
 
@@ -173,7 +173,7 @@ def test_a_file_that_cannot_grow_keeps_its_lines_and_goes_on(
     assert done.returncode == 1
     assert done.stderr == (
         f"rsicrc-run: error: {output}: File too large; {len(kept)} of 15 rows are done and kept, "
-        "run the same command to go on\n"
+        "run the same command to continue\n"
     )
     assert 0 < len(kept) < 15
     assert rsicrc_run("caption", *arguments, "-o", output).code == 0

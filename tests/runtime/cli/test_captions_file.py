@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from rsicrc.cli.captions_file import BatchSettings, CaptionsFile, caption_rows
+from rsicrc.cli.captions_file import CaptionsFile, caption_rows
+from rsicrc.decoding.options import CaptionOptions
 from rsicrc.engine import Engine
 from rsicrc.errors import ImageError, PairsError
 from rsicrc.inputs.pair_table import PairRow
+from rsicrc.progress import ignore_progress
 from rsicrc.results import Caption, Hypothesis, PairFailure
 
-SETTINGS = BatchSettings(model="abc", beams=3, n_best=1, length_penalty=1.0)
+PROVENANCE = {"model": "abc", "search": "beams=3 n_best=1 length_penalty=1"}
 
 
 class FakeEngine:
@@ -27,7 +29,7 @@ class FakeEngine:
         self.seen: list[str] = []
 
     def caption_stream(
-        self, pairs: Iterable[tuple[Path, Path]], *, n_best: int, **_: Any
+        self, pairs: Iterable[tuple[Path, Path]], options: CaptionOptions, **_: Any
     ) -> Iterator[Caption | PairFailure]:
         for index, (before, after) in enumerate(pairs):
             if before.name == self.stop_at and self.error is not None:
@@ -37,7 +39,8 @@ class FakeEngine:
                 yield PairFailure(index, ImageError(f"{before}: the file is empty"))
                 continue
             best = tuple(
-                Hypothesis(f"{before.name}-{rank}", -0.12345678 * rank, (-0.1,)) for rank in range(1, n_best + 1)
+                Hypothesis(f"{before.name}-{rank}", -0.12345678 * rank, (-0.1,))
+                for rank in range(1, options.n_best + 1)
             )
             yield Caption(f"{before.name} to {after.name}", -0.12345678, (-0.1,), best, 0.98765432)
 
@@ -50,13 +53,15 @@ def run(
     path: Path | None,
     rows: list[PairRow],
     engine: FakeEngine | None = None,
-    settings: BatchSettings = SETTINGS,
+    provenance: dict[str, str] = PROVENANCE,
     *,
+    n_best: int = 1,
     replace: bool = False,
 ) -> tuple[CaptionsFile, FakeEngine]:
     engine = engine or FakeEngine()
-    output = CaptionsFile(path, rows, settings, replace=replace)
-    caption_rows(cast("Engine", engine), rows, output, batch_size=2, advance=lambda steps=1, note=None: None)
+    output = CaptionsFile(path, rows, provenance, replace=replace)
+    options = CaptionOptions(n_best=n_best)
+    caption_rows(cast("Engine", engine), rows, output, options, batch_size=2, advance=ignore_progress)
     return output, engine
 
 
@@ -83,8 +88,11 @@ def test_a_line_holds_the_row_the_result_and_what_made_it(tmp_path: Path) -> Non
 
 def test_n_best_is_a_column_when_more_than_one_is_wanted(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
-    run(path, table(tmp_path, 1), settings=replace(SETTINGS, n_best=2))
-    assert records(path)[0]["n_best"] == [{"text": "1a-1", "score": -0.123457}, {"text": "1a-2", "score": -0.246914}]
+    run(path, table(tmp_path, 1), n_best=2)
+    assert records(path)[0]["n_best"] == [
+        {"caption": "1a-1", "score": -0.123457},
+        {"caption": "1a-2", "score": -0.246914},
+    ]
 
 
 def test_a_broken_row_is_reported_in_its_place_and_tried_again(tmp_path: Path) -> None:
@@ -151,25 +159,25 @@ def test_rows_that_changed_are_redone_and_new_ones_put_in_their_place(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("provenance", "message"),
     [
-        (replace(SETTINGS, model="def"), "another model (abc, now def)"),
-        (replace(SETTINGS, beams=5), "another search (beams=3 n_best=1 length_penalty=1, now beams=5"),
+        ({**PROVENANCE, "model": "def"}, "another model (abc, now def)"),
+        ({**PROVENANCE, "search": "beams=5"}, "another search (beams=3 n_best=1 length_penalty=1, now beams=5"),
     ],
 )
 def test_captions_made_otherwise_are_refused_unless_forced(
-    tmp_path: Path, settings: BatchSettings, message: str
+    tmp_path: Path, provenance: dict[str, str], message: str
 ) -> None:
     path, rows = tmp_path / "out.jsonl", table(tmp_path)
     run(path, rows)
     content = path.read_bytes()
     with pytest.raises(PairsError, match="--force") as caught:
-        run(path, rows, settings=settings)
+        run(path, rows, provenance=provenance)
     assert message in str(caught.value)
     assert path.read_bytes() == content
-    _, engine = run(path, rows, settings=settings, replace=True)
+    _, engine = run(path, rows, provenance=provenance, replace=True)
     assert len(engine.seen) == 6
-    assert {record["model"] for record in records(path)} == {settings.model}
+    assert {record["model"] for record in records(path)} == {provenance["model"]}
 
 
 def test_captions_of_another_table_are_refused_unless_forced(tmp_path: Path) -> None:
@@ -190,7 +198,7 @@ def test_captions_of_another_table_are_refused_unless_forced(tmp_path: Path) -> 
 def test_a_file_that_holds_something_else_is_never_touched(tmp_path: Path, content: bytes, force: bool) -> None:
     path = tmp_path / "precious.txt"
     path.write_bytes(content)
-    with pytest.raises(PairsError, match=r"precious.txt: line 1 is not one of a captions file"):
+    with pytest.raises(PairsError, match=r"precious.txt: line 1 is not a caption"):
         run(path, table(tmp_path), replace=force)
     assert path.read_bytes() == content
 
@@ -246,16 +254,17 @@ def test_a_disk_that_fills_up_keeps_whole_lines(tmp_path: Path, monkeypatch: pyt
 def test_sorting_on_a_full_disk_leaves_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, rows = tmp_path / "out.jsonl", table(tmp_path)
     run(path, rows, FakeEngine(broken=["2a"]))
-    output = CaptionsFile(path, rows, SETTINGS)
+    output = CaptionsFile(path, rows, PROVENANCE)
 
     def full(self: Path, mode: str) -> Any:
         raise OSError(28, "No space left on device", str(self))
 
-    stream: Callable[..., None] = lambda steps=1, note=None: None  # noqa: E731
     with monkeypatch.context() as patched:
         patched.setattr("pathlib.Path.open", full)
         with pytest.raises(OSError, match="No space left"):
-            caption_rows(cast("Engine", FakeEngine()), rows, output, batch_size=2, advance=stream)
+            caption_rows(
+                cast("Engine", FakeEngine()), rows, output, CaptionOptions(), batch_size=2, advance=ignore_progress
+            )
     assert sorted(record["id"] for record in records(path)) == ["1", "2", "3", "4", "5", "6"]
     run(path, rows)
     assert [record["id"] for record in records(path)] == ["1", "2", "3", "4", "5", "6"]

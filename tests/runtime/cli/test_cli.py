@@ -62,7 +62,7 @@ def test_a_caption_as_json(rsicrc_run: Command, model_folder: Path, pictures: Pa
     ended = rsicrc_run("caption", *pair, "--model", model_folder, "--json", *search)
     document = json.loads(ended.out)
     caption = rsicrc.load(model_folder, threads=1).caption([pair], beams=4, n_best=2, length_penalty=0.5)[0]
-    assert (document["text"], document["n_best"][1]["text"]) == (caption.text, caption.n_best[1].text)
+    assert (document["caption"], document["n_best"][1]["caption"]) == (caption.text, caption.n_best[1].text)
     assert document["token_log_probs"] == pytest.approx(caption.token_log_probs, abs=1e-5)
     assert [document["score"], document["change_score"]] == pytest.approx(
         [caption.score, caption.change_score], abs=1e-5

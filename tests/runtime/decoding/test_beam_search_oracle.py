@@ -14,7 +14,8 @@ from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
 import rsicrc
-from rsicrc.decoding.beam_search import FinishedBeam, SearchOptions, beam_search
+from rsicrc.decoding.beam_search import FinishedBeam, beam_search
+from rsicrc.decoding.options import CaptionOptions
 from rsicrc.text.vocabulary import END, PAD, START
 from rsicrc_export.model_folder import export_checkpoint
 from rsicrc_train import checkpoint
@@ -72,7 +73,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def search(engine: rsicrc.Engine, images: NDArray[np.uint8], **options: Any) -> Beams:
     cross = engine.backend.run("image_encoder", {"images": images})
     cross = {name: value for name, value in cross.items() if name.startswith("cross_")}
-    settings = SearchOptions.resolve(engine.manifest, **options)
+    settings = CaptionOptions(**options).resolve(engine.manifest)
     return beam_search(engine.backend, cross, len(images), settings).sentences
 
 

@@ -95,7 +95,7 @@ def _caption_one(
     engine = load(model, **settings)
     result = engine.caption([pair], **search)[0]
     if as_json:
-        from rsicrc.cli.captions_file import rounded
+        from rsicrc.results import rounded
 
         made = {"before": str(before), "after": str(after), "model": model_id(engine.folder, engine.manifest.precision)}
         document = {**made, **rounded(result.to_dict())}
@@ -145,23 +145,25 @@ def _caption_table(
     force: bool,
     timings: bool,
 ) -> int:
-    from rsicrc.cli.captions_file import BatchSettings, CaptionsFile, caption_rows
-    from rsicrc.decoding.beam_search import SearchOptions
+    from rsicrc.cli.captions_file import CaptionsFile, caption_rows
+    from rsicrc.decoding.options import CaptionOptions
     from rsicrc.inputs.pair_table import read_pairs
     from rsicrc.loading import load
 
     rows = read_pairs(pairs)
     engine = load(model, **settings)
-    options = SearchOptions.resolve(engine.manifest, **search, early_stopping=None, max_length=None)
-    name = model_id(engine.folder, engine.manifest.precision)
-    made_with = BatchSettings(name, options.beams, options.n_best, options.length_penalty)
-    captions = CaptionsFile(output, rows, made_with, replace=force)
+    options = CaptionOptions(**search)
+    provenance = {
+        "model": model_id(engine.folder, engine.manifest.precision),
+        "search": str(options.resolve(engine.manifest)),
+    }
+    captions = CaptionsFile(output, rows, provenance, replace=force)
     earlier = len(captions.done)
     if earlier:
         click.echo(f"{earlier} of {len(rows)} rows are done already", err=True)
     try:
         with progress(len(rows), "captioning", completed=earlier) as advance:
-            spent = caption_rows(engine, rows, captions, batch_size=batch_size, advance=advance)
+            spent = caption_rows(engine, rows, captions, options, batch_size=batch_size, advance=advance)
     except KeyboardInterrupt:
         again = "; run the same command to go on" if output is not None else ""
         click.echo(f"interrupted after {len(captions.done)} of {len(rows)}{again}", err=True)

@@ -78,7 +78,7 @@ def search(
 
 
 def _document(index: Index, hits: Hits, where: str | None) -> dict[str, Any]:
-    from rsicrc.cli.captions_file import rounded
+    from rsicrc.results import rounded
 
     return {
         "query": hits.query,

@@ -352,10 +352,11 @@ class Engine:
         pairs = len(batch.images)
         most = self._max_pairs or max(pairs, 1)
         try:
-            return [
-                work(self._encode_images(batch.images[start : start + most], batch.timings))
-                for start in range(0, pairs, most)
-            ]
+            results = []
+            for start in range(0, pairs, most):
+                encoded = self._encode_images(batch.images[start : start + most], batch.timings)
+                results.append(work(encoded))
+            return results
         except DeviceMemoryError as error:
             if self._max_pairs is not None or pairs == 1:
                 raise
@@ -368,7 +369,7 @@ class Engine:
             if value is not None and value < 1:
                 raise ArgumentError(f"{name} must be at least 1, not {value}")
         preprocessing = self.manifest.preprocessing
-        if is_array(pairs):
+        if not isinstance(pairs, (list, tuple)) and is_array(pairs):
             pixels = take_pixels(pairs, preprocessing.size, self.backend.device, self.backend.stream)
             return ArrayReader(pixels, batch_size)
         if _is_single_pair(pairs):

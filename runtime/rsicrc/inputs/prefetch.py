@@ -147,7 +147,8 @@ class PairReader:
             try:
                 images.append(future.result())
                 failures.append(None)
-                timings.add(spent)
+                timings.read += spent.read
+                timings.prepare += spent.prepare
             except ImageError as error:
                 failures.append(PairFailure(self._index, error))
             self._index += 1

@@ -258,7 +258,7 @@ def save_whole_model(files: PublishedFiles) -> None:
         (change_tensor("decoder.lm_head.weight", torch.zeros(2, 2)), r"tie_embeddings is true, but .* differ"),
         (change_tensor("epoch", 7), r"not a state dict: epoch is not a tensor"),  # type: ignore[arg-type]
         (write_vocabulary({"PAD": 0, "START": 1, "UNK": 2, "END": 4}), r"one of the ids 0 to 3"),
-        (write_vocabulary({"the": 0, "a": 1, "is": 2, "on": 3}), r"the first words are"),
+        (write_vocabulary({"the": 0, "a": 1, "is": 2, "on": 3}), r"the first entries are"),
         (write_vocabulary(SPECIAL_IDS), r"tokens_embed.weight is \(40, 64\), not \(4, 64\)"),
         (write_vocabulary(["the"]), r"holds a list, not a JSON object"),
         (lambda files: files.vocab.unlink(), r"no file .*levir_vocab.json: name .* by --vocab"),

@@ -9,7 +9,7 @@ turned that way:
   position of a side, so "a right angle" stays unchanged, and "some have left" forbids the flip.
 - A quarter turn or a transposition would need other phrases ("at the top" but "on the left"), so it is applied only to
   pairs whose captions name no side and no direction.
-- Compass directions, and "behind" and "in front of" (above and below in the image), forbid every turn that changes them.
+- Compass directions, and "behind" and "in front of" (above and below in the image), forbid turns that change them.
 
 Before and after images are exchanged only for unchanged pairs: captions of a change would be wrong in reverse.
 """

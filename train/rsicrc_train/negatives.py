@@ -14,7 +14,7 @@ TOLERANCE = 1e-5
 
 
 class Masks(NamedTuple):
-    """Masks bool [B, N] of the keys that each of B queries is attracted to (`positives`) and repelled from (`negatives`)."""
+    """Masks bool [B, N] of the `positives` and `negatives` of B queries among N keys."""
 
     positives: Tensor
     negatives: Tensor

@@ -212,7 +212,7 @@ def _read_vocabulary(path: Path) -> tuple[str, ...]:
         raise CheckpointError(f"{path} is not a vocabulary: each token should have one of the ids 0 to {len(ids) - 1}")
     tokens = tuple(sorted(ids, key=lambda token: int(ids[token])))
     if tokens[:4] != SPECIAL_WORDS:
-        raise CheckpointError(f"{path}: the first tokens are {tokens[:4]}, not {SPECIAL_WORDS}")
+        raise CheckpointError(f"{path}: the first entries are {tokens[:4]}, not {SPECIAL_WORDS}")
     return tokens
 
 

@@ -35,7 +35,7 @@ class RunLog:
     """Metrics of a run: a row of `log.csv` for each step and each validation, optionally for TensorBoard too."""
 
     def __init__(self, path: Path, step: int, *, tensorboard: bool) -> None:
-        """Continue a log after `step`, without the rows that an interrupted run wrote after it; step 0 starts a new log.
+        """Continue a log after `step`, without later rows of an interrupted run; at step 0 start a new log.
 
         Raises:
             DataError: `tensorboard` is true, but TensorBoard is not installed.

@@ -106,10 +106,10 @@ class Trainer:
         self.loaders = {
             split: BatchLoader(self.fabric, dataset, self.training) for split, dataset in self.datasets.items()
         }
-        self.objectives = {
-            split: Objective(self.fabric, dataset, self.training, sentence_similarity(self.fabric, dataset, self.training))
-            for split, dataset in self.datasets.items()
-        }
+        self.objectives: dict[str, Objective] = {}
+        for split, dataset in self.datasets.items():
+            similarity = sentence_similarity(self.fabric, dataset, self.training)
+            self.objectives[split] = Objective(self.fabric, dataset, self.training, similarity)
 
         self.fabric.seed_everything(self.training.seed, workers=False, verbose=False)
         self.raw_model = self._build_model(init)

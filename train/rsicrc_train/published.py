@@ -49,8 +49,8 @@ _UNUSED = re.compile(r"encoder\.encoder_trans\.selftrans\.\d+\.[01]\.att\.to_v\.
 
 # Names in `RSICRC` → published names, applied in this order.
 _RENAMES = tuple(
-    (re.compile(ours), published)
-    for ours, published in (
+    (re.compile(name), published)
+    for name, published in (
         (r"^encoder\.proj\.", r"encoder.encoder.proj."),
         # In the published code, the table of columns is named h, and the table of rows w.
         (r"^encoder\.column_embedding\.", r"encoder.encoder_trans.h_embedding."),
@@ -117,14 +117,14 @@ def published_names(model: RSICRC) -> dict[str, str]:
     numbered = model.config.image_trunk.kind != "clip_vit"
     parts = {name: str(number) for number, (name, _) in enumerate(model.encoder.trunk.visual.named_children())}
     names = {}
-    for ours in model.state_dict():
-        published = ours
-        if ours.startswith("encoder.trunk.visual."):
-            part, _, rest = ours.removeprefix("encoder.trunk.visual.").partition(".")
+    for name in model.state_dict():
+        published = name
+        if name.startswith("encoder.trunk.visual."):
+            part, _, rest = name.removeprefix("encoder.trunk.visual.").partition(".")
             published = f"{_NET}{parts[part] if numbered else part}" + (f".{rest}" if rest else "")
         for pattern, replacement in _RENAMES:
             published = pattern.sub(replacement, published)
-        names[ours] = published
+        names[name] = published
     return names
 
 
@@ -139,12 +139,12 @@ def _renamed(tensors: dict[str, Tensor], config: ModelConfig, tokens: tuple[str,
         missing=[published for published in names.values() if published not in tensors],
         extra=sorted(name for name in set(tensors) - set(names.values()) if not _UNUSED.fullmatch(name)),
         misshapen=[
-            f"{published} is {tuple(tensors[published].shape)}, not {tuple(wanted[ours].shape)}"
-            for ours, published in names.items()
-            if published in tensors and tensors[published].shape != wanted[ours].shape
+            f"{published} is {tuple(tensors[published].shape)}, not {tuple(wanted[name].shape)}"
+            for name, published in names.items()
+            if published in tensors and tensors[published].shape != wanted[name].shape
         ],
     )
-    return {ours: tensors[published].to(wanted[ours].dtype) for ours, published in names.items()}
+    return {name: tensors[published].to(wanted[name].dtype) for name, published in names.items()}
 
 
 def _complete(tensors: dict[str, Tensor], config: ModelConfig) -> None:

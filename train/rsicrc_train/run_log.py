@@ -76,12 +76,12 @@ def read_log(path: Path) -> Iterator[dict[str, str]]:
                 yield row
 
 
-def draw_curves(log: Path, picture: Path) -> None:
+def draw_curves(log: Path, path: Path) -> None:
     """Draw a log's losses and learning rate over the steps as PNG; without matplotlib, only log a warning."""
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
-        _LOGGER.warning("%s is not drawn, matplotlib is missing: pip install 'rsicrc[train]'", picture.name)
+        _LOGGER.warning("%s is not drawn, matplotlib is missing: pip install 'rsicrc[train]'", path.name)
         return
     rows = list(read_log(log))
     figure = Figure(figsize=(10, 6), layout="constrained")
@@ -95,7 +95,7 @@ def draw_curves(log: Path, picture: Path) -> None:
         axes.set(title=column.replace("_", " "), xlabel="step")
         axes.grid(alpha=0.3)
         axes.legend()
-    with replacing(picture) as partial:
+    with replacing(path) as partial:
         figure.savefig(partial, format="png", dpi=100)
 
 

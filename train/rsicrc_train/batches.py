@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 from torch.utils.data import DataLoader
 
 from rsicrc_train.data import PairDataset, TrainingBatch, collate
 from rsicrc_train.recipes import Training
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 class BatchLoader:

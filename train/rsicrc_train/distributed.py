@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, distributed, nn
 
 from rsicrc.errors import DataError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def launch(device: str, devices: int, nodes: int, precision: str) -> Fabric:
@@ -18,6 +20,8 @@ def launch(device: str, devices: int, nodes: int, precision: str) -> Fabric:
     Raises:
         DataError: There is no such device.
     """
+    from lightning_fabric import Fabric  # imports torch._dynamo, which takes seconds
+
     try:
         fabric = Fabric(
             accelerator=device,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from rsicrc.text.encoding import pad
@@ -18,6 +17,9 @@ from rsicrc_train.model import RSICRC
 from rsicrc_train.negatives import MinedSentences, SentenceSimilarity, mine_negatives
 from rsicrc_train.recipes import Training
 from rsicrc_train.sentence_embeddings import embed_sentences
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 class Losses(NamedTuple):

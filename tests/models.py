@@ -47,8 +47,8 @@ def random_checkpoint(seed: int, config: ModelConfig = SMALL, vocabulary: tuple[
 
     The scales are chosen so that every part of the network influences the output. With unchanged random weights, one or
     two tokens would win at every step, because all decoder states share a large common component: the output layer is
-    made orthogonal to it. The row of END is scaled up, so that its logit varies more than others, and captions have from
-    one token to the maximum length.
+    made orthogonal to it. The row of END is scaled up, so that its logit varies more than others, and the length of the
+    captions varies from one token to the maximum.
     """
     torch = pytest.importorskip("torch", reason="needs rsicrc[train]")
     pytest.importorskip("open_clip", reason="needs rsicrc[train]")

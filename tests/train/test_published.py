@@ -114,9 +114,7 @@ def check_golden(golden: Golden, files: PublishedFiles) -> None:
     first = model.decode(model.encode_text(torch.full((len(ids), 1), START)).hidden, image.tokens)[:, 0]
     assert relative_error(first, golden["first_logits"]) < 2e-3
     found, margin = greedy(model, image.tokens, golden["greedy_ids"].shape[1])
-    np.testing.assert_array_equal(
-        found, golden["greedy_ids"], f"the smallest margin between two tokens was {margin:.2g} logits"
-    )
+    np.testing.assert_array_equal(found, golden["greedy_ids"], f"the smallest margin was {margin:.2g} logits")
 
 
 def test_small_model_matches_the_golden_file(tmp_path: Path) -> None:
@@ -269,9 +267,7 @@ def save_whole_model(files: PublishedFiles) -> None:
         (save_whole_model, r"holds code, which is never run"),
     ],
 )  # fmt: skip
-def test_damaged_published_files_are_refused(
-    damage: Callable[[PublishedFiles], None], message: str, tmp_path: Path
-) -> None:
+def test_damaged_files_are_refused(damage: Callable[[PublishedFiles], None], message: str, tmp_path: Path) -> None:
     original = random_checkpoint(8)
     files = published_files(original, tmp_path / "published")
     damage(files)

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 from rsicrc.datasets.registry import read_split
 from rsicrc.text.vocabulary import Vocabulary
 from rsicrc_train.augment import Augmentation
-from rsicrc_train.data import Batch, PairDataset, build_words, collate
+from rsicrc_train.data import PairDataset, TrainingBatch, build_vocabulary, collate
 from rsicrc_train.losses import caption_loss
 from rsicrc_train.model import RSICRC
 from rsicrc_train.recipes import Recipe, load_recipe
@@ -52,7 +52,7 @@ def main() -> None:
             data = Path(folder) / "scenes"
             generate(data, arguments.pairs, seed=1, splits={"train": 1.0})
         pairs = read_split(data, "train")[: arguments.pairs]
-        words = build_words(sentence for pair in pairs for sentence in pair.sentences)
+        words = build_vocabulary(sentence for pair in pairs for sentence in pair.sentences)
         vocabulary = Vocabulary.from_words(words, recipe.model.max_len)
         plain, augmented = (
             PairDataset(pairs, vocabulary, recipe.model.preprocessing, recipe.training.captions, augmentation)
@@ -109,7 +109,7 @@ class _Step:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4)
         self.mixed = recipe.training.precision == "bf16-mixed"
 
-    def __call__(self, batch: Batch) -> None:
+    def __call__(self, batch: TrainingBatch) -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=self.mixed):
             image, text, logits = self.model(batch.images, batch.ids)
             loss = caption_loss(logits, batch.ids) + image.embedding.square().mean() + text.embedding.square().mean()
@@ -118,10 +118,10 @@ class _Step:
         self.optimizer.step()
 
 
-def _batches(dataset: PairDataset, recipe: Recipe, workers: int) -> Iterator[Batch]:
+def _batches(dataset: PairDataset, recipe: Recipe, workers: int) -> Iterator[TrainingBatch]:
     size = recipe.training.batch_size
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))
-    loader: DataLoader[Batch] = DataLoader(
+    loader: DataLoader[TrainingBatch] = DataLoader(
         dataset,  # type: ignore[arg-type]
         batch_sampler=[chunk.tolist() for chunk in torch.split(order, size)],
         collate_fn=collate,

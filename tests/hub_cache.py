@@ -1,4 +1,4 @@
-"""A local cache of the Hugging Face hub, laid out as huggingface_hub does, for tests without a network."""
+"""Local cache of the Hugging Face hub in the layout of huggingface_hub, for tests without a network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ REVISION = "0123456789abcdef0123456789abcdef01234567"
 
 
 def use_offline(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let huggingface_hub look into `cache` alone, as HF_HUB_CACHE and HF_HUB_OFFLINE=1 do before its import."""
+    """Restrict huggingface_hub to `cache`, as HF_HUB_CACHE and HF_HUB_OFFLINE=1 do before its import."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
@@ -20,7 +20,7 @@ def use_offline(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def add_repository(cache: Path, repository: str, files: dict[str, bytes]) -> None:
-    """Put a model repository into the cache: blobs by content, a snapshot of links to them, and the ref `main`."""
+    """Add a model repository to the cache: blobs by content, a snapshot of links to the blobs, and the ref `main`."""
     root = cache / f"models--{repository.replace('/', '--')}"
     for folder in ("blobs", "refs", f"snapshots/{REVISION}"):
         (root / folder).mkdir(parents=True)

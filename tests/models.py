@@ -1,21 +1,27 @@
-"""Small random models for tests: the real architecture, untrained, made to end their captions at uneven lengths."""
+"""Small random models for tests: the real architecture, with random weights that give captions of varying length.
+
+Importing this module needs no extra of rsicrc; a test that builds a model is skipped without `rsicrc[train]`.
+"""
 
 from __future__ import annotations
 
 import zlib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
+import pytest
 from numpy.typing import NDArray
 
 from rsicrc.text.vocabulary import END, SPECIAL_WORDS
-from rsicrc_train import checkpoint
-from rsicrc_train.checkpoint import Checkpoint
 from rsicrc_train.config import ModelConfig, TrunkConfig
-from rsicrc_train.model import RSICRC
+
+if TYPE_CHECKING:
+    import torch
+
+    from rsicrc_train.checkpoint import Checkpoint
+    from rsicrc_train.model import RSICRC
 
 WORDS = tuple(
     "the a is has road and built are no houses on of two scene in some roads appear as same there changed change "  # noqa: SIM905
@@ -37,12 +43,18 @@ SMALL = ModelConfig(
 
 
 def random_checkpoint(seed: int, config: ModelConfig = SMALL, vocabulary: tuple[str, ...] = VOCABULARY) -> Checkpoint:
-    """A model whose weights depend only on the seed and the tensors' names.
+    """Return a model whose weights depend only on the seed and the names of the tensors.
 
-    The scales keep every part of the network audible in the result. Left as they fall, one or two words win at every
-    step, because all states share a large common part: the output layer is made blind to it. END's row is long, so that
-    its logit swings more than the words', and captions have from one word to the maximum length.
+    The scales are chosen so that every part of the network influences the output. With unchanged random weights, one or
+    two tokens would win at every step, because all decoder states share a large common component: the output layer is
+    made orthogonal to it. The row of END is scaled up, so that its logit varies more than others, and the length of the
+    captions varies from one token to the maximum.
     """
+    torch = pytest.importorskip("torch", reason="needs rsicrc[train]")
+    pytest.importorskip("open_clip", reason="needs rsicrc[train]")
+    from rsicrc_train.checkpoint import Checkpoint
+    from rsicrc_train.model import RSICRC
+
     model = RSICRC(config, len(vocabulary))
     tensors = {name: _fill(name, tensor, seed) for name, tensor in model.state_dict().items()}
     if config.tie_embeddings:
@@ -54,32 +66,37 @@ def random_checkpoint(seed: int, config: ModelConfig = SMALL, vocabulary: tuple[
     common = torch.nn.functional.normalize(states.mean(dim=0), dim=0)
     rows -= torch.outer(rows @ common, common)
     if not config.tie_embeddings:
-        rows /= states.std()  # without a last normalization (`prenorm`) the logits would be in the hundreds
+        rows /= states.std()  # without a last normalization (`prenorm`), logits would exceed 100
     rows[END] *= END_GAIN
     return Checkpoint(config, vocabulary, NO_CHANGE, {name: tensor.clone() for name, tensor in tensors.items()})
 
 
 def save_checkpoint(folder: Path, seed: int, config: ModelConfig = SMALL) -> Path:
-    """Write `random_checkpoint` into a folder."""
+    """Write `random_checkpoint` into a folder and return the file."""
+    written = random_checkpoint(seed, config)  # skips the test if the extra is missing
+    from rsicrc_train import checkpoint
+
     path = folder / "ckpt.pt"
-    checkpoint.save(random_checkpoint(seed, config), path)
+    checkpoint.save(written, path)
     return path
 
 
 def with_options(**options: Any) -> ModelConfig:
-    """The small config with some options changed."""
+    """Return the small config with some options changed."""
     return replace(SMALL, **options)
 
 
 def random_images(pairs: int, seed: int, size: int = SMALL.image_trunk.image_size) -> NDArray[np.uint8]:
-    """Smooth random pairs that differ much from each other, uint8 [pairs, 2, size, size, 3]."""
+    """Return smooth random pairs that differ strongly from each other, uint8 [pairs, 2, size, size, 3]."""
     coarse = np.random.default_rng(seed).integers(0, 256, (pairs, 2, 4, 4, 3))
     cells = -(-size // 4)
     return coarse.repeat(cells, axis=2).repeat(cells, axis=3)[:, :, :size, :size].astype(np.uint8)
 
 
 def _decoder_states(model: RSICRC, seed: int) -> torch.Tensor:
-    """What the output layer sees on random pairs and sentences, [states, d]."""
+    """Return the inputs [states, d] of the output layer for random pairs and sentences."""
+    import torch
+
     states: list[torch.Tensor] = []
     hook = model.decoder.output.register_forward_hook(lambda _module, inputs, _output: states.append(inputs[0]))
     images = torch.from_numpy(random_images(8, seed, model.config.image_trunk.image_size))
@@ -92,6 +109,8 @@ def _decoder_states(model: RSICRC, seed: int) -> torch.Tensor:
 
 
 def _fill(name: str, tensor: torch.Tensor, seed: int) -> torch.Tensor:
+    import torch
+
     if not tensor.is_floating_point():
         return tensor.clone()
     generator = np.random.default_rng([seed, zlib.crc32(name.encode())])

@@ -1,4 +1,4 @@
-"""Checkpoints in the published layout: rebuilt from a golden, or written from a model of ours."""
+"""Checkpoints in the published layout: rebuilt from a golden file, or written from a checkpoint of this project."""
 
 from __future__ import annotations
 
@@ -6,34 +6,38 @@ import json
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from rsicrc.text.vocabulary import SPECIAL_WORDS
-from rsicrc_train.checkpoint import Checkpoint
-from rsicrc_train.published import load_published, published_names
+
+if TYPE_CHECKING:
+    import torch
+
+    from rsicrc_train.checkpoint import Checkpoint
 
 GOLDEN_FOLDER = Path(__file__).with_name("golden")
 
 
 @dataclass(frozen=True)
 class PublishedFiles:
-    """The three files that the published code leaves."""
+    """The three files of a published checkpoint."""
 
     weights: Path
     config: Path
     vocab: Path
 
     def load(self, **options: Any) -> Checkpoint:
+        from rsicrc_train.published import load_published
+
         return load_published(self.weights, self.config, self.vocab, **options)
 
 
 @dataclass(frozen=True)
 class Golden:
-    """Inputs and outputs of the published code; `golden/README.md` says what each array is."""
+    """Inputs and outputs of the published code; `golden/README.md` describes each array."""
 
     arrays: dict[str, NDArray[Any]]
     shapes: dict[str, list[int]]
@@ -50,7 +54,9 @@ class Golden:
         return name in self.arrays
 
     def write(self, folder: Path) -> PublishedFiles:
-        """The checkpoint from which the golden was computed."""
+        """Write the checkpoint from which the golden file was computed."""
+        import torch
+
         filled = {name: fill(name, shape, int(self["seed"])) for name, shape in self.shapes.items()}
         filled.pop("decoder.position_encoding.pe", None)
         overrides = {name.removeprefix("override/"): self[name] for name in self.arrays if name.startswith("override/")}
@@ -69,15 +75,15 @@ def read_golden(arrays: Path, shapes: Path) -> Golden:
 
 
 def kept_golden(variant: str) -> Golden:
-    """One of the goldens in `tests/golden/`."""
+    """Read one of the golden files in `tests/golden/`."""
     return read_golden(GOLDEN_FOLDER / f"{variant}.npz", GOLDEN_FOLDER / f"{variant}.json")
 
 
 def fill(name: str, shape: list[int], seed: int) -> NDArray[Any]:
-    """The values of one tensor of a golden's weights, which depend on the seed, the name and the shape alone.
+    """Return the values of one tensor of a golden file's weights, which depend only on seed, name and shape.
 
-    The recipe (Philox keyed by seed and CRC of the name; the scale by the kind of tensor) is that of the reference
-    material from which the goldens come.
+    The same rule (Philox with seed and CRC of the name as key; scale by kind of tensor) was used when the golden files
+    were computed.
     """
     if name.endswith("num_batches_tracked"):
         return np.zeros(shape, np.int64)
@@ -96,10 +102,14 @@ def fill(name: str, shape: list[int], seed: int) -> NDArray[Any]:
 
 
 def published_files(checkpoint: Checkpoint, folder: Path) -> PublishedFiles:
-    """Write a checkpoint of ours as the published code would have, with the tensors that it never uses."""
+    """Write a checkpoint in the published layout, including the tensors that the published code does not use."""
+    import torch
+
+    from rsicrc_train.published import published_names
+
     config, model = checkpoint.config, checkpoint.build_model()
     assert config.unimodal_layers == config.multimodal_layers
-    tensors = {published: checkpoint.state_dict[ours].clone() for ours, published in published_names(model).items()}
+    tensors = {published: checkpoint.state_dict[name].clone() for name, published in published_names(model).items()}
     keys = [name for name in tensors if name.endswith(".att.to_k.weight")]
     tensors |= {name.replace("to_k", "to_v"): torch.randn_like(tensors[name]) for name in keys}
     if not config.learnable:
@@ -116,6 +126,8 @@ def write_files(
     folder: Path, tensors: dict[str, torch.Tensor], config: dict[str, Any], words: tuple[str, ...]
 ) -> PublishedFiles:
     """Write the three files into a new folder."""
+    import torch
+
     folder.mkdir()
     files = PublishedFiles(folder / "model_best.pt", folder / "config.json", folder / "levir_vocab.json")
     torch.save(tensors, files.weights)
@@ -127,6 +139,6 @@ def write_files(
 
 
 def relative_error(found: Any, expected: Any) -> float:
-    """The length of the difference over that of `expected`."""
+    """Return the norm of the difference divided by the norm of `expected`."""
     found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))

@@ -1,21 +1,41 @@
-"""What the training tests share: a small generated data set and a recipe that trains in seconds."""
+"""Shared fixtures of the training tests: a small generated data set and a recipe that trains in seconds."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from rsicrc_train.config import TrunkConfig
-from rsicrc_train.recipes import Recipe, Training
-from rsicrc_train.synth import generate
-from tests.models import SMALL
+if TYPE_CHECKING:
+    from rsicrc_train.recipes import Recipe
+
+_EXTRA = ("cv2", "lightning_fabric", "matplotlib", "open_clip", "sentence_transformers", "torch", "torchvision", "yaml")
+
+
+class _SkippedModule(pytest.Module):
+    """Test module that is skipped without being imported."""
+
+    def collect(self) -> Iterable[pytest.Item | pytest.Collector]:
+        pytest.skip("needs rsicrc[train]", allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    """Skip all modules of this folder if a package of the extra `train` is missing."""
+    if all(find_spec(package) for package in _EXTRA):
+        return None
+    module: pytest.Module = _SkippedModule.from_parent(parent, path=module_path)
+    return module
 
 
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """60 generated pairs in LEVIR-CC's layout. Read them; to change them, copy them first."""
+    """60 generated pairs in LEVIR-CC's layout. Read them only; to change them, copy them first."""
+    from rsicrc_train.synth import generate
+
     folder = tmp_path_factory.mktemp("scenes") / "data"
     generate(folder, pairs=60, seed=5, splits={"train": 0.8, "val": 0.2})
     return folder
@@ -24,6 +44,10 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def recipe() -> Recipe:
     """Two epochs of six steps."""
+    from rsicrc_train.config import TrunkConfig
+    from rsicrc_train.recipes import Recipe, Training
+    from tests.models import SMALL
+
     trunk = TrunkConfig("clip_resnet", (1, 1, 1, 1), width=4, image_size=64)
     model = replace(SMALL, trunk=trunk, d_model=32, a_dim=32, max_len=24, encoder_layers=1)
     return Recipe(model, Training(epochs=2, batch_size=8, captions=2, save_every=2, workers=0, learning_rate=1e-3))

@@ -1,4 +1,4 @@
-"""Augmentation: pictures and captions turn together, and nothing untrue is said."""
+"""Tests of the augmentation: images and captions turn together, and captions stay true."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from rsicrc.errors import DataError
 from rsicrc.preprocessing import Preprocessing
 from rsicrc.text.vocabulary import SPECIAL_WORDS, Vocabulary
 from rsicrc_train.augment import TURNS, Augmentation, Turn, jitter, turn_images, turn_sentence
-from rsicrc_train.data import PairDataset, build_words, collate
+from rsicrc_train.data import PairDataset, build_vocabulary, collate
 from rsicrc_train.recipes import Recipe, Training
-from rsicrc_train.trainer import Run
+from rsicrc_train.trainer import Trainer
 
 ACROSS, UPRIGHT, HALF = Turn(False, True, False), Turn(False, False, True), Turn(False, True, True)
 PLAIN = Preprocessing(32)
 
 
-def knowing(words: str) -> Vocabulary:
+def vocabulary_of(words: str) -> Vocabulary:
     return Vocabulary.from_words((*SPECIAL_WORDS, *words.split()))
 
 
@@ -44,7 +44,7 @@ def knowing(words: str) -> Vocabulary:
         ("the cube behind the ball is gone", "the cube behind the ball is gone", None),
     ],
 )
-def test_sentences_turn_with_their_pictures(sentence: str, across: str | None, upright: str | None) -> None:
+def test_sentence_turns_with_its_images(sentence: str, across: str | None, upright: str | None) -> None:
     assert turn_sentence(sentence, ACROSS) == across
     assert turn_sentence(sentence, UPRIGHT) == upright
     assert turn_sentence(sentence, TURNS[0]) == sentence
@@ -52,7 +52,7 @@ def test_sentences_turn_with_their_pictures(sentence: str, across: str | None, u
         assert turn_sentence(across, UPRIGHT) == turn_sentence(sentence, HALF)
 
 
-def test_a_quarter_turn_only_where_no_side_or_direction_is_named() -> None:
+def test_quarter_turn_is_refused_if_a_side_or_direction_is_named() -> None:
     for turn in TURNS[4:]:
         assert turn_sentence("a house on the left", turn) is None
         assert turn_sentence("a horizontal road", turn) is None
@@ -69,7 +69,7 @@ def test_turns_are_the_eight_symmetries_of_a_square() -> None:
     assert set(rotations) <= {each.tobytes() for each in turned}
 
 
-def test_jitter_changes_light_and_keeps_the_order_of_levels() -> None:
+def test_jitter_changes_brightness_and_keeps_the_order_of_levels() -> None:
     ramp = np.repeat(np.arange(256, dtype=np.uint8)[np.newaxis, :, np.newaxis], 3, axis=2)
     assert np.array_equal(jitter(ramp, 0.0, np.random.default_rng(0)), ramp)
     for seed in range(20):
@@ -99,8 +99,8 @@ def corner(image: np.ndarray) -> str:
     return f"{'top' if row < 16 else 'bottom'} {'left' if column < 16 else 'right'}"
 
 
-def test_what_a_caption_says_stays_true(pairs: list[CaptionedPair]) -> None:
-    vocabulary = knowing("a house in the top bottom left right corner no change")
+def test_augmented_captions_match_the_augmented_images(pairs: list[CaptionedPair]) -> None:
+    vocabulary = vocabulary_of("a house in the top bottom left right corner no change")
     dataset = PairDataset(pairs, vocabulary, PLAIN, 1, Augmentation(turns=True, swap=True))
     seen, swapped, turned = set(), set(), set()
     for dataset.epoch in range(40):
@@ -113,17 +113,17 @@ def test_what_a_caption_says_stays_true(pairs: list[CaptionedPair]) -> None:
         turned.add(images.max(axis=0).tobytes())
     assert len(seen) == 4
     assert swapped == {False, True}
-    assert len(turned) == 4  # a corner has four places
+    assert len(turned) == 4  # the square appears in all four corners
 
 
 def test_sentences_are_not_turned_into_unknown_words(pairs: list[CaptionedPair]) -> None:
-    vocabulary = knowing("a house in the top left corner no change bottom")
+    vocabulary = vocabulary_of("a house in the top left corner no change bottom")
     dataset = PairDataset(pairs, vocabulary, PLAIN, 1, Augmentation(turns=True))
     assert {corner(dataset[0].images[1]) for dataset.epoch in range(20)} == {"top left", "bottom left"}
 
 
-def test_draws_depend_on_seed_epoch_and_pair_alone(pairs: list[CaptionedPair]) -> None:
-    vocabulary = knowing("a house in the top left corner no change")
+def test_augmentation_depends_only_on_seed_epoch_and_pair(pairs: list[CaptionedPair]) -> None:
+    vocabulary = vocabulary_of("a house in the top left corner no change")
     options = Augmentation(turns=True, jitter=0.5, swap=True, seed=3)
     one, other = (PairDataset(pairs, vocabulary, PLAIN, 1, options) for _ in range(2))
     one.epoch = other.epoch = 7
@@ -138,18 +138,18 @@ def test_draws_depend_on_seed_epoch_and_pair_alone(pairs: list[CaptionedPair]) -
     assert len(plain.texts) == 2
 
 
-def test_a_recipe_augments_training_pairs_alone(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
+def test_recipe_augments_only_training_pairs(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
     training = replace(recipe.training, turns=True, jitter=0.5, swap=True, seed=4)
-    run = Run(scenes, tmp_path, replace(recipe, training=training), resume=False, init=None, device="cpu")
-    assert run.datasets["train"].augmentation == Augmentation(turns=True, jitter=0.5, swap=True, seed=4)
-    assert run.datasets["val"].augmentation == Augmentation()
+    trainer = Trainer(scenes, tmp_path, replace(recipe, training=training), resume=False, init=None, device="cpu")
+    assert trainer.datasets["train"].augmentation == Augmentation(turns=True, jitter=0.5, swap=True, seed=4)
+    assert trainer.datasets["val"].augmentation == Augmentation()
 
 
 @pytest.mark.shared
-def test_real_captions_turn(shared_folder: Path) -> None:
-    """How many of LEVIR-CC's changed pairs may turn which way: all captions follow, and flip back to what they were."""
+def test_levir_cc_captions_turn_and_turn_back(shared_folder: Path) -> None:
+    """Measure the share of LEVIR-CC's changed pairs that can be turned, and check that flips can be undone."""
     pairs = [pair for pair in read_levir(shared_folder / "data" / "captions", "train") if pair.changed]
-    vocabulary = Vocabulary.from_words(build_words(text for pair in pairs for text in pair.sentences))
+    vocabulary = Vocabulary.from_words(build_vocabulary(text for pair in pairs for text in pair.sentences))
     dataset = PairDataset(pairs, vocabulary, PLAIN, 5, Augmentation(turns=True))
     shares = {
         turn: np.mean([all((number, turn) in dataset._turned for number in own) for own in dataset.sentences])
@@ -157,6 +157,7 @@ def test_real_captions_turn(shared_folder: Path) -> None:
     }
     assert shares == pytest.approx({ACROSS: 0.998, UPRIGHT: 0.888, TURNS[4]: 0.404}, abs=0.002)
     for turn in (ACROSS, UPRIGHT):
-        texts = [dataset.texts[number] for number, way in dataset._turned if way == turn]
-        back = [turn_sentence(turn_sentence(text, turn) or "", turn) == text for text in texts if "higher" not in text]
-        assert np.mean(back) > 0.999
+        texts = [dataset.texts[number] for number, applied in dataset._turned if applied == turn]
+        texts = [text for text in texts if "higher" not in text]
+        restored = [turn_sentence(turn_sentence(text, turn) or "", turn) == text for text in texts]
+        assert np.mean(restored) > 0.999

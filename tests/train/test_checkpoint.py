@@ -1,4 +1,4 @@
-"""Checkpoints: what is written is read back, and nothing else is."""
+"""Tests of writing and reading checkpoints, and of refusing other files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rsicrc_train import checkpoint as checkpoints
 from tests.models import random_checkpoint
 
 
-def test_round_trip(tmp_path: Path) -> None:
+def test_checkpoint_round_trip(tmp_path: Path) -> None:
     written = random_checkpoint(0)
     checkpoints.save(written, tmp_path / "ckpt.pt")
     read = checkpoints.load(tmp_path / "ckpt.pt")
@@ -29,7 +29,7 @@ def test_round_trip(tmp_path: Path) -> None:
 
 
 class Exploit:
-    """Pickles as a call that creates a file."""
+    """Object whose pickle calls a function that creates a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -38,7 +38,7 @@ class Exploit:
         return (Path.touch, (self.path,))
 
 
-def test_a_pickle_with_code_is_refused_and_does_not_run(tmp_path: Path) -> None:
+def test_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
     path, trace = tmp_path / "ckpt.pt", tmp_path / "ran"
     torch.save({"format": checkpoints.FORMAT, "state_dict": Exploit(trace)}, path)
     with pytest.raises(CheckpointError, match="holds code, which is never run"):
@@ -50,7 +50,7 @@ def test_a_pickle_with_code_is_refused_and_does_not_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 broken"])
-def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
+def test_files_that_are_no_checkpoints_are_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "ckpt.pt"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"ckpt\.pt is not a PyTorch file"):
@@ -82,19 +82,17 @@ def test_missing_truncated_foreign_and_future_files_are_refused(tmp_path: Path) 
 def test_tensors_that_do_not_fit_are_all_named() -> None:
     good = random_checkpoint(0)
     tensors = dict(good.state_dict)
-    tensors["stranger"] = tensors.pop("encoder.merge.bias")
+    tensors["other"] = tensors.pop("encoder.merge.bias")
     tensors["encoder.pool.query"] = torch.zeros(2, 3)
-    with pytest.raises(
-        CheckpointError, match=r"missing encoder\.merge\.bias.*unknown stranger.*pool\.query is \(2, 3\)"
-    ):
+    with pytest.raises(CheckpointError, match=r"missing encoder\.merge\.bias.*unknown other.*pool\.query is \(2, 3\)"):
         replace(good, state_dict=tensors).build_model()
 
 
-def test_a_full_disk_keeps_the_checkpoint_that_was_there(tmp_path: Path) -> None:
+def test_full_disk_keeps_the_existing_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "ckpt.pt"
     checkpoints.save(random_checkpoint(0), path)
     before = path.read_bytes()
-    # The limit on file sizes cannot be taken back, so it is set in a process of its own.
+    # A process cannot raise its limit of file sizes again, so it is set in a separate process.
     script = """
 import resource, signal, sys
 from pathlib import Path

@@ -30,7 +30,7 @@ def test_from_nothing_to_a_checkpoint(recipe: Recipe, tmp_path: Path) -> None:
 
     again = rsicrc_train("fit", data, "-o", run, "--recipe", file, "--device", "cpu")
     assert again.returncode == 1
-    assert "already holds a run: go on with --resume" in again.stderr
+    assert "already holds a run: continue it with --resume" in again.stderr
     taken = rsicrc_train("synth", data, "--pairs", 4)
     assert taken.returncode == 1
     assert "not an empty directory" in taken.stderr

@@ -1,4 +1,4 @@
-"""Reading training data."""
+"""Tests of reading and batching training data."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from rsicrc.datasets.levir_cc import CaptionedPair, read_levir
 from rsicrc.errors import DataError, ImageError
 from rsicrc.preprocessing import Preprocessing
 from rsicrc.text.vocabulary import SPECIAL_WORDS, Vocabulary
-from rsicrc_train.data import PairDataset, build_words, collate, no_change_sentences
+from rsicrc_train.data import PairDataset, build_vocabulary, collate, no_change_sentences
 
 
-def test_vocabulary_keeps_words_seen_more_than_five_times_by_frequency_then_alphabet() -> None:
+def test_vocabulary_has_words_seen_more_than_five_times_by_frequency_then_alphabet() -> None:
     sentences = ["a road"] * 6 + ["b road"] * 6 + ["rare word"] * 5
-    assert build_words(sentences) == (*SPECIAL_WORDS, "road", "a", "b")
-    assert build_words(reversed(sentences)) == build_words(sentences)
+    assert build_vocabulary(sentences) == (*SPECIAL_WORDS, "road", "a", "b")
+    assert build_vocabulary(reversed(sentences)) == build_vocabulary(sentences)
 
 
-def test_levir_layout_is_read_with_its_splits(scenes: Path) -> None:
+def test_levir_cc_layout_is_read_by_split(scenes: Path) -> None:
     train, val = read_levir(scenes, "train"), read_levir(scenes, "val")
     assert (len(train), len(val)) == (48, 12)
     assert all(pair.before.is_file() and pair.after.is_file() for pair in train + val)
@@ -33,10 +33,10 @@ def test_levir_layout_is_read_with_its_splits(scenes: Path) -> None:
     assert set(no_change_sentences(train)).isdisjoint(s for pair in train if pair.changed for s in pair.sentences)
 
 
-def test_a_batch_holds_the_prepared_pixels_and_the_padded_sentences(scenes: Path) -> None:
+def test_batch_holds_prepared_pixels_and_padded_sentences(scenes: Path) -> None:
     pairs = read_levir(scenes, "train")[:6]
-    words = build_words(sentence for pair in pairs * 6 for sentence in pair.sentences)
-    vocabulary, preprocessing = Vocabulary.from_words(words, 24), Preprocessing(size=64)
+    tokens = build_vocabulary(sentence for pair in pairs * 6 for sentence in pair.sentences)
+    vocabulary, preprocessing = Vocabulary.from_words(tokens, 24), Preprocessing(size=64)
     dataset = PairDataset(pairs, vocabulary, preprocessing, captions=5)
     batch = collate([dataset[i] for i in range(6)])
 
@@ -51,13 +51,13 @@ def test_a_batch_holds_the_prepared_pixels_and_the_padded_sentences(scenes: Path
     assert torch.equal(batch.sentences[unchanged[0]], batch.sentences[unchanged[1]])
 
 
-def test_a_pair_with_fewer_sentences_repeats_its_own() -> None:
+def test_pair_with_fewer_sentences_repeats_them() -> None:
     pair = CaptionedPair(Path("a.png"), Path("b.png"), ("a road", "b road"), changed=True)
     dataset = PairDataset([pair], Vocabulary.from_words((*SPECIAL_WORDS, "a", "b", "road")), Preprocessing(64), 5)
     assert dataset.sentences == [[0, 1, 0, 1, 0]]
 
 
-def test_a_broken_image_is_named(scenes: Path, tmp_path: Path) -> None:
+def test_broken_image_is_named(scenes: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(scenes, data)
     pair = read_levir(data, "train")[0]
@@ -77,7 +77,7 @@ def test_a_broken_image_is_named(scenes: Path, tmp_path: Path) -> None:
         (json.dumps({"images": []}), "no pairs in the split 'train'"),
     ],
 )
-def test_unusable_data_sets_say_what_is_wrong(tmp_path: Path, content: str | None, message: str) -> None:
+def test_unusable_data_sets_are_refused(tmp_path: Path, content: str | None, message: str) -> None:
     if content is not None:
         (tmp_path / "LevirCCcaptions.json").write_text(content)
     with pytest.raises(DataError, match=message):

@@ -1,4 +1,4 @@
-"""`rsicrc-train check-data`: every kind of fault is found and counted, and nothing else is."""
+"""Tests of `rsicrc-train check-data`: every kind of fault is found and counted, and nothing else is reported."""
 
 from __future__ import annotations
 
@@ -8,25 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
+from rsicrc.datasets.registry import read_splits
 from rsicrc.errors import CheckpointError, DataError
-from rsicrc_train.cli import commands
-from rsicrc_train.data_check import BROKEN, EMPTY, LONG, MISSING, TWICE, UNEQUAL, UNKNOWN
+from rsicrc_train.data_check import BROKEN, DUPLICATE, EMPTY, LONG, MISSING, UNEQUAL, UNKNOWN, check_data
+from rsicrc_train.vocabulary_source import find_vocabulary
 from tests.models import save_checkpoint
+from tests.train.test_cli import rsicrc_train
 
 
-def look(*arguments: object) -> tuple[int, dict[str, Any]]:
-    """Exit code and JSON document of the command."""
-    result = CliRunner().invoke(commands, ["check-data", *map(str, arguments), "--json"])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, json.loads(result.stdout)
+def inspect(data: Path, recipe: str = "tiny", checkpoint: Path | None = None) -> dict[str, Any]:
+    splits = read_splits(data)
+    return check_data(splits, find_vocabulary(splits, recipe, checkpoint)).to_dict()
 
 
 def counts(document: dict[str, Any]) -> dict[str, int]:
-    return {finding["what"]: finding["count"] for finding in document["findings"] if finding["count"]}
+    return {finding["message"]: finding["count"] for finding in document["findings"] if finding["count"]}
 
 
 @pytest.fixture
@@ -34,15 +32,19 @@ def data(scenes: Path, tmp_path: Path) -> Path:
     return shutil.copytree(scenes, tmp_path / "data")
 
 
-def test_a_sound_data_set(scenes: Path) -> None:
-    code, document = look(scenes, "--recipe", "published")
-    assert (code, document["sound"]) == (0, True)
+def test_sound_data_set_has_no_faults(scenes: Path) -> None:
+    document = inspect(scenes, "published")
+    assert document["sound"]
     assert document["pairs"] == {"train": 48, "val": 12}
     assert document["changed"] == {"train": 24, "val": 6}
     assert set(counts(document)) <= {UNKNOWN}
-    result = CliRunner().invoke(commands, ["check-data", str(scenes)])
-    assert result.stdout.startswith("train: 48 pairs, 24 of them changed\nval: 12 pairs")
-    assert f"       0 {MISSING}\n" in result.stdout
+
+
+def test_command_prints_counts_of_a_sound_data_set(scenes: Path) -> None:
+    ended = rsicrc_train("check-data", scenes)
+    assert ended.returncode == 0
+    assert ended.stdout.startswith("train: 48 pairs, 24 of them changed\nval: 12 pairs")
+    assert f"       0 {MISSING}\n" in ended.stdout
 
 
 def test_every_fault_is_counted(data: Path) -> None:
@@ -52,24 +54,27 @@ def test_every_fault_is_counted(data: Path) -> None:
     (train / "B/train_000003.png").write_bytes((train / "A/train_000004.png").read_bytes()[:500])
     with Image.open(val / "B/val_000001.png") as image:
         image.resize((100, 100)).save(val / "B/val_000001.png")
-    for date in "AB":  # the same pixels under another name, packed another way
-        with Image.open(train / date / "train_000005.png") as image:
-            image.save(val / date / "val_000002.png", compress_level=9)
-    code, document = look(data)
-    assert (code, document["sound"]) == (1, False)
+    for side in "AB":  # the same pixels under another name and with another compression
+        with Image.open(train / side / "train_000005.png") as image:
+            image.save(val / side / "val_000002.png", compress_level=9)
+    ended = rsicrc_train("check-data", data, "--json")
+    assert ended.returncode == 1
+    document = json.loads(ended.stdout)
+    assert document == {"data": str(data), **json.loads(json.dumps(inspect(data)))}
+    assert document["sound"] is False
     found = counts(document)
-    assert {what: found[what] for what in (MISSING, BROKEN, UNEQUAL, TWICE)} == {
+    assert {message: found[message] for message in (MISSING, BROKEN, UNEQUAL, DUPLICATE)} == {
         MISSING: 1,
         BROKEN: 2,
         UNEQUAL: 1,
-        TWICE: 1,
+        DUPLICATE: 1,
     }
-    examples = {finding["what"]: finding["examples"] for finding in document["findings"]}
+    examples = {finding["message"]: finding["examples"] for finding in document["findings"]}
     assert examples[MISSING] == [str(train / "A/train_000001.png")]
-    assert examples[TWICE] == [f"{val / 'B/val_000002.png'} is {train / 'B/train_000005.png'}"]
+    assert examples[DUPLICATE] == [f"{val / 'B/val_000002.png'} is {train / 'B/train_000005.png'}"]
 
 
-def test_captions_are_measured_by_the_recipe_or_the_checkpoint(tmp_path: Path) -> None:
+def test_captions_are_checked_against_the_recipe_or_the_checkpoint(tmp_path: Path) -> None:
     Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
     Image.new("RGB", (20, 20), "red").save(tmp_path / "b.png")
     lines = [
@@ -78,27 +83,27 @@ def test_captions_are_measured_by_the_recipe_or_the_checkpoint(tmp_path: Path) -
     ]
     table = tmp_path / "pairs.jsonl"
     table.write_text("\n".join(map(json.dumps, lines)))
-    code, document = look(table)
-    assert (code, document["words"]) == (0, 4 + 4)
+    document = inspect(table)
+    assert (document["sound"], document["words"]) == (True, 4 + 4)
     assert counts(document) == {f"{LONG} 22 words": 1, UNKNOWN: 1}
     assert document["findings"][-1]["examples"] == ["villa (1)"]
-    assert counts(look(table, "--recipe", "published")[1]) == {UNKNOWN: 1}
-    found = counts(look(table, "--checkpoint", save_checkpoint(tmp_path, seed=0))[1])
+    assert counts(inspect(table, "published")) == {UNKNOWN: 1}
+    found = counts(inspect(table, checkpoint=save_checkpoint(tmp_path, seed=0)))
     assert found == {f"{LONG} 10 words": 1, UNKNOWN: 1}
 
 
-def test_splits_that_training_needs(tmp_path: Path) -> None:
+def test_missing_training_splits_are_a_fault(tmp_path: Path) -> None:
     Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
     (tmp_path / "pairs.csv").write_text("before,after,split,captions\na.png,a.png,test,no change\n")
-    code, document = look(tmp_path / "pairs.csv")
-    assert code == 1
+    document = inspect(tmp_path / "pairs.csv")
+    assert not document["sound"]
     assert counts(document)[EMPTY] == 2
 
 
-def test_what_cannot_be_looked_over(tmp_path: Path, scenes: Path) -> None:
+def test_unreadable_arguments_are_refused(tmp_path: Path, scenes: Path) -> None:
     with pytest.raises(DataError, match="not a data set that can be read"):
-        look(tmp_path)
+        inspect(tmp_path)
     with pytest.raises(DataError, match="no recipe 'huge'"):
-        look(scenes, "--recipe", "huge")
+        inspect(scenes, "huge")
     with pytest.raises(CheckpointError, match="no checkpoint at"):
-        look(scenes, "--checkpoint", tmp_path / "none.pt")
+        inspect(scenes, checkpoint=tmp_path / "none.pt")

@@ -1,4 +1,4 @@
-"""Two processes train as one: real ones, over gloo."""
+"""Tests that two real processes, connected by gloo, train like one process."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import torch
 from rsicrc_train import checkpoint as checkpoints
 from rsicrc_train.recipes import Recipe
 
-FIGURES = ("loss", "captioning", "contrastive")
+LOSSES = ("loss", "captioning", "contrastive")
 EXAMPLE = Path(__file__).parents[2] / "examples" / "tiny.pt"
-# What `fit` does before an epoch with mining. The example model is trained: its neighbors do not hang on rounding.
+# Mining as done by `fit` before an epoch. The example model is trained, so its neighbors do not depend on rounding.
 MINING = """
 import sys
 from pathlib import Path
@@ -25,7 +25,7 @@ import torch
 from rsicrc.datasets.registry import read_split
 from rsicrc.text.vocabulary import Vocabulary
 from rsicrc_train import checkpoint, distributed
-from rsicrc_train.batches import Batches
+from rsicrc_train.batches import BatchLoader
 from rsicrc_train.data import PairDataset
 from rsicrc_train.negatives import SentenceSimilarity
 from rsicrc_train.objective import Objective
@@ -39,8 +39,8 @@ pairs = read_split(Path(data), "train")
 dataset = PairDataset(pairs, vocabulary, saved.config.preprocessing, 2)
 training = Training(batch_size=10, mined=3, workers=0, false_negatives="eliminate")
 objective = Objective(fabric, dataset, training, SentenceSimilarity())
-objective.mine(saved.build_model(), Batches(fabric, dataset, training), 0)
-distributed.lead(fabric, lambda: torch.save(objective.mined, output))
+objective.mine_negatives(saved.build_model(), BatchLoader(fabric, dataset, training), 0)
+distributed.on_main_process(fabric, lambda: torch.save(objective.mined, output))
 """
 
 
@@ -53,7 +53,7 @@ def fit(data: Path, folder: Path, recipe: Recipe, *arguments: str) -> None:
         [*command, "--device", "cpu", *arguments], capture_output=True, text=True, timeout=600, env=environment
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{folder / 'best.pt'}\n"  # one process speaks
+    assert done.stdout == f"{folder / 'best.pt'}\n"  # only the main process prints
 
 
 def curve(folder: Path) -> list[dict[str, str]]:
@@ -63,9 +63,9 @@ def curve(folder: Path) -> list[dict[str, str]]:
 
 @pytest.fixture
 def exact(recipe: Recipe) -> Recipe:
-    """Without dropout, which differs between processes by design; with all that has to be gathered.
+    """Recipe without dropout, which differs between processes by design, and with all losses that gather tensors.
 
-    And without mining: an untrained model finds all pairs nearly alike, so its nearest neighbors depend on rounding.
+    There is no mining: an untrained model embeds all pairs almost equally, so its neighbors depend on rounding.
     """
     training = replace(
         recipe.training,
@@ -80,26 +80,26 @@ def exact(recipe: Recipe) -> Recipe:
     return Recipe(replace(recipe.model, dropout=0.0), training)
 
 
-def test_two_processes_train_as_one(scenes: Path, exact: Recipe, tmp_path: Path) -> None:
+def test_two_processes_train_like_one(scenes: Path, exact: Recipe, tmp_path: Path) -> None:
     fit(scenes, tmp_path / "one", exact)
     fit(scenes, tmp_path / "two", exact, "--devices", "2")
     one, two = curve(tmp_path / "one"), curve(tmp_path / "two")
     assert [(row["step"], row["split"]) for row in one] == [(row["step"], row["split"]) for row in two]
     assert len(one) == 6 + 1
-    for ours, theirs in zip(one, two, strict=True):
-        for figure in FIGURES:
-            assert float(theirs[figure]) == pytest.approx(float(ours[figure]), rel=1e-3), (ours, theirs)
+    for first, second in zip(one, two, strict=True):
+        for loss in LOSSES:
+            assert float(second[loss]) == pytest.approx(float(first[loss]), rel=1e-3), (first, second)
     left, right = (checkpoints.load(tmp_path / name / "last.pt").state_dict for name in ("one", "two"))
     for name, tensor in left.items():
-        if "running" in name:  # BatchNorm saw all pairs, not half of them
+        if "running" in name:  # BatchNorm used all pairs, not half of them
             assert torch.allclose(tensor, right[name], rtol=1e-2, atol=1e-3), name
     assert len(checkpoints.load(tmp_path / "two" / "last.pt").progress["random"]) == 2
 
-    fit(scenes, tmp_path / "two", exact, "--resume", "--devices", "2")  # has nothing left to do, and says so
+    fit(scenes, tmp_path / "two", exact, "--resume", "--devices", "2")  # no steps are left
     assert curve(tmp_path / "two") == two
 
 
-def test_two_processes_mine_as_one(scenes: Path, tmp_path: Path) -> None:
+def test_two_processes_mine_the_same_pairs_as_one(scenes: Path, tmp_path: Path) -> None:
     script = tmp_path / "mining.py"
     script.write_text(MINING)
     environment = {name: value for name, value in os.environ.items() if name not in ("WORLD_SIZE", "LOCAL_RANK")}
@@ -111,5 +111,5 @@ def test_two_processes_mine_as_one(scenes: Path, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         found[devices] = torch.load(output)
     assert found[1].shape == (48, 3)
-    assert len(found[1].unique()) > 10  # not the same pairs for all
+    assert len(found[1].unique()) > 10  # different pairs for different queries
     assert torch.equal(found[2], found[1])

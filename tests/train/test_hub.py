@@ -1,4 +1,4 @@
-"""References to the Hugging Face hub, over a local cache."""
+"""Tests of references to the Hugging Face hub, with a local cache."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("hf:owner/repo/a/b/file.pt", ("owner/repo", "a/b/file.pt")),
     ],
 )
-def test_parse(reference: str, parts: tuple[str, str | None]) -> None:
+def test_reference_is_split_into_repository_and_file(reference: str, parts: tuple[str, str | None]) -> None:
     assert is_reference(reference)
     assert parse(reference) == parts
 
@@ -41,38 +41,38 @@ def test_malformed_references_are_refused(reference: str) -> None:
         parse(reference)
 
 
-def test_a_path_is_no_reference() -> None:
+def test_path_is_no_reference() -> None:
     assert not is_reference("runs/hf/best.pt")
 
 
-def test_download_from_the_cache(cache: Path) -> None:
+def test_download_returns_the_cached_file(cache: Path) -> None:
     add_repository(cache, "owner/repo", {"sub/file.bin": b"content"})
     assert download("hf:owner/repo/sub/file.bin").read_bytes() == b"content"
 
 
-@pytest.mark.parametrize("reference", ["hf:owner/repo/other.bin", "hf:stranger/repo/file.bin"])
-def test_what_the_cache_lacks_offline(reference: str, cache: Path) -> None:
+@pytest.mark.parametrize("reference", ["hf:owner/repo/other.bin", "hf:other/repo/file.bin"])
+def test_file_missing_in_the_offline_cache_is_refused(reference: str, cache: Path) -> None:
     add_repository(cache, "owner/repo", {"file.bin": b"content"})
     with pytest.raises(CheckpointError, match="in the hub's cache, and HF_HUB_OFFLINE forbids"):
         download(reference)
 
 
-def test_a_repository_is_no_file() -> None:
-    with pytest.raises(CheckpointError, match="name a file in it, as hf:owner/repo/FILE"):
+def test_repository_without_a_file_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="add the name of a file in it, as in hf:owner/repo/FILE"):
         download("hf:owner/repo")
 
 
-def test_an_impossible_name_is_said(cache: Path) -> None:
+def test_invalid_repository_name_is_refused(cache: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot be the name of a hub repository"):
         download("hf:owner/re po/file.pt")
 
 
-def test_trunk_from_the_hub(cache: Path) -> None:
-    theirs = RSICRC(SMALL, 10).encoder.trunk.visual.state_dict()
+def test_trunk_is_loaded_from_the_hub(cache: Path) -> None:
+    expected = RSICRC(SMALL, 10).encoder.trunk.visual.state_dict()
     buffer = io.BytesIO()
-    torch.save(theirs, buffer)
+    torch.save(expected, buffer)
     add_repository(cache, "someone/RemoteCLIP", {"RemoteCLIP-RN50.pt": buffer.getvalue()})
     model = RSICRC(SMALL, 10)
     initialize_trunk(model, "hf:someone/RemoteCLIP/RemoteCLIP-RN50.pt")
     for name, tensor in model.encoder.trunk.visual.state_dict().items():
-        assert torch.equal(tensor, theirs[name]), name
+        assert torch.equal(tensor, expected[name]), name

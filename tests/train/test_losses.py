@@ -1,4 +1,4 @@
-"""The losses against slow, obvious implementations in float64."""
+"""Tests of the losses against slow, simple implementations in float64."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from rsicrc_train.losses import Contrast, caption_loss, contrastive_loss
-from rsicrc_train.negatives import Masks, Mined, SentenceSimilarity
+from rsicrc_train.losses import ContrastiveLoss, caption_loss, contrastive_loss
+from rsicrc_train.negatives import Masks, MinedSentences, SentenceSimilarity
 from rsicrc_train.recipes import Training
 
 PLAIN = Training(temperature=0.1)
 
 
 class Case(NamedTuple):
-    """A random batch: pairs, each with a label and sentences, whose meanings are known by number."""
+    """Random batch: pairs with a label and sentences each, and the embedding of each sentence by number."""
 
     images: torch.Tensor
     texts: torch.Tensor
     labels: list[int]
     sentences: list[list[int]]
     mined: list[tuple[int, int]]
-    meanings: torch.Tensor
+    embeddings: torch.Tensor
 
     def loss(self, training: Training) -> torch.Tensor:
         labels, numbers = torch.tensor(self.mined).T if self.mined else (None, None)
-        mined = None if labels is None or numbers is None else Mined(labels, numbers)
-        contrast = Contrast(training, SentenceSimilarity(self.meanings, training.threshold))
+        mined = None if labels is None or numbers is None else MinedSentences(labels, numbers)
+        contrast = ContrastiveLoss(training, SentenceSimilarity(self.embeddings, training.threshold))
         return contrast(self.images, self.texts, torch.tensor(self.labels), torch.tensor(self.sentences), mined)
 
 
 def random_case(seed: int, *, pairs: int = 6, repeats: int = 2, mined: int = 4, unchanged: bool = False) -> Case:
-    """Half the pairs are unchanged; sentences repeat within and across pairs; some meanings are near or equal."""
+    """Return a batch with half of the pairs unchanged, repeated sentences, and some near or equal embeddings."""
     generator = torch.Generator().manual_seed(seed)
     vocabulary = 9
-    meanings = torch.randn(vocabulary, 5, generator=generator)
-    meanings[1] = meanings[0] + 0.05 * torch.randn(5, generator=generator)  # a false negative
-    meanings[3] = meanings[2]  # another sentence of the same meaning
-    meanings = torch.nn.functional.normalize(meanings, dim=-1)
+    embeddings = torch.randn(vocabulary, 5, generator=generator)
+    embeddings[1] = embeddings[0] + 0.05 * torch.randn(5, generator=generator)  # a false negative
+    embeddings[3] = embeddings[2]  # another sentence of the same meaning
+    embeddings = torch.nn.functional.normalize(embeddings, dim=-1)
     changed = [not unchanged and number % 2 == 0 for number in range(pairs + mined)]
     labels = [number if change else -1 for number, change in enumerate(changed)]
     numbers = torch.randint(vocabulary, (pairs, repeats), generator=generator)
@@ -52,26 +52,26 @@ def random_case(seed: int, *, pairs: int = 6, repeats: int = 2, mined: int = 4, 
         labels[:pairs],
         numbers.tolist(),
         list(zip(labels[pairs:], extra.tolist(), strict=True)),
-        meanings,
+        embeddings,
     )
 
 
-def obvious_contrast(case: Case, training: Training) -> float:
-    """The published definition, one number at a time."""
+def reference_loss(case: Case, training: Training) -> float:
+    """Compute the published definition with Python numbers."""
     images = [image / image.norm() for image in case.images.double()]
     texts = [text / text.norm() for text in case.texts.double()]
     keys = [(label, number) for label, row in zip(case.labels, case.sentences, strict=True) for number in row]
     own, keys = len(keys), keys + case.mined
 
-    def alike(one: int, other: int) -> bool:
-        cosine = float(case.meanings[one].double() @ case.meanings[other].double())
+    def same(one: int, other: int) -> bool:
+        cosine = float(case.embeddings[one].double() @ case.embeddings[other].double())
         return one == other or cosine >= training.threshold - 1e-5
 
     def relation(pair: int, key: int) -> str:
         label, number = keys[key]
         if label == case.labels[pair]:
             return "positive"
-        if training.false_negatives != "none" and any(alike(mine, number) for mine in case.sentences[pair]):
+        if training.false_negatives != "none" and any(same(own_number, number) for own_number in case.sentences[pair]):
             return "positive" if training.false_negatives == "attract" else "neither"
         return "negative"
 
@@ -83,18 +83,18 @@ def obvious_contrast(case: Case, training: Training) -> float:
         against = sum(map(math.exp, negatives))
         return sum(-math.log(math.exp(s) / (math.exp(s) + against)) for s in positives) / len(positives)
 
-    there = [
+    image_losses = [
         query_loss([float(image @ text) for text in texts], [relation(pair, key) for key in range(len(keys))])
         for pair, image in enumerate(images)
     ]
-    loss = sum(there) / len(there)
+    loss = sum(image_losses) / len(image_losses)
     if not training.symmetric:
         return loss
-    back = [
+    text_losses = [
         query_loss([float(text @ image) for image in images], [relation(pair, key) for pair in range(len(images))])
         for key, text in enumerate(texts[:own])
     ]
-    return (loss + sum(back) / len(back)) / 2
+    return (loss + sum(text_losses) / len(text_losses)) / 2
 
 
 OPTIONS: list[dict[str, Any]] = [
@@ -110,22 +110,22 @@ OPTIONS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "-".join(map(str, options.values())))
 @pytest.mark.parametrize("mined", [0, 4])
-def test_the_loss_is_the_published_one(options: dict[str, Any], mined: int) -> None:
+def test_contrastive_loss_matches_the_published_definition(options: dict[str, Any], mined: int) -> None:
     training = replace(PLAIN, **options)
     for seed in range(5):
         case = random_case(seed, mined=mined)
-        assert case.loss(training).item() == pytest.approx(obvious_contrast(case, training), rel=1e-5, abs=1e-7)
+        assert case.loss(training).item() == pytest.approx(reference_loss(case, training), rel=1e-5, abs=1e-7)
 
 
-def test_what_is_done_about_false_negatives_matters() -> None:
-    """Else the test above could not fail."""
+def test_false_negative_modes_give_different_losses() -> None:
+    """Check that the test above can fail."""
     losses = [random_case(0).loss(replace(PLAIN, **options)).item() for options in OPTIONS[:4]]
     assert len({round(loss, 4) for loss in losses}) == 4
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("hardest", [0, 3])
-def test_a_batch_of_unchanged_pairs_costs_nothing_and_has_finite_gradients(symmetric: bool, hardest: int) -> None:
+def test_batch_of_unchanged_pairs_has_zero_loss_and_zero_gradients(symmetric: bool, hardest: int) -> None:
     case = random_case(0, unchanged=True)
     images, texts = case.images.requires_grad_(), case.texts.requires_grad_()
     loss = case.loss(replace(PLAIN, symmetric=symmetric, hardest=hardest, temperature=0.01))
@@ -138,7 +138,7 @@ def test_a_batch_of_unchanged_pairs_costs_nothing_and_has_finite_gradients(symme
 
 
 @pytest.mark.parametrize("options", OPTIONS[2:6], ids=lambda options: "-".join(map(str, options.values())))
-def test_gradients_of_images_and_texts(options: dict[str, Any]) -> None:
+def test_gradients_match_finite_differences(options: dict[str, Any]) -> None:
     training, case = replace(PLAIN, **options), random_case(7)
     images, texts = case.images.clone().requires_grad_(), case.texts.clone().requires_grad_()
     case._replace(images=images, texts=texts).loss(training).backward()  # type: ignore[no-untyped-call]
@@ -149,23 +149,23 @@ def test_gradients_of_images_and_texts(options: dict[str, Any]) -> None:
             step[i, j] = 1e-6
             moved = [leaf.detach().double() + sign * step for sign in (1, -1)]
             up, down = (
-                obvious_contrast(case._replace(images=x) if leaf is images else case._replace(texts=x), training)
+                reference_loss(case._replace(images=x) if leaf is images else case._replace(texts=x), training)
                 for x in moved
             )
             assert leaf.grad[i, j].item() == pytest.approx((up - down) / 2e-6, rel=1e-3, abs=1e-5)
 
 
-def test_the_published_temperature_does_not_overflow() -> None:
+def test_low_temperature_does_not_overflow() -> None:
     masks = Masks(torch.eye(4, dtype=torch.bool), ~torch.eye(4, dtype=torch.bool))
     keys = torch.eye(4)
     assert contrastive_loss(keys, keys, masks, 0.001).item() == 0.0
     assert contrastive_loss(keys, -keys, masks, 0.001).item() == pytest.approx(1000 + math.log(3))
 
 
-def test_caption_loss_counts_real_words_only() -> None:
+def test_caption_loss_ignores_padding() -> None:
     logits = torch.randn(2, 4, 9, generator=torch.Generator().manual_seed(0))
     ids = torch.tensor([[1, 5, 6, 3], [1, 8, 3, 0]])
     targets = [(0, 0, 5), (0, 1, 6), (0, 2, 3), (1, 0, 8), (1, 1, 3)]
     log_probs = logits.double().log_softmax(-1)
-    expected = -sum(float(log_probs[row, position, word]) for row, position, word in targets) / len(targets)
+    expected = -sum(float(log_probs[row, position, token]) for row, position, token in targets) / len(targets)
     assert caption_loss(logits, ids).item() == pytest.approx(expected, rel=1e-5)

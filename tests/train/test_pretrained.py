@@ -1,4 +1,4 @@
-"""Trunks started from open_clip's and torchvision's own weights."""
+"""Tests of trunks initialized from weights of open_clip and torchvision."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TORCHVISION = with_options(trunk=TrunkConfig("torchvision_resnet", (1, 1, 1, 1),
 
 
 def clip(config: ModelConfig) -> nn.Module:
-    """A whole CLIP model of open_clip's, random, with the trunk that `config` describes."""
+    """Return a random CLIP model of open_clip with the trunk that `config` describes."""
     from open_clip.model import CLIP
 
     trunk = config.image_trunk
@@ -37,7 +37,7 @@ def clip(config: ModelConfig) -> nn.Module:
 
 
 def randomized(network: nn.Module) -> nn.Module:
-    """The network with statistics other than a new BatchNorm's, so that forgetting them would show."""
+    """Change the statistics of all BatchNorm layers, so that a test fails if they are not copied."""
     for name, buffer in network.named_buffers():
         if name.endswith(("running_mean", "running_var")):
             buffer.uniform_(0.5, 1.5)
@@ -50,7 +50,7 @@ def features(model: RSICRC, images: Tensor) -> Tensor:
     return out
 
 
-def test_clip_resnet(tmp_path: Path) -> None:
+def test_clip_resnet_trunk_matches_open_clip(tmp_path: Path) -> None:
     network = clip(SMALL)
     torch.save(network.state_dict(), tmp_path / "RemoteCLIP.pt")
     model = RSICRC(SMALL, 10)
@@ -63,7 +63,7 @@ def test_clip_resnet(tmp_path: Path) -> None:
     assert torch.equal(features(model, images), maps[0])
 
 
-def test_clip_vision_transformer(tmp_path: Path) -> None:
+def test_clip_transformer_trunk_matches_open_clip(tmp_path: Path) -> None:
     network = clip(VIT)
     torch.save(network.state_dict(), tmp_path / "RemoteCLIP.pt")
     model = RSICRC(VIT, 10)
@@ -76,7 +76,7 @@ def test_clip_vision_transformer(tmp_path: Path) -> None:
     torch.testing.assert_close(features(model, images).flatten(2).transpose(1, 2), tokens)
 
 
-def test_torchvision(tmp_path: Path) -> None:
+def test_torchvision_trunk_matches_torchvision(tmp_path: Path) -> None:
     from torchvision.models.resnet import Bottleneck, ResNet
 
     network = randomized(ResNet(Bottleneck, [1, 1, 1, 1]))
@@ -93,7 +93,7 @@ def test_torchvision(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("prefix", ["module.", "module.visual.", "visual.", ""])
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_prefixes_and_formats(prefix: str, suffix: str, tmp_path: Path) -> None:
+def test_trunk_loads_with_any_prefix_and_format(prefix: str, suffix: str, tmp_path: Path) -> None:
     network = clip(SMALL)
     whole = "visual" not in prefix and prefix != ""
     tensors = (network if whole else network.get_submodule("visual")).state_dict()
@@ -108,31 +108,31 @@ def test_prefixes_and_formats(prefix: str, suffix: str, tmp_path: Path) -> None:
     initialize_trunk(model, str(path))
     for name, tensor in model.state_dict().items():
         if name.startswith("encoder.trunk.visual."):
-            theirs = network.state_dict()[name.removeprefix("encoder.trunk.")]
-            assert torch.equal(tensor, theirs), name
+            expected = network.state_dict()[name.removeprefix("encoder.trunk.")]
+            assert torch.equal(tensor, expected), name
         else:
-            assert torch.equal(tensor, before[name]), f"{name} is not of the trunk"
+            assert torch.equal(tensor, before[name]), f"{name} is not part of the trunk"
 
 
-def test_the_trunk_of_a_checkpoint(tmp_path: Path) -> None:
+def test_trunk_is_taken_from_a_checkpoint(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path, seed=1)
-    theirs = checkpoint.load(path).build_model()
+    expected = checkpoint.load(path).build_model()
     model = RSICRC(SMALL, 10)
     decoder = model.decoder.embedding.weight.clone()
     initialize_trunk(model, str(path))
     images = torch.rand(2, 3, 96, 96)
-    assert torch.equal(features(model, images), features(theirs, images))
+    assert torch.equal(features(model, images), features(expected, images))
     assert torch.equal(model.decoder.embedding.weight, decoder)
 
 
-def test_published_stages_learn() -> None:
+def test_published_stages_are_trainable() -> None:
     model = RSICRC(SMALL, 10)
-    model.encoder.trunk.learn_last()
-    learning = {name.split(".")[1] for name, weight in model.encoder.trunk.named_parameters() if weight.requires_grad}
-    assert learning == {"layer2", "layer3", "layer4"}
+    model.encoder.trunk.train_last()
+    trainable = {name.split(".")[1] for name, weight in model.encoder.trunk.named_parameters() if weight.requires_grad}
+    assert trainable == {"layer2", "layer3", "layer4"}
 
 
-def test_weights_of_another_network_are_refused_by_name(tmp_path: Path) -> None:
+def test_wrong_trunk_tensors_are_named(tmp_path: Path) -> None:
     tensors = clip(SMALL).state_dict()
     tensors["visual.layer1.0.conv1.weight"] = torch.zeros(1)
     tensors["visual.layer9.weight"] = torch.zeros(1)
@@ -147,7 +147,7 @@ def test_weights_of_another_network_are_refused_by_name(tmp_path: Path) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-def test_missing_file(tmp_path: Path) -> None:
+def test_missing_or_damaged_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no checkpoint at"):
         initialize_trunk(RSICRC(SMALL, 10), str(tmp_path / "absent.pt"))
     with pytest.raises(CheckpointError, match="no weights at"):

@@ -1,4 +1,4 @@
-"""The published checkpoint through our model: against what the published code computed, and back and forth."""
+"""Tests of published checkpoints: outputs of the published code, conversion in both directions, and errors."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def assert_same_model(found: Checkpoint, expected: Checkpoint) -> None:
 
 
 def greedy(model: RSICRC, tokens: torch.Tensor, length: int) -> tuple[NDArray[np.int64], float]:
-    """Greedy ids [N, length], zeros after END, and the smallest lead of a chosen word over the second best."""
+    """Return greedy ids [N, length], zeros after END, and the smallest margin between best and second-best token."""
     ids = torch.full((len(tokens), 1), START)
     done = torch.zeros(len(tokens), dtype=torch.bool)
     margin = float("inf")
@@ -72,11 +72,11 @@ def greedy(model: RSICRC, tokens: torch.Tensor, length: int) -> tuple[NDArray[np
 
 @torch.no_grad()
 def check_golden(golden: Golden, files: PublishedFiles) -> None:
-    """Every array of the golden against our model; log-probabilities of random weights are large, so relatively."""
+    """Compare every array of the golden file with the model; relatively, as random weights give large logits."""
     model = files.load().build_model()
     prepare = model.config.preprocessing.prepare
-    dates = (golden["before"], golden["after"])
-    pixels = np.stack([[prepare(Image.fromarray(image)) for image in date] for date in dates], axis=1)
+    images = (golden["before"], golden["after"])
+    pixels = np.stack([[prepare(Image.fromarray(image)) for image in side] for side in images], axis=1)
     if "preprocessed_before" in golden:
         trunk_input = model.config.preprocessing.normalize(pixels[:1, 0]).transpose(0, 3, 1, 2)
         np.testing.assert_array_equal(trunk_input, golden["preprocessed_before"])
@@ -104,7 +104,7 @@ def check_golden(golden: Golden, files: PublishedFiles) -> None:
     real = int(lengths[0])
     assert relative_error(weights[0][0, :real], golden["cross_attention"][0, :real]) < 2e-3
 
-    # From the golden's own visual tokens on, nothing amplifies the rounding of the image network.
+    # Starting from the golden file's visual tokens, rounding errors of the image network play no role.
     shown = torch.from_numpy(golden["visual_tokens"]).transpose(0, 1)
     logits = model.decode(text.hidden[:1], shown)
     assert relative_error(logits[0, real - 1], golden["text_last_logits"][0]) < 1e-5
@@ -114,81 +114,81 @@ def check_golden(golden: Golden, files: PublishedFiles) -> None:
     first = model.decode(model.encode_text(torch.full((len(ids), 1), START)).hidden, image.tokens)[:, 0]
     assert relative_error(first, golden["first_logits"]) < 2e-3
     found, margin = greedy(model, image.tokens, golden["greedy_ids"].shape[1])
-    np.testing.assert_array_equal(found, golden["greedy_ids"], f"the closest call of a word was by {margin:.2g} logits")
+    np.testing.assert_array_equal(found, golden["greedy_ids"], f"the smallest margin was {margin:.2g} logits")
 
 
-def test_golden_rn50_small(tmp_path: Path) -> None:
+def test_small_model_matches_the_golden_file(tmp_path: Path) -> None:
     golden = kept_golden("rn50-small")
     check_golden(golden, golden.write(tmp_path / "published"))
 
 
 @pytest.mark.slow
 @pytest.mark.shared
-def test_golden_rn50(shared_folder: Path, tmp_path: Path) -> None:
+def test_published_size_matches_the_golden_file(shared_folder: Path, tmp_path: Path) -> None:
     reference = shared_folder / "reference"
     golden = read_golden(reference / "golden.rn50.npz", reference / "state_dict.rn50.json")
     check_golden(golden, golden.write(tmp_path / "published"))
 
 
 @pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS.keys())
-def test_round_trip(config: ModelConfig, tmp_path: Path) -> None:
-    ours = random_checkpoint(1, config)
-    loaded = published_files(ours, tmp_path / "published").load(trunk=config.trunk)
-    assert_same_model(loaded, ours)
+def test_published_layout_round_trip(config: ModelConfig, tmp_path: Path) -> None:
+    original = random_checkpoint(1, config)
+    loaded = published_files(original, tmp_path / "published").load(trunk=config.trunk)
+    assert_same_model(loaded, original)
 
 
 @torch.no_grad()
-def test_native_checkpoint_of_published_weights(tmp_path: Path) -> None:
-    ours = random_checkpoint(2)
-    loaded = published_files(ours, tmp_path / "published").load(trunk=ours.config.trunk)
+def test_published_weights_are_saved_as_a_checkpoint(tmp_path: Path) -> None:
+    original = random_checkpoint(2)
+    loaded = published_files(original, tmp_path / "published").load(trunk=original.config.trunk)
     checkpoint.save(loaded, tmp_path / "ckpt.pt")
     again = checkpoint.load(tmp_path / "ckpt.pt")
     assert_same_model(again, loaded)
     assert again.no_change_sentences == loaded.no_change_sentences
     assert again.training["published"]["config"]["fine_tune"] is True
     images = torch.from_numpy(random_images(2, seed=0))
-    found, expected = (each.build_model().encode_images(images).embedding for each in (again, ours))
+    found, expected = (each.build_model().encode_images(images).embedding for each in (again, original))
     assert torch.equal(found, expected)
 
 
-def test_identity_stands_in_for_the_projection_that_one_head_lacks(tmp_path: Path) -> None:
-    ours = random_checkpoint(3, VARIANTS["one head"])
-    files = published_files(ours, tmp_path / "published")
+def test_missing_projection_of_one_head_is_the_identity(tmp_path: Path) -> None:
+    original = random_checkpoint(3, VARIANTS["one head"])
+    files = published_files(original, tmp_path / "published")
     tensors = torch.load(files.weights)
     kept = {name: tensor for name, tensor in tensors.items() if ".0.att.to_out" not in name}
     torch.save(kept, files.weights)
-    state = files.load(trunk=ours.config.trunk).state_dict
+    state = files.load(trunk=original.config.trunk).state_dict
     assert torch.equal(state["encoder.fusion.1.date.attention.out.weight"], torch.eye(64))
     assert not state["encoder.fusion.1.date.attention.out.bias"].any()
 
 
-def test_safetensors_holds_a_tied_matrix_once(tmp_path: Path) -> None:
-    ours = random_checkpoint(4)
-    files = published_files(ours, tmp_path / "published")
+def test_safetensors_may_store_a_tied_matrix_once(tmp_path: Path) -> None:
+    original = random_checkpoint(4)
+    files = published_files(original, tmp_path / "published")
     tensors = torch.load(files.weights)
     del tensors["decoder.tokens_embed.weight"]
     path = tmp_path / "model_best.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
-    loaded = PublishedFiles(path, files.config, files.vocab).load(trunk=ours.config.trunk)
-    assert_same_model(loaded, ours)
+    loaded = PublishedFiles(path, files.config, files.vocab).load(trunk=original.config.trunk)
+    assert_same_model(loaded, original)
 
 
-def test_half_precision_becomes_single(tmp_path: Path) -> None:
-    ours = random_checkpoint(5)
-    files = published_files(ours, tmp_path / "published")
+def test_float16_weights_become_float32(tmp_path: Path) -> None:
+    original = random_checkpoint(5)
+    files = published_files(original, tmp_path / "published")
     tensors = torch.load(files.weights)
     torch.save({name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}, files.weights)
-    state = files.load(trunk=ours.config.trunk).state_dict
+    state = files.load(trunk=original.config.trunk).state_dict
     assert {tensor.dtype for tensor in state.values()} == {torch.float32, torch.int64}
 
 
-def test_no_change_sentences_are_levir_ccs_where_the_vocabulary_has_their_words(tmp_path: Path) -> None:
-    ours = random_checkpoint(6)
-    files = published_files(ours, tmp_path / "published")
-    assert files.load(trunk=ours.config.trunk).no_change_sentences == ()
+def test_no_change_sentences_are_those_of_levir_cc_if_the_vocabulary_has_their_words(tmp_path: Path) -> None:
+    original = random_checkpoint(6)
+    files = published_files(original, tmp_path / "published")
+    assert files.load(trunk=original.config.trunk).no_change_sentences == ()
     words = sorted({word for text in NO_CHANGE_SENTENCES for word in text.split()})
     levir = random_checkpoint(6, vocabulary=(*SPECIAL_WORDS, *words))
-    loaded = published_files(levir, tmp_path / "levir").load(trunk=ours.config.trunk)
+    loaded = published_files(levir, tmp_path / "levir").load(trunk=original.config.trunk)
     assert loaded.no_change_sentences == NO_CHANGE_SENTENCES
 
 
@@ -205,9 +205,9 @@ def test_defaults_are_the_published_model(tmp_path: Path) -> None:
     assert "_decoder.1." not in message
 
 
-def test_all_bad_tensors_are_named_in_one_error(tmp_path: Path) -> None:
-    ours = random_checkpoint(7)
-    files = published_files(ours, tmp_path / "published")
+def test_all_wrong_tensors_are_named_in_one_error(tmp_path: Path) -> None:
+    original = random_checkpoint(7)
+    files = published_files(original, tmp_path / "published")
     tensors = torch.load(files.weights)
     del tensors["encoder.img_queries"], tensors["encoder.encoder.net.10.0.conv2.weight"]
     tensors["encoder.surprise"] = torch.zeros(1)
@@ -215,7 +215,7 @@ def test_all_bad_tensors_are_named_in_one_error(tmp_path: Path) -> None:
     tensors["encoder.Conv1.bias"] = torch.zeros(63)
     torch.save(tensors, files.weights)
     with pytest.raises(CheckpointError) as caught:
-        files.load(trunk=ours.config.trunk)
+        files.load(trunk=original.config.trunk)
     message = str(caught.value)
     assert "missing encoder.encoder.net.10.0.conv2.weight, encoder.img_queries" in message
     assert "unknown decoder.cross_decoder.1.ff_norm.bias, encoder.surprise" in message
@@ -234,7 +234,7 @@ def write_vocabulary(ids: Any) -> Callable[[PublishedFiles], None]:
 
 
 def void(_: object) -> None:
-    """So that a function which returns something fits where none may."""
+    """Discard a value where a function must return None."""
 
 
 def change_tensor(name: str, tensor: torch.Tensor) -> Callable[[PublishedFiles], None]:
@@ -258,18 +258,18 @@ def save_whole_model(files: PublishedFiles) -> None:
         (change_tensor("decoder.lm_head.weight", torch.zeros(2, 2)), r"tie_embeddings is true, but .* differ"),
         (change_tensor("epoch", 7), r"not a state dict: epoch is not a tensor"),  # type: ignore[arg-type]
         (write_vocabulary({"PAD": 0, "START": 1, "UNK": 2, "END": 4}), r"one of the ids 0 to 3"),
-        (write_vocabulary({"the": 0, "a": 1, "is": 2, "on": 3}), r"the first words are"),
+        (write_vocabulary({"the": 0, "a": 1, "is": 2, "on": 3}), r"the first entries are"),
         (write_vocabulary(SPECIAL_IDS), r"tokens_embed.weight is \(40, 64\), not \(4, 64\)"),
         (write_vocabulary(["the"]), r"holds a list, not a JSON object"),
-        (lambda files: files.vocab.unlink(), r"no file .*levir_vocab.json: name .* by --vocab"),
+        (lambda files: files.vocab.unlink(), r"no file .*levir_vocab.json: give .* with --vocab"),
         (lambda files: void(files.config.write_text("{")), r"config.json is not a JSON file"),
         (lambda files: files.weights.unlink(), r"no checkpoint at"),
         (save_whole_model, r"holds code, which is never run"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_said(damage: Callable[[PublishedFiles], None], message: str, tmp_path: Path) -> None:
-    ours = random_checkpoint(8)
-    files = published_files(ours, tmp_path / "published")
+def test_damaged_files_are_refused(damage: Callable[[PublishedFiles], None], message: str, tmp_path: Path) -> None:
+    original = random_checkpoint(8)
+    files = published_files(original, tmp_path / "published")
     damage(files)
     with pytest.raises(CheckpointError, match=message):
-        files.load(trunk=ours.config.trunk)
+        files.load(trunk=original.config.trunk)

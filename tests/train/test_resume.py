@@ -1,4 +1,4 @@
-"""A run that is killed again and again ends with the weights of one that was left alone."""
+"""Test that a run which is killed several times ends with the weights of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import torch
 
 from rsicrc_train import checkpoint as checkpoints
 from rsicrc_train.recipes import Recipe, Training
-from rsicrc_train.trainer import LAST, LOG, Run
+from rsicrc_train.run_folder import LAST, LOG
+from rsicrc_train.trainer import Trainer
 
 KILLS = 5
 
@@ -29,7 +30,7 @@ def steps(folder: Path) -> list[int]:
 
 
 def killed(command: list[str], folder: Path, step: int) -> None:
-    """Run a command until it has done `step` steps and kill it."""
+    """Run a command until `step` steps are done, then kill it."""
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while (steps(folder) or [0])[-1] < step or not (folder / LAST).exists():
         assert process.poll() is None, process.communicate()[1]
@@ -58,14 +59,14 @@ def killed(command: list[str], folder: Path, step: int) -> None:
     ],
     ids=["plain", "everything"],
 )
-def test_a_run_killed_five_times_ends_with_the_same_weights(
+def test_run_killed_five_times_ends_with_the_same_weights(
     options: dict[str, object], scenes: Path, recipe: Recipe, tmp_path: Path
 ) -> None:
     batch = 8 // int(str(options.get("accumulate", 1)))
     training: Training = replace(recipe.training, epochs=6, save_every=2, batch_size=batch, **options)  # type: ignore[arg-type]
     recipe = Recipe(recipe.model, training)
     assert recipe.model.dropout > 0
-    whole = Run(scenes, tmp_path / "whole", recipe, resume=False, init=None, device="cpu")
+    whole = Trainer(scenes, tmp_path / "whole", recipe, resume=False, init=None, device="cpu")
     whole.fit()
 
     file, folder = tmp_path / "recipe.yaml", tmp_path / "killed"
@@ -76,8 +77,8 @@ def test_a_run_killed_five_times_ends_with_the_same_weights(
     killed([*command, "--recipe", str(file)], folder, stops[0])
     for stop in stops[1:]:
         killed([*command, "--resume"], folder, stop)
-    resumed = Run(scenes, folder, recipe, resume=True, init=None, device="cpu")
-    assert resumed.progress.step < total
+    resumed = Trainer(scenes, folder, recipe, resume=True, init=None, device="cpu")
+    assert resumed.state.step < total
     best = resumed.fit()
 
     for name in (LAST, best.name):

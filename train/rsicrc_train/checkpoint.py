@@ -1,4 +1,4 @@
-"""Checkpoints: a dict of plain containers and tensors, read without running any code that it may hold."""
+"""Checkpoints: a dict of plain containers and tensors, read without running code that the file may contain."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained model with all that is needed to use it or to go on with the training.
+    """Trained model with all data that is needed to use it or to continue its training.
 
     Attributes:
-        config: the model's sizes and options.
-        vocabulary: the words, by id; PAD, START, UNK, END first.
-        no_change_sentences: the sentences that the training data gives to unchanged pairs.
-        state_dict: the model's tensors by name.
-        training: how it came about: data, steps, scores, time; free-form plain containers.
-        progress: optimizer, schedule and random states to resume from; empty in a finished checkpoint.
+        config: Sizes and options of the model.
+        vocabulary: Tokens by id; PAD, START, UNK, END first.
+        no_change_sentences: Sentences that the training data gives to unchanged pairs.
+        state_dict: Tensors of the model by name.
+        training: Record of the training (data, steps, scores, time) in plain containers of any form.
+        progress: Optimizer, schedule and random states to resume from; empty in a finished checkpoint.
     """
 
     config: ModelConfig
@@ -39,10 +39,10 @@ class Checkpoint:
     progress: dict[str, Any] = field(default_factory=dict)
 
     def build_model(self) -> RSICRC:
-        """The model with these weights, in evaluation mode.
+        """Return the model with these weights, in evaluation mode.
 
         Raises:
-            CheckpointError: tensors are missing, unknown or wrongly shaped; all are named.
+            CheckpointError: Tensors are missing, unknown or wrongly shaped; all are named.
         """
         model = RSICRC(self.config, len(self.vocabulary))
         load_tensors(model, self.state_dict)
@@ -53,7 +53,7 @@ def load_tensors(model: RSICRC, tensors: dict[str, Tensor]) -> None:
     """Copy `tensors` into the model.
 
     Raises:
-        CheckpointError: tensors are missing, unknown or wrongly shaped; all are named.
+        CheckpointError: Tensors are missing, unknown or wrongly shaped; all are named.
     """
     expected = model.state_dict()
     problems = [f"missing {name}" for name in expected if name not in tensors]
@@ -69,10 +69,10 @@ def load_tensors(model: RSICRC, tensors: dict[str, Tensor]) -> None:
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
-    """Write a checkpoint; a file that is there already stays whole until the new one is complete.
+    """Write a checkpoint; an existing file stays intact until the new one is complete.
 
     Raises:
-        OSError: the file cannot be written; the old one is untouched.
+        OSError: The file cannot be written; the existing file is unchanged.
     """
     plain = {
         "format": FORMAT,
@@ -88,7 +88,7 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
     try:
         try:
             torch.save(plain, partial)
-        except RuntimeError as error:  # torch's writer hides the reason, such as a full disk, behind a RuntimeError
+        except RuntimeError as error:  # torch reports a full disk as a RuntimeError
             raise OSError(f"cannot write {partial}: {error}") from error
         partial.replace(path)
     finally:
@@ -96,15 +96,15 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def load(path: Path) -> Checkpoint:
-    """Read a checkpoint. Only containers and tensors are read: a pickle with code in it is refused unrun.
+    """Read a checkpoint. Only containers and tensors are read: a pickle with code is refused, and the code is not run.
 
     Raises:
-        CheckpointError: the file is missing, not a checkpoint, or of a newer format.
+        CheckpointError: The file is missing, not a checkpoint, or of a newer format.
     """
     plain = read_tensors(path)
     if plain.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path} is not an rsicrc checkpoint; for the published weights name their --config and --vocab as well"
+            f"{path} is not an rsicrc checkpoint; for the published weights, give --config and --vocab too"
         )
     version = plain.get("format_version")
     if version != FORMAT_VERSION:
@@ -126,13 +126,13 @@ def load(path: Path) -> Checkpoint:
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
-    """The dict that a PyTorch file holds, read with `weights_only`.
+    """Read the dict in a PyTorch file with `weights_only`.
 
     Raises:
-        CheckpointError: no such file, not a PyTorch file, or one that holds anything but containers and tensors.
+        CheckpointError: The file is missing, not a PyTorch file, or holds anything but containers and tensors.
     """
     if not path.is_file():
-        raise CheckpointError(f"no checkpoint at {path}: name a .pt file, such as the best.pt of a training run")
+        raise CheckpointError(f"no checkpoint at {path}: give a .pt file, such as the best.pt of a training run")
     try:
         plain = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:

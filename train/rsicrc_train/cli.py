@@ -80,8 +80,11 @@ def fit(
     DATA is a folder in the layout of LEVIR-CC, SECOND-CC, Dubai-CC or CLEVR-Change, or a table with the columns before,
     after, captions and split.
     """
+    from contextlib import nullcontext
+
+    from rsicrc.progress import ignore_progress
     from rsicrc_train.recipes import load_recipe, parse_setting
-    from rsicrc_train.trainer import Run, parameter_count
+    from rsicrc_train.trainer import Trainer
 
     overrides = {
         "epochs": epochs,
@@ -92,16 +95,12 @@ def fit(
         **dict(map(parse_setting, settings)),
     }
     chosen = load_recipe(recipe, overrides)
-    run = Run(data, output, chosen, resume=resume, init=init, device=device, devices=devices, nodes=nodes)
-    if not run.leads:
-        run.fit()
-        return
-    click.echo(
-        f"{parameter_count(run.raw_model) / 1e6:.2f} M parameters, {len(run.vocabulary)} words, "
-        f"{len(run.datasets['train'])} training pairs, {run.total_steps} steps",
-        err=True,
-    )
-    click.echo(run.fit())
+    trainer = Trainer(data, output, chosen, resume=resume, init=init, device=device, devices=devices, nodes=nodes)
+    bar = progress(trainer.total_steps, "training", completed=trainer.state.step)
+    with bar if trainer.is_main_process else nullcontext(ignore_progress) as advance:
+        best = trainer.fit(advance)
+    if trainer.is_main_process:
+        click.echo(best)
 
 
 @commands.command()
@@ -140,11 +139,14 @@ def check_data(
     """
     import json
 
+    from rsicrc.datasets.registry import read_splits
     from rsicrc_train.data_check import check_data as check
-    from rsicrc_train.vocabulary_source import words_of
+    from rsicrc_train.vocabulary_source import find_vocabulary
 
+    splits = read_splits(data)
+    vocabulary = find_vocabulary(splits, recipe, checkpoint)
     with progress(None, "reading") as advance:
-        found = check(data, words_of(recipe, checkpoint), workers=workers, advance=advance)
+        found = check(splits, vocabulary, workers=workers, advance=advance)
     if as_json:
         click.echo(json.dumps({"data": str(data), **found.to_dict()}, ensure_ascii=False, indent=2))
     else:
@@ -152,7 +154,7 @@ def check_data(
             click.echo(f"{split}: {pairs} pairs, {found.changed[split]} of them changed")
         click.echo(f"vocabulary: {found.words} words")
         for finding in found.findings:
-            click.echo(f"{finding.count:>8} {finding.what}")
+            click.echo(f"{finding.count:>8} {finding.message}")
             for example in finding.examples:
                 click.echo(f"{'':>11}{example}")
     if not found.sound:

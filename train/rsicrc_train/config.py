@@ -1,4 +1,4 @@
-"""What an RSICRC model is made of: the image trunk, the fusion of the two dates and the text decoder."""
+"""Sizes and options of an RSICRC model: image trunk, fusion of the two images and text decoder."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ TrunkKind = Literal["clip_resnet", "clip_vit", "torchvision_resnet"]
 
 @dataclass(frozen=True)
 class TrunkConfig:
-    """The image network that turns one date into a feature map.
+    """Sizes of the image network that turns one image into a feature map.
 
     Attributes:
-        kind: which family builds it: open_clip's ModifiedResNet or VisionTransformer, or torchvision's ResNet.
-        layers: residual blocks per stage; for a transformer, one number: its depth.
-        width: channels after the stem (ResNets) or width of the tokens (transformer).
-        heads: attention heads of the transformer; unused by ResNets.
-        patch: patch edge of the transformer in pixels; ResNets reduce by 32.
-        image_size: edge of the square input in pixels.
-        quick_gelu: the transformer's activation is OpenAI's x·σ(1.702x) instead of the exact GELU.
+        kind: Family of the network: open_clip's ModifiedResNet or VisionTransformer, or torchvision's ResNet.
+        layers: Number of residual blocks per stage; for a transformer, one number: its depth.
+        width: Number of channels after the stem (ResNets), or width of the tokens (transformer).
+        heads: Number of attention heads of the transformer; unused by ResNets.
+        patch: Edge of a transformer's patch in pixels; ResNets reduce by 32.
+        image_size: Edge of the square input in pixels.
+        quick_gelu: Use OpenAI's activation x·σ(1.702x) in the transformer instead of the exact GELU.
     """
 
     kind: TrunkKind
@@ -39,12 +39,12 @@ class TrunkConfig:
 
     @property
     def channels(self) -> int:
-        """Channels of the feature map."""
+        """Number of channels of the feature map."""
         return self.width if self.kind == "clip_vit" else self.width * 32
 
     @property
     def map_size(self) -> int:
-        """Edge of the square feature map."""
+        """Edge of the square feature map in positions."""
         return self.image_size // self.patch
 
 
@@ -63,20 +63,20 @@ class ModelConfig:
     """Sizes and options of RSICRC; the defaults are the published model (Ferrod et al. 2024, arXiv 2406.13424).
 
     Attributes:
-        backbone: a name of `TRUNKS`.
-        trunk: the trunk's sizes; taken from `TRUNKS` unless given.
-        d_model: width of the visual tokens, the words and both embeddings.
-        max_len: longest caption in tokens, START and END included.
-        encoder_layers: fusion layers over the two dates.
-        unimodal_layers: decoder layers over the words alone.
-        multimodal_layers: decoder layers that also attend to the image pair.
-        num_heads: heads of every attention outside the trunk.
-        h_dim: feed-forward width of the fusion blocks.
-        a_dim: attention width of the fusion blocks.
-        dropout: dropout probability in training.
-        learnable: positions of the words are learned instead of sinusoidal.
-        tie_embeddings: the output layer shares the embedding table.
-        prenorm: layer normalization before instead of after each part of the decoder's layers.
+        backbone: A name of `TRUNKS`.
+        trunk: Sizes of the trunk; None takes those of `backbone` from `TRUNKS`.
+        d_model: Width of the visual tokens, the text tokens and both embeddings.
+        max_len: Maximum caption length in tokens, START and END included.
+        encoder_layers: Number of fusion layers over the two images.
+        unimodal_layers: Number of decoder layers over the text only.
+        multimodal_layers: Number of decoder layers that also attend to the image pair.
+        num_heads: Number of heads of every attention outside the trunk.
+        h_dim: Feed-forward width of the fusion blocks.
+        a_dim: Attention width of the fusion blocks.
+        dropout: Dropout probability in training.
+        learnable: Use learned instead of sinusoidal position embeddings of the text.
+        tie_embeddings: Share the embedding table with the output layer.
+        prenorm: Apply layer normalization before instead of after each part of the decoder's layers.
     """
 
     backbone: str = "RN50"
@@ -105,12 +105,12 @@ class ModelConfig:
 
     @property
     def image_trunk(self) -> TrunkConfig:
-        """The trunk's sizes, from `trunk` or by the backbone's name."""
+        """Sizes of the trunk, from `trunk` or by the name of the backbone."""
         return self.trunk or TRUNKS[self.backbone]
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How an image becomes the trunk's input."""
+        """Size and normalization of the trunk's input."""
         imagenet = self.image_trunk.kind == "torchvision_resnet"
         return Preprocessing(
             size=self.image_trunk.image_size,
@@ -119,17 +119,17 @@ class ModelConfig:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain containers, for a checkpoint or a manifest."""
+        """Return plain containers, for a checkpoint or a manifest."""
         plain = asdict(replace(self, trunk=self.image_trunk))
         plain["trunk"]["layers"] = list(plain["trunk"]["layers"])
         return plain
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> ModelConfig:
-        """The config that `to_dict` wrote.
+        """Read a config that `to_dict` wrote.
 
         Raises:
-            CheckpointError: a key is unknown or a value does not fit.
+            CheckpointError: A key is unknown, or a value is invalid.
         """
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(plain) - known):

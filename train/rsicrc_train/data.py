@@ -1,4 +1,4 @@
-"""Training data: captioned pairs as batches of pixels and word ids."""
+"""Training data: captioned pairs as batches of pixels and token ids."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from rsicrc.text.encoding import pad
 from rsicrc.text.vocabulary import SPECIAL_WORDS, Vocabulary
 from rsicrc_train.augment import TURNS, Augmentation, Turn, jitter, turn_images, turn_sentence
 
-RARE = 5  # the published vocabulary keeps words that occur more often than this
+RARE = 5  # tokens of the published vocabulary occur more often than this
 
 
-class Batch(NamedTuple):
+class TrainingBatch(NamedTuple):
     """B pairs with r sentences each.
 
     Attributes:
-        images: uint8 [B, 2, size, size, 3].
-        ids: int64 [B·r, n], the sentences pair by pair, right-padded.
-        labels: int64 [B]; all unchanged pairs share the label −1.
-        sentences: int64 [B, r]; equal numbers are equal sentences.
+        images: Pixels of the before and after images, uint8 [B, 2, size, size, 3].
+        ids: Token ids of the sentences, pair by pair and right-padded, int64 [B·r, n].
+        labels: Labels of the pairs, int64 [B]; all unchanged pairs share the label −1.
+        sentences: Numbers of the sentences, int64 [B, r]; equal numbers mean equal sentences.
     """
 
     images: Tensor
@@ -40,7 +40,7 @@ class Batch(NamedTuple):
 
 
 class Item(NamedTuple):
-    """One pair of a `Batch`, before collation."""
+    """One pair of a `TrainingBatch`, before collation."""
 
     images: NDArray[np.uint8]
     ids: list[list[int]]
@@ -49,9 +49,10 @@ class Item(NamedTuple):
 
 
 class BrokenPairError(ImageError):
-    """An image of a training pair cannot be used.
+    """An image of a training pair cannot be read.
 
-    It says so in one line, also out of a worker process, where PyTorch hands the whole traceback on as the message.
+    The message is one line, also if the error comes from a worker process: PyTorch then raises the error again with the
+    whole traceback as its message, of which only the last line is used.
     """
 
     def __init__(self, message: str) -> None:
@@ -59,14 +60,14 @@ class BrokenPairError(ImageError):
 
 
 class PairDataset(Dataset[Item]):
-    """Captioned pairs, read when they are asked for.
+    """Captioned pairs whose images are read on access.
 
     Attributes:
-        labels: one for each pair; all unchanged pairs share −1.
-        sentences: the numbers of each pair's sentences, as the data set has them.
-        texts: the distinct sentences by number, those that augmentation turns among them.
-        ids: their word ids.
-        epoch: the pass over the data, which augmentation depends on. Set it before the workers start.
+        labels: Label of each pair; all unchanged pairs share −1.
+        sentences: Numbers of each pair's sentences, in the order of the data set.
+        texts: Distinct sentences by number, including the sentences that augmentation produces.
+        ids: Token ids of the sentences in `texts`.
+        epoch: Pass over the data, on which augmentation depends. Set it before the worker processes start.
     """
 
     def __init__(
@@ -100,17 +101,17 @@ class PairDataset(Dataset[Item]):
             images = prepare_pair((pair.before, pair.after), self.preprocessing)
         except ImageError as error:
             raise BrokenPairError(f"{error}. `rsicrc-train check-data` lists all such images") from error
-        images, sentences = self._augmented(images, sentences, index)
+        images, sentences = self._augment(images, sentences, index)
         return Item(images, [self.ids[s] for s in sentences], self.labels[index], sentences)
 
-    def _augmented(
+    def _augment(
         self, images: NDArray[np.uint8], sentences: list[int], index: int
     ) -> tuple[NDArray[np.uint8], list[int]]:
         options = self.augmentation
-        rng = options.draws(self.epoch, index)
+        rng = options.generator(self.epoch, index)
         if options.turns:
-            ways = [turn for turn in TURNS if all((number, turn) in self._turned for number in sentences)]
-            turn = ways[rng.integers(len(ways))]
+            turns = [turn for turn in TURNS if all((number, turn) in self._turned for number in sentences)]
+            turn = turns[rng.integers(len(turns))]
             images = turn_images(images, turn)
             sentences = [self._turned[number, turn] for number in sentences]
         if options.swap and self.labels[index] < 0 and rng.random() < 0.5:
@@ -120,9 +121,9 @@ class PairDataset(Dataset[Item]):
         return np.ascontiguousarray(images), sentences
 
 
-def collate(items: Sequence[Item]) -> Batch:
-    """Put pairs together; the sentences are padded to the longest of the batch."""
-    return Batch(
+def collate(items: Sequence[Item]) -> TrainingBatch:
+    """Stack pairs into a batch; sentences are padded to the longest sentence of the batch."""
+    return TrainingBatch(
         images=torch.from_numpy(np.stack([item.images for item in items])),
         ids=torch.from_numpy(pad([row for item in items for row in item.ids])),
         labels=torch.tensor([item.label for item in items]),
@@ -130,26 +131,27 @@ def collate(items: Sequence[Item]) -> Batch:
     )
 
 
-def build_words(sentences: Iterable[str]) -> tuple[str, ...]:
-    """The published vocabulary rule: the special words, then every word that occurs more than five times.
+def build_vocabulary(sentences: Iterable[str]) -> tuple[str, ...]:
+    """Return the tokens of a vocabulary by id, by the published rule: words that occur more than five times.
 
-    Words come by falling frequency, equal ones alphabetically, so that the ids do not depend on the data's order.
+    The special tokens come first, then the words by falling frequency. Words of equal frequency are sorted
+    alphabetically, so that the ids do not depend on the order of the sentences.
     """
     counts = Counter(word for sentence in sentences for word in sentence.split())
-    kept = sorted((word for word, count in counts.items() if count > RARE), key=lambda word: (-counts[word], word))
-    return (*SPECIAL_WORDS, *kept)
+    frequent = (word for word, count in counts.items() if count > RARE)
+    return (*SPECIAL_WORDS, *sorted(frequent, key=lambda word: (-counts[word], word)))
 
 
 def no_change_sentences(pairs: Iterable[CaptionedPair]) -> tuple[str, ...]:
-    """The sentences that unchanged pairs carry, each once, the most frequent first."""
+    """Return the distinct sentences of unchanged pairs, the most frequent first."""
     counts = Counter(sentence for pair in pairs if not pair.changed for sentence in pair.sentences)
     return tuple(sorted(counts, key=lambda sentence: (-counts[sentence], sentence)))
 
 
 def _number_turned(numbers: dict[str, int], vocabulary: Vocabulary) -> dict[tuple[int, Turn], int]:
-    """Give every sentence that turns with its pictures a number in `numbers`; by the sentence's number and the turn.
+    """Return the number of the turned sentence by sentence number and turn, and add new sentences to `numbers`.
 
-    A turn is absent where the sentence cannot follow, or only in words that the model does not know.
+    A turn is left out if the sentence cannot be turned, or only with words that are not in the vocabulary.
     """
     turned = {}
     for text, number in list(numbers.items()):
@@ -162,5 +164,5 @@ def _number_turned(numbers: dict[str, int], vocabulary: Vocabulary) -> dict[tupl
 
 
 def _cycle(sentences: Sequence[str], count: int) -> list[str]:
-    """The first `count` sentences; a pair that has fewer repeats its own."""
+    """Return the first `count` sentences; fewer sentences are repeated."""
     return [sentences[i % len(sentences)] for i in range(count)]

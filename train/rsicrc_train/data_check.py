@@ -1,4 +1,4 @@
-"""Looking a data set over before it is trained on: what is wrong with it, and how much of it."""
+"""Inspection of a data set before training: kinds of problems, and their numbers."""
 
 from __future__ import annotations
 
@@ -7,41 +7,40 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rsicrc.datasets.levir_cc import CaptionedPair
-from rsicrc.datasets.registry import read_splits
 from rsicrc.errors import ImageError
 from rsicrc.inputs.images import load_image
 from rsicrc.text.vocabulary import Vocabulary
 
-NEEDED = ("train", "val")  # the splits that training cannot do without
+NEEDED = ("train", "val")  # splits that training needs
 EMPTY, MISSING, BROKEN = "splits without pairs", "missing images", "images that cannot be read"
-UNEQUAL, TWICE = "pairs of unequal size", "pairs that an earlier split holds too"
+UNEQUAL, DUPLICATE = "pairs of unequal size", "pairs that an earlier split holds too"
 LONG, UNKNOWN = "captions longer than the model's", "captions with unknown words"
 _EXAMPLES = 5
 
 
 @dataclass
 class Finding:
-    """Something that was looked for.
+    """One kind of problem in a data set.
 
     Attributes:
-        what: it, in words.
-        fault: whether training would fail or its figures be false because of it; a mere remark otherwise.
-        count: how many there are.
-        examples: the first few.
+        message: Description of the problem.
+        fault: True if training would fail or its metrics would be wrong because of the problem; else it is a remark.
+        count: Number of occurrences.
+        examples: The first few occurrences.
     """
 
-    what: str
+    message: str
     fault: bool
     count: int = 0
     examples: list[str] = field(default_factory=list)
 
     def add(self, example: str) -> None:
-        """Count one more."""
+        """Count one more occurrence."""
         self.count += 1
         if len(self.examples) < _EXAMPLES:
             self.examples.append(example)
@@ -49,13 +48,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a look at a data set found.
+    """Result of the inspection of a data set.
 
     Attributes:
-        pairs: how many pairs each split holds.
-        changed: how many of them are changed.
-        words: how many words the vocabulary has, the special ones among them.
-        findings: everything that was looked for, also what was not found.
+        pairs: Number of pairs by split.
+        changed: Number of changed pairs by split.
+        words: Number of words in the vocabulary, special tokens included.
+        findings: All kinds of problems, those that did not occur included.
     """
 
     pairs: Mapping[str, int]
@@ -65,83 +64,72 @@ class Inspection:
 
     @property
     def sound(self) -> bool:
-        """Whether there is no fault."""
+        """True if there is no fault."""
         return not any(finding.count for finding in self.findings if finding.fault)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain containers for JSON."""
-        return {
-            "sound": self.sound,
-            "pairs": dict(self.pairs),
-            "changed": dict(self.changed),
-            "words": self.words,
-            "findings": [vars(finding) for finding in self.findings],
-        }
+        """Return plain containers for JSON."""
+        return {"sound": self.sound, **asdict(self)}
 
 
 def check_data(
-    path: Path,
-    vocabulary: Callable[[Mapping[str, Sequence[CaptionedPair]]], Vocabulary],
+    splits: Mapping[str, Sequence[CaptionedPair]],
+    vocabulary: Vocabulary,
     *,
     workers: int | None = None,
     advance: Callable[[int], object] = lambda steps: None,
 ) -> Inspection:
-    """Look a data set over: every image is read once, by threads, and dropped again.
+    """Inspect a data set: read every image once, by threads, and check every caption against a vocabulary.
 
-    Duplicates are found by content: the same pixels on both dates, whatever the files are called.
+    Duplicates are found by content: equal pixels in both images, whatever the names of the files.
 
     Args:
-        path: the data set, in one of the layouts of `rsicrc.datasets.registry`.
-        vocabulary: makes the words that a model of this data knows from the data set's splits.
-        workers: threads that read images; by default one for each core.
-        advance: called with the number of pairs just done.
-
-    Raises:
-        DataError: it is no data set, or its captions cannot be read.
+        splits: Captioned pairs by split, as from `rsicrc.datasets.registry.read_splits`.
+        vocabulary: Vocabulary of the model.
+        workers: Number of threads that read images; by default one per core.
+        advance: Progress callback, called with the number of pairs just done.
     """
-    splits = read_splits(path)
-    words = vocabulary(splits)
-    pairs = [(split, pair) for split, of_split in splits.items() for pair in of_split]
-    findings = [*_look(splits, pairs, workers, advance), *_read(pairs, words)]
+    pairs = [(split, pair) for split, members in splits.items() for pair in members]
+    findings = [*_check_images(splits, pairs, workers, advance), *_check_captions(pairs, vocabulary)]
     return Inspection(
-        pairs={split: len(of_split) for split, of_split in splits.items()},
-        changed={split: sum(pair.changed for pair in of_split) for split, of_split in splits.items()},
-        words=len(words),
+        pairs={split: len(members) for split, members in splits.items()},
+        changed={split: sum(pair.changed for pair in members) for split, members in splits.items()},
+        words=len(vocabulary),
         findings=tuple(findings),
     )
 
 
-def _look(
+def _check_images(
     splits: Mapping[str, Sequence[CaptionedPair]],
     pairs: Sequence[tuple[str, CaptionedPair]],
     workers: int | None,
     advance: Callable[[int], object],
 ) -> Iterable[Finding]:
-    found = {what: Finding(what, fault=True) for what in (EMPTY, MISSING, BROKEN, UNEQUAL, TWICE)}
+    findings = {message: Finding(message, fault=True) for message in (EMPTY, MISSING, BROKEN, UNEQUAL, DUPLICATE)}
     for split in NEEDED:
         if split not in splits:
-            found[EMPTY].add(split)
+            findings[EMPTY].add(split)
     first: dict[bytes, tuple[str, Path]] = {}
-    for (split, pair), (digest, problems) in zip(pairs, _inspected(pairs, workers), strict=True):
-        for what, example in problems:
-            found[what].add(example)
+    for (split, pair), (digest, problems) in zip(pairs, _inspect_pairs(pairs, workers), strict=True):
+        for message, example in problems:
+            findings[message].add(example)
         if digest is not None:
             earlier, same = first.setdefault(digest, (split, pair.after))
             if earlier != split:
-                found[TWICE].add(f"{pair.after} is {same}")
+                findings[DUPLICATE].add(f"{pair.after} is {same}")
         advance(1)
-    return found.values()
+    return findings.values()
 
 
-def _inspected(
+def _inspect_pairs(
     pairs: Sequence[tuple[str, CaptionedPair]], workers: int | None
 ) -> Iterator[tuple[bytes | None, list[tuple[str, str]]]]:
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        yield from pool.map(_inspect, [pair for _, pair in pairs])
+        yield from pool.map(_inspect_pair, [pair for _, pair in pairs])
 
 
-def _inspect(pair: CaptionedPair) -> tuple[bytes | None, list[tuple[str, str]]]:
-    """A hash of both dates' pixels, unless one cannot be read, and what is wrong with them."""
+def _inspect_pair(pair: CaptionedPair) -> tuple[bytes | None, list[tuple[str, str]]]:
+    """Return a hash of the pixels of both images, or None if one cannot be read, and the problems found."""
     problems, images = [], []
     for path in (pair.before, pair.after):
         if not path.exists():
@@ -162,18 +150,20 @@ def _inspect(pair: CaptionedPair) -> tuple[bytes | None, list[tuple[str, str]]]:
     return digest.digest(), problems
 
 
-def _read(pairs: Sequence[tuple[str, CaptionedPair]], words: Vocabulary) -> Iterable[Finding]:
-    long = Finding(f"{LONG} {words.max_len - 2} words", fault=False)
+def _check_captions(pairs: Sequence[tuple[str, CaptionedPair]], vocabulary: Vocabulary) -> Iterable[Finding]:
+    long = Finding(f"{LONG} {vocabulary.max_len - 2} words", fault=False)
     unknown = Finding(UNKNOWN, fault=False)
     counts: Counter[str] = Counter()
-    known = {text: (words.is_cut(text), words.unknown_words(text)) for _, pair in pairs for text in pair.sentences}
+    checked = {
+        text: (vocabulary.is_cut(text), vocabulary.unknown_words(text)) for _, pair in pairs for text in pair.sentences
+    }
     for _, pair in pairs:
         for text in pair.sentences:
-            cut, strange = known[text]
+            cut, unknown_words = checked[text]
             if cut:
                 long.add(text)
-            if strange:
+            if unknown_words:
                 unknown.count += 1
-                counts.update(strange)
+                counts.update(unknown_words)
     unknown.examples = [f"{word} ({count})" for word, count in counts.most_common(_EXAMPLES)]
     return long, unknown

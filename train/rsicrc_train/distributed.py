@@ -1,23 +1,27 @@
-"""What several processes that train one model need beside DDP, so that they do what one process would."""
+"""Collective operations that make several training processes compute the result of one process."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, distributed, nn
 
 from rsicrc.errors import DataError
 
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
 
 def launch(device: str, devices: int, nodes: int, precision: str) -> Fabric:
-    """Fabric on `devices` devices of each of `nodes` machines; starts this machine's other processes if need be.
+    """Start Fabric on `devices` devices of each of `nodes` machines, with the other processes of this machine.
 
     Raises:
-        DataError: there is no such device.
+        DataError: There is no such device.
     """
+    from lightning_fabric import Fabric  # imports torch._dynamo, which takes seconds
+
     try:
         fabric = Fabric(
             accelerator=device,
@@ -33,10 +37,10 @@ def launch(device: str, devices: int, nodes: int, precision: str) -> Fabric:
 
 
 def gather(fabric: Fabric, tensor: Tensor) -> Tensor:
-    """[n, …] of every process, equal in shape → [processes · n, …] in the order of the processes; has a gradient.
+    """Concatenate a tensor [n, …] of every process, equal in shape, to [processes · n, …] in the order of the ranks.
 
-    The gradient of each part is summed over the processes. Where all of them compute the same loss from what they
-    gathered, DDP's mean over the processes turns that back into the gradient of the one loss.
+    The result is differentiable: the gradient of each part is summed over the processes. If all processes compute the
+    same loss from the gathered tensor, DDP's mean over the processes turns that sum into the gradient of the one loss.
     """
     if fabric.world_size == 1:
         return tensor
@@ -44,20 +48,20 @@ def gather(fabric: Fabric, tensor: Tensor) -> Tensor:
 
 
 def mean(fabric: Fabric, tensor: Tensor) -> Tensor:
-    """The mean of a tensor over the processes, without a gradient."""
+    """Return the mean of a tensor over the processes, without a gradient."""
     return _reduce(fabric, tensor, "mean")
 
 
 def total(fabric: Fabric, tensor: Tensor) -> Tensor:
-    """The sum of a tensor over the processes, without a gradient."""
+    """Return the sum of a tensor over the processes, without a gradient."""
     return _reduce(fabric, tensor, "sum")
 
 
-def lead(fabric: Fabric, action: Callable[[], None]) -> None:
-    """Let the first process alone do something; where it fails, all of them stop.
+def on_main_process(fabric: Fabric, action: Callable[[], None]) -> None:
+    """Call a function in the main process only; if it fails, all processes raise its error.
 
     Raises:
-        OSError: the action failed so.
+        OSError: The function raised it.
     """
     failure: OSError | None = None
     if fabric.is_global_zero:
@@ -68,6 +72,67 @@ def lead(fabric: Fabric, action: Callable[[], None]) -> None:
     failure = fabric.broadcast(failure)
     if failure is not None:
         raise failure
+
+
+def random_states(fabric: Fabric) -> dict[str, Tensor]:
+    """Return torch's random states of all processes, uint8 [processes, bytes]: `random` and, on a GPU, `cuda_random`.
+
+    All processes must call this function.
+    """
+    device = fabric.device
+    states = {"random": gather(fabric, torch.get_rng_state().unsqueeze(0).to(device)).cpu()}
+    if device.type == "cuda":
+        own = torch.cuda.get_rng_state(device).unsqueeze(0).to(device)
+        states["cuda_random"] = gather(fabric, own).cpu()
+    return states
+
+
+def restore_random_states(fabric: Fabric, states: Mapping[str, Any]) -> None:
+    """Restore this process's random states from `random_states`.
+
+    If there are more processes than at the time of saving, the additional ones keep their present states.
+    """
+    rank, device = fabric.global_rank, fabric.device
+    if rank < len(states["random"]):
+        torch.set_rng_state(states["random"][rank].clone())  # of a view, torch would read the whole storage
+        if device.type == "cuda" and "cuda_random" in states:
+            torch.cuda.set_rng_state(states["cuda_random"][rank].clone(), device)
+
+
+def synchronize_batchnorm(model: nn.Module) -> None:
+    """Make every BatchNorm layer of a model normalize over the pairs of all processes.
+
+    This replaces torch's SyncBatchNorm, which works on GPUs only.
+    """
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = SynchronizedBatchNorm2d  # same parameters, buffers and names
+
+
+class SynchronizedBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm over the batches of all processes, which must be equal in size."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize [B, C, h, w] → [B, C, h, w]."""
+        if not self.training:
+            return super().forward(x)
+        variance, mean = torch.var_mean(x.float(), dim=(0, 2, 3), correction=0)
+        means, variances = _stack(torch.stack([mean, variance])).unbind(1)
+        mean = means.mean(dim=0)
+        variance = variances.mean(dim=0) + (means - mean).square().mean(dim=0)
+        self._update_running_statistics(mean.detach(), variance.detach(), x.numel() // x.shape[1] * len(means))
+        scale = self.weight * (variance + self.eps).rsqrt()
+        shift = self.bias - mean * scale
+        return (x * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
+
+    def _update_running_statistics(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        """Update the running mean and variance as torch does, with the unbiased variance of `count` values."""
+        unbiased = variance * (count / (count - 1))
+        for running, current in ((self.running_mean, mean), (self.running_var, unbiased)):
+            if running is not None and self.momentum is not None:
+                running.lerp_(current, self.momentum)
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
 
 
 class _Gather(torch.autograd.Function):
@@ -85,7 +150,7 @@ class _Gather(torch.autograd.Function):
 
 
 def _stack(tensor: Tensor) -> Tensor:
-    """A tensor of every process, equal in shape → [processes, …]; the gradient is summed over the processes."""
+    """Stack a tensor of every process, equal in shape, to [processes, …]; its gradient is summed over the processes."""
     stacked: Tensor = _Gather.apply(tensor.contiguous())
     return stacked
 
@@ -93,42 +158,6 @@ def _stack(tensor: Tensor) -> Tensor:
 def _reduce(fabric: Fabric, tensor: Tensor, operation: str) -> Tensor:
     if fabric.world_size == 1:
         return tensor
-    # A copy, since the reduction writes into what it is given.
+    # The reduction works in place, so it gets a copy.
     reduced: Any = fabric.all_reduce(tensor.detach().clone(), reduce_op=operation)
     return torch.as_tensor(reduced)
-
-
-def share_statistics(model: nn.Module) -> None:
-    """Make every BatchNorm of a model normalize by the pairs of all processes, as one process with them all would.
-
-    torch's own SyncBatchNorm does so on GPUs only.
-    """
-    for module in model.modules():
-        if type(module) is nn.BatchNorm2d:
-            module.__class__ = SharedBatchNorm2d  # same parameters, buffers and names
-
-
-class SharedBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm over the batches of all processes, which must be equal in size."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, C, h, w] → [B, C, h, w]."""
-        if not self.training:
-            return super().forward(x)
-        variance, mean = torch.var_mean(x.float(), dim=(0, 2, 3), correction=0)
-        means, variances = _stack(torch.stack([mean, variance])).unbind(1)
-        mean = means.mean(dim=0)
-        variance = variances.mean(dim=0) + (means - mean).square().mean(dim=0)
-        self._follow(mean.detach(), variance.detach(), x.numel() // x.shape[1] * len(means))
-        scale = self.weight * (variance + self.eps).rsqrt()
-        shift = self.bias - mean * scale
-        return (x * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
-
-    def _follow(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        """Move the running statistics, as torch does: the variance without bias."""
-        unbiased = variance * (count / (count - 1))
-        for running, found in ((self.running_mean, mean), (self.running_var, unbiased)):
-            if running is not None and self.momentum is not None:
-                running.lerp_(found, self.momentum)
-        if self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)

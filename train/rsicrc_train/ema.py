@@ -1,4 +1,4 @@
-"""A running average of a model's weights."""
+"""Exponential moving average (EMA) of a model's weights."""
 
 from __future__ import annotations
 
@@ -9,30 +9,31 @@ import torch
 from rsicrc_train.model import RSICRC
 
 
-class Average:
-    """A copy of a model whose weights follow the trained ones slowly (EMA): w ← β·w + (1 − β)·trained."""
+class ExponentialMovingAverage:
+    """Copy of a model whose weights are a moving average of the trained weights: w ← β·w + (1 − β)·trained.
+
+    Attributes:
+        decay: Decay β; the first steps use the smaller (1 + step) / (10 + step), so that the random initial weights
+            are forgotten quickly.
+        model: Model with the averaged weights, in evaluation mode.
+    """
 
     def __init__(self, model: RSICRC, decay: float) -> None:
-        """Start from the model's present weights.
-
-        Args:
-            model: the model that is trained.
-            decay: β. The first steps use less, (1 + step) / (10 + step), to leave the random start behind.
-        """
+        """Start from the present weights of the model that is trained."""
         self.decay = decay
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
 
     @torch.no_grad()
-    def follow(self, model: RSICRC, step: int) -> None:
-        """Move towards the model's weights after `step` steps; counters and other whole numbers are copied."""
+    def update(self, model: RSICRC, step: int) -> None:
+        """Include the model's weights after `step` steps; integer buffers, such as counters, are copied."""
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
-        # Not by the names of the state dict: tied weights have two, and would move twice.
-        for followers, trained in (
+        # The state dict lists tied weights under two names, so averaging by its names would update them twice.
+        for averages, trained in (
             (self.model.parameters(), model.parameters()),
             (self.model.buffers(), model.buffers()),
         ):
-            for tensor, new in zip(followers, trained, strict=True):
-                if tensor.is_floating_point():
-                    tensor.lerp_(new, weight)
+            for average, new in zip(averages, trained, strict=True):
+                if average.is_floating_point():
+                    average.lerp_(new, weight)
                 else:
-                    tensor.copy_(new)
+                    average.copy_(new)

@@ -11,14 +11,14 @@ PREFIX = "hf:"
 
 
 class HubReference(NamedTuple):
-    """A repository of the hub, `owner/name`, and a file in it, or None."""
+    """Reference to a hub repository, `owner/name`, and to a file in it, or None."""
 
     repository: str
     file: str | None
 
 
 def is_reference(text: str) -> bool:
-    """Whether `text` names something on the hub, not a path."""
+    """Return true if `text` refers to the hub, false if it is a path."""
     return text.startswith(PREFIX)
 
 
@@ -26,7 +26,7 @@ def parse(reference: str) -> HubReference:
     """Split `hf:owner/repo[/file]`; the file may lie in folders of the repository.
 
     Raises:
-        CheckpointError: it is not of this form.
+        CheckpointError: The reference is not of this form.
     """
     parts = reference.removeprefix(PREFIX).split("/", 2)
     if not is_reference(reference) or len(parts) < 2 or not all(parts):
@@ -35,12 +35,12 @@ def parse(reference: str) -> HubReference:
 
 
 def find(repository: str, file: str) -> Path | None:
-    """The local copy of a repository's file, downloaded unless the cache has it; None if there is no such file.
+    """Return the local copy of a repository's file, downloaded unless it is cached; None if there is no such file.
 
-    Where the hub cannot be reached, only the cache is asked.
+    Without a connection to the hub, only the cache is searched.
 
     Raises:
-        CheckpointError: no such repository, no right to read it, or the download failed.
+        CheckpointError: There is no such repository, access is denied, or the download failed.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (
@@ -53,7 +53,7 @@ def find(repository: str, file: str) -> Path | None:
 
     try:
         return Path(hf_hub_download(repository, file))
-    except EntryNotFoundError:  # on the hub, or without a connection in the cache
+    except EntryNotFoundError:  # on the hub or, without a connection, in the cache
         return None
     except GatedRepoError as error:
         raise CheckpointError(f"{repository} is gated: accept its terms on the hub, then `hf auth login`") from error
@@ -68,23 +68,23 @@ def find(repository: str, file: str) -> Path | None:
 
 
 def download(reference: str) -> Path:
-    """The local copy of the file that `hf:owner/repo/file` names.
+    """Return the local copy of the file of a reference `hf:owner/repo/file`.
 
     Raises:
-        CheckpointError: the reference names no file, or it cannot be had.
+        CheckpointError: The reference names no file, or the file cannot be downloaded.
     """
     repository, file = parse(reference)
     if file is None:
-        raise CheckpointError(f"{reference} names a repository: name a file in it, as {reference}/FILE")
+        raise CheckpointError(f"{reference} is a repository: add the name of a file in it, as in {reference}/FILE")
     if (path := find(repository, file)) is None:
         raise CheckpointError(f"{repository} has no file {file}{where_looked()}")
     return path
 
 
 def where_looked() -> str:
-    """What to add to "there is no such file"."""
+    """Return the end of the message "there is no such file": the places that were searched."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
-        return " in the hub's cache, and HF_HUB_OFFLINE forbids to download it"
-    return " on the hub; or the hub cannot be reached, and its cache has none"
+        return " in the hub's cache, and HF_HUB_OFFLINE forbids the download"
+    return " on the hub; or the hub cannot be reached, and the file is not in its cache"

@@ -1,4 +1,4 @@
-"""The two losses that RSICRC learns from jointly: captioning and image-text contrast."""
+"""The two losses that RSICRC is trained on jointly: captioning and image-text contrast."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from torch import Tensor
 from torch.nn import functional
 
 from rsicrc.text.vocabulary import PAD
-from rsicrc_train.negatives import Masks, Mined, SentenceSimilarity, contrast_masks
+from rsicrc_train.negatives import Masks, MinedSentences, SentenceSimilarity, contrast_masks
 from rsicrc_train.recipes import Training
 
 
 def caption_loss(logits: Tensor, ids: Tensor) -> Tensor:
-    """Mean cross-entropy of each next word given the words before it; PAD targets do not count.
+    """Return the mean cross-entropy of each token given the tokens before it; PAD targets are ignored.
 
     Args:
-        logits: [N, n, V], the scores of the word after each position.
-        ids: int64 [N, n], START … END, right-padded.
+        logits: Scores [N, n, V] of the token after each position.
+        ids: Token ids, int64 [N, n], START … END, right-padded.
     """
     return functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), ignore_index=PAD)
 
 
 def contrastive_loss(queries: Tensor, keys: Tensor, masks: Masks, temperature: float, hardest: int = 0) -> Tensor:
-    """InfoNCE over cosines: each positive of a query is contrasted with that query's own negatives.
+    """Compute InfoNCE over cosines: each positive of a query is contrasted with the negatives of this query.
 
     Args:
-        queries: [B, d].
-        keys: [N, d].
-        masks: bool [B, N] each; at least one positive in each row.
-        temperature: what the cosines are divided by.
-        hardest: how many negatives of each query count, those of the highest cosine; 0 counts all.
+        queries: Embeddings [B, d].
+        keys: Embeddings [N, d].
+        masks: Positives and negatives, bool [B, N] each; at least one positive in each row.
+        temperature: Divisor of the cosines.
+        hardest: Number of negatives of each query that count, those of the highest cosine; 0 counts all.
 
     Returns:
-        The mean over the queries of the mean over each one's positives; a query without negatives adds 0.
+        The mean over the queries of the mean over each query's positives; a query without negatives adds 0.
     """
     cosines = functional.normalize(queries.float(), dim=-1) @ functional.normalize(keys.float(), dim=-1).T / temperature
     against = cosines.masked_fill(~masks.negatives, -torch.inf)
@@ -44,33 +44,34 @@ def contrastive_loss(queries: Tensor, keys: Tensor, masks: Masks, temperature: f
     return per_query.mean()
 
 
-class Contrast:
-    """The contrastive loss of a recipe: what counts as positive and negative, which way, and how hard."""
+class ContrastiveLoss:
+    """Contrastive loss with the options of a recipe: false negatives, directions, temperature and hard negatives."""
 
-    def __init__(self, training: Training, alike: SentenceSimilarity) -> None:
-        """Take the options from `training`; `alike` tells which sentences say the same."""
+    def __init__(self, training: Training, similarity: SentenceSimilarity) -> None:
+        """Take the options from `training`; `similarity` finds sentences of the same meaning."""
         self.training = training
-        self.alike = alike
+        self.similarity = similarity
 
     def __call__(
-        self, images: Tensor, texts: Tensor, labels: Tensor, sentences: Tensor, mined: Mined | None = None
+        self, images: Tensor, texts: Tensor, labels: Tensor, sentences: Tensor, mined: MinedSentences | None = None
     ) -> Tensor:
-        """The loss of B pairs among their own N = B·r sentences and M mined ones.
+        """Compute the loss of B pairs among their own N = B·r sentences and M mined ones.
 
         Args:
-            images: [B, d], the pairs' embeddings.
-            texts: [N + M, d], the sentences' embeddings: r in a row for each pair, then the mined ones.
-            labels: int64 [B], the pairs' labels.
-            sentences: int64 [B, r], the numbers of the pairs' sentences.
-            mined: labels and numbers of the M mined sentences; they are keys only, images do not come with them.
+            images: Embeddings [B, d] of the pairs.
+            texts: Embeddings [N + M, d] of the sentences: r in a row for each pair, then the mined sentences.
+            labels: Labels of the pairs, int64 [B].
+            sentences: Numbers of the pairs' sentences, int64 [B, r].
+            mined: Labels and numbers of the M mined sentences, which serve as keys only: they have no images.
         """
         options, own = self.training, sentences.numel()
         others, other_labels = sentences.flatten(), labels.repeat_interleave(sentences.shape[1])
         if mined is not None:
             others, other_labels = torch.cat([others, mined.sentences]), torch.cat([other_labels, mined.labels])
-        masks = contrast_masks(labels, sentences, other_labels, others, options.false_negatives, self.alike)
+        masks = contrast_masks(labels, sentences, other_labels, others, options.false_negatives, self.similarity)
         loss = contrastive_loss(images, texts, masks, options.temperature, options.hardest)
         if not options.symmetric:
             return loss
-        back = Masks(masks.positives[:, :own].T, masks.negatives[:, :own].T)
-        return (loss + contrastive_loss(texts[:own], images, back, options.temperature, options.hardest)) / 2
+        transposed = Masks(masks.positives[:, :own].T, masks.negatives[:, :own].T)
+        text_loss = contrastive_loss(texts[:own], images, transposed, options.temperature, options.hardest)
+        return (loss + text_loss) / 2

@@ -1,8 +1,8 @@
-"""RSICRC: a siamese image encoder over two dates, a text tower, and a decoder that writes the change down.
+"""RSICRC: a siamese image encoder for image pairs, a text tower, and a decoder that describes the change.
 
 After Ferrod, Di Caro, Ienco, "Towards a Multimodal Framework for Remote Sensing Image Change Retrieval and
 Captioning" (Discovery Science 2024, arXiv 2406.13424). B is the number of pairs, d the model's width, S = h·w the
-number of visual tokens, n the number of words.
+number of visual tokens, n the number of text tokens.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from rsicrc_train.trunks import Trunk, normalize
 
 
 class ImageFeatures(NamedTuple):
-    """What the image side gives: `embedding` [B, d], not normalized; `tokens` [B, S, d]; `similarity` [B, h, w].
+    """Output of the image encoder: `embedding` [B, d], not normalized; `tokens` [B, S, d]; `similarity` [B, h, w].
 
-    The tokens and the similarity lie in the published order, in which rows and columns are swapped.
+    Tokens and similarity are in the published order, in which rows and columns are swapped.
     """
 
     embedding: Tensor
@@ -30,14 +30,14 @@ class ImageFeatures(NamedTuple):
 
 
 class TextFeatures(NamedTuple):
-    """What the text tower gives: `embedding` [B, d], not normalized, and the `hidden` states [B, n, d]."""
+    """Output of the text tower: `embedding` [B, d], not normalized, and the `hidden` states [B, n, d]."""
 
     embedding: Tensor
     hidden: Tensor
 
 
 class SharedKeyAttention(nn.Module):
-    """Self-attention in which the keys serve as the values too, as in the published model."""
+    """Self-attention that uses the keys as values too, as in the published model."""
 
     def __init__(self, width: int, attention_width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -48,12 +48,12 @@ class SharedKeyAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, S, width] → [B, S, width]."""
+        """Apply attention, [B, S, width] → [B, S, width]."""
         query, key = (_split_heads(project(x), self.heads) for project in (self.query, self.key))
-        mixed = functional.scaled_dot_product_attention(
+        attended = functional.scaled_dot_product_attention(
             query, key, key, dropout_p=self.dropout.p if self.training else 0.0
         )
-        out: Tensor = self.dropout(self.out(_join_heads(mixed)))
+        out: Tensor = self.dropout(self.out(_join_heads(attended)))
         return out
 
 
@@ -70,23 +70,23 @@ class FusionBlock(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, S, width] → [B, S, width]."""
+        """Apply the block, [B, S, width] → [B, S, width]."""
         x = self.attention_norm(self.attention(x) + x)
         out: Tensor = self.feed_forward_norm(self.feed_forward(x) + x)
         return out
 
 
 class FusionLayer(nn.Module):
-    """Attention within each date by one shared block, then within the two dates side by side along the channels."""
+    """Attention within each image by one shared block, then over both images concatenated along the channels."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         sizes = (config.a_dim, config.h_dim, config.num_heads, config.dropout)
-        self.date = FusionBlock(config.d_model, *sizes)
+        self.date = FusionBlock(config.d_model, *sizes)  # "date" is part of tensor names in checkpoints
         self.pair = FusionBlock(2 * config.d_model, *sizes)
 
     def forward(self, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens of each date [B, S, d] → the same, fused; the caller adds the positioned features again."""
+        """Fuse the tokens of both images, [B, S, d] each; the caller adds the features with positions again."""
         before, after = self.date(before) + before, self.date(after) + after
         fused = self.pair(torch.cat([before, after], dim=-1))
         before, after = fused.chunk(2, dim=-1)
@@ -111,12 +111,12 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, d, h, w] → [B, d, h, w]."""
+        """Apply the block, [B, d, h, w] → [B, d, h, w]."""
         return functional.relu(self.left(x) + x)
 
 
 class AttentionPool(nn.Module):
-    """One learned query that attends to the visual tokens → the pair's embedding."""
+    """Attention of one learned query to the visual tokens, which gives the embedding of the pair."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class AttentionPool(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """[B, S, d] → [B, d]."""
+        """Pool tokens [B, S, d] into embeddings [B, d]."""
         query = self.query.expand(len(tokens), 1, -1)
         pooled, _ = self.attention(query, tokens, tokens, need_weights=False)
         embedding: Tensor = self.norm(pooled[:, 0])
@@ -133,7 +133,7 @@ class AttentionPool(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """Two dates → visual tokens for the decoder and one embedding for retrieval."""
+    """Encoder of an image pair: visual tokens for the decoder and one embedding for retrieval."""
 
     mean: Tensor
     std: Tensor
@@ -155,7 +155,7 @@ class ImageEncoder(nn.Module):
         self.pool = AttentionPool(d, config.num_heads)
 
     def forward(self, images: Tensor) -> ImageFeatures:
-        """Pixels uint8 [B, 2, size, size, 3], before and after → the pair's features."""
+        """Encode pixels uint8 [B, 2, size, size, 3] of before and after images."""
         batch = len(images)
         stacked = normalize(images.transpose(0, 1).flatten(0, 1), self.mean, self.std)
         maps = self.proj(self.trunk(stacked))
@@ -165,7 +165,7 @@ class ImageEncoder(nn.Module):
         for layer in self.fusion:
             before, after = layer(before, after)
             before, after = before + first_before, after + first_after
-        # The published code goes back to maps by a transpose of the last axis with the *second*: rows and columns swap.
+        # To restore maps, the published code exchanges the last axis with the *second*: rows and columns are swapped.
         before, after = (x.reshape(batch, edge, edge, -1).transpose(-1, 1) for x in (before, after))
         similarity = functional.cosine_similarity(before, after, dim=1)
         merged = self.residual(self.merge(torch.cat([before, after], dim=1) + similarity.unsqueeze(1)))
@@ -173,7 +173,7 @@ class ImageEncoder(nn.Module):
         return ImageFeatures(self.pool(tokens), tokens, similarity)
 
     def _positions(self, edge: int) -> Tensor:
-        """[S, d]: for each token the column's embedding, then the row's."""
+        """Return the position embeddings [S, d]: for each token those of its column and its row, concatenated."""
         columns = self.column_embedding.weight.unsqueeze(0).expand(edge, -1, -1)
         rows = self.row_embedding.weight.unsqueeze(1).expand(-1, edge, -1)
         return torch.cat([columns, rows], dim=-1).flatten(0, 1)
@@ -197,7 +197,7 @@ class DecoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, visual: Tensor | None = None) -> Tensor:
-        """Words [B, n, d] and, with cross-attention, the pair's tokens [B, S, d] → words [B, n, d]."""
+        """Apply the layer to text [B, n, d] and, with cross-attention, visual tokens [B, S, d]."""
         causal = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).triu(1)
         y = self.self_norm(x) if self.prenorm else x
         y, _ = self.self_attention(y, y, y, attn_mask=causal, need_weights=False)
@@ -215,7 +215,7 @@ class DecoderLayer(nn.Module):
 
 
 class TextDecoder(nn.Module):
-    """The text tower (unimodal layers) and the captioner above it (multimodal layers and the output layer)."""
+    """Text tower (unimodal layers) and the captioner on top of it (multimodal layers and output layer)."""
 
     positions: Tensor
 
@@ -235,7 +235,7 @@ class TextDecoder(nn.Module):
             self.output.weight = self.embedding.weight
 
     def encode(self, ids: Tensor) -> TextFeatures:
-        """Word ids int64 [B, n], right-padded with PAD = 0 → the text features."""
+        """Encode token ids int64 [B, n], right-padded with PAD = 0."""
         x = self.dropout(self.embedding(ids) + self.positions[: ids.shape[1]])
         for layer in self.unimodal:
             x = layer(x)
@@ -243,7 +243,7 @@ class TextDecoder(nn.Module):
         return TextFeatures(x[torch.arange(len(x), device=x.device), last], x)
 
     def caption(self, hidden: Tensor, visual: Tensor) -> Tensor:
-        """The text tower's states [B, n, d] and the visual tokens [B, S, d] → logits [B, n, V] of the next words."""
+        """Compute logits [B, n, V] of the next tokens from text states [B, n, d] and visual tokens [B, S, d]."""
         for layer in self.multimodal:
             hidden = layer(hidden, visual)
         logits: Tensor = self.output(hidden)
@@ -251,38 +251,41 @@ class TextDecoder(nn.Module):
 
 
 class RSICRC(nn.Module):
-    """The whole model. See the module's docstring."""
+    """Whole model; see the docstring of this module."""
 
     def __init__(self, config: ModelConfig, vocabulary_size: int) -> None:
         super().__init__()
         self.config = config
         self.encoder = ImageEncoder(config)
         self.decoder = TextDecoder(config, vocabulary_size)
-        # Embeddings of unit length and their tied output layer: logits start near zero, as in most language models.
+        # Embeddings of unit length: with a tied output layer, logits start near zero, as in most language models.
         nn.init.normal_(self.decoder.embedding.weight, std=config.d_model**-0.5)
 
     def encode_images(self, images: Tensor) -> ImageFeatures:
-        """Pixels uint8 [B, 2, size, size, 3] → the pair's features."""
+        """Encode pixels uint8 [B, 2, size, size, 3] of before and after images."""
         features: ImageFeatures = self.encoder(images)
         return features
 
     def encode_text(self, ids: Tensor) -> TextFeatures:
-        """Word ids int64 [B, n], right-padded with 0 → the text features."""
+        """Encode token ids int64 [B, n], right-padded with PAD = 0."""
         return self.decoder.encode(ids)
 
     def decode(self, hidden: Tensor, tokens: Tensor) -> Tensor:
-        """Hidden words [B, n, d] of the text tower and visual tokens [B, S, d] → logits [B, n, V]."""
+        """Compute logits [B, n, V] from hidden states [B, n, d] of the text tower and visual tokens [B, S, d]."""
         return self.decoder.caption(hidden, tokens)
 
     def forward(
         self, images: Tensor, ids: Tensor, captions: int | None = None
     ) -> tuple[ImageFeatures, TextFeatures, Tensor]:
-        """One pass of training: pixels of B pairs and N = B·r sentences [N, n], r in a row for each pair.
+        """Run the forward pass of training.
 
-        With `captions` = N, ids may go on with sentences that are only embedded.
+        Args:
+            images: Pixels of B pairs, uint8 [B, 2, size, size, 3].
+            ids: Token ids int64 of N = B·r sentences, r in a row for each pair; more rows are embedded, not decoded.
+            captions: Number N of sentences to decode; None decodes all.
 
         Returns:
-            The image features of the B pairs, the text features of all sentences and the logits [N, n, V] of the N.
+            The image features of the B pairs, the text features of all sentences and the logits [N, n, V].
         """
         captions = captions or len(ids)
         image = self.encode_images(images)
@@ -292,7 +295,7 @@ class RSICRC(nn.Module):
 
 
 def sinusoids(length: int, width: int) -> Tensor:
-    """Sinusoidal positions [length, width] (Vaswani et al. 2017): sines at even, cosines at odd channels."""
+    """Return sinusoidal positions [length, width] (Vaswani et al. 2017): sines at even, cosines at odd channels."""
     angles = torch.arange(length).unsqueeze(1) * torch.exp(torch.arange(0, width, 2) * (-math.log(10000.0) / width))
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
 

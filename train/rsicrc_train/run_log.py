@@ -1,9 +1,10 @@
-"""What a run writes down beside its checkpoints: figures per step, their curves, and how it was started."""
+"""Records of a training run: metrics per step, their curves, and the conditions of each start."""
 
 from __future__ import annotations
 
 import csv
 import json
+import logging
 import platform
 import subprocess
 import sys
@@ -13,11 +14,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
-import click
-
 from rsicrc.errors import DataError
 from rsicrc.files import replacing
 
+_LOGGER = logging.getLogger("rsicrc.train")
 COLUMNS = ("step", "split", "loss", "captioning", "contrastive", "learning_rate", "pairs_per_second")
 _PACKAGES = (
     "rsicrc", "torch", "torchvision", "numpy", "lightning-fabric", "open_clip_torch", "opencv-python-headless",
@@ -25,63 +25,63 @@ _PACKAGES = (
 )  # fmt: skip
 
 
-class _Scalars(Protocol):
+class _ScalarWriter(Protocol):
     def add_scalar(self, tag: str, value: float, step: int) -> object: ...
 
     def flush(self) -> None: ...
 
 
-class Log:
-    """The figures of a run: a row of `log.csv` for each step and each validation, for TensorBoard too if asked."""
+class RunLog:
+    """Metrics of a run: a row of `log.csv` for each step and each validation, optionally for TensorBoard too."""
 
     def __init__(self, path: Path, step: int, *, tensorboard: bool) -> None:
-        """Go on with a log after `step`, dropping what a killed run wrote after that; at step 0 begin one.
+        """Continue a log after `step`, without later rows of an interrupted run; at step 0 start a new log.
 
         Raises:
-            DataError: TensorBoard is asked for and not installed.
+            DataError: `tensorboard` is true, but TensorBoard is not installed.
         """
         self.path = path
-        self.scalars: _Scalars | None = _tensorboard(path.parent / "tensorboard", step) if tensorboard else None
+        self._scalars: _ScalarWriter | None = _tensorboard(path.parent / "tensorboard", step) if tensorboard else None
         rows = [row for row in read_log(path) if int(row["step"]) <= step] if step else []
         with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(rows)
 
-    def write(self, step: int, split: str, figures: Sequence[float], rate: float, pairs: float) -> None:
+    def write(self, step: int, split: str, losses: Sequence[float], rate: float, speed: float) -> None:
         """Add a row.
 
         Args:
-            step: steps done.
+            step: Number of steps done.
             split: `train` or `val`.
-            figures: loss, captioning, contrastive.
-            rate: the learning rate; 0 in validation.
-            pairs: pairs a second; 0 in validation.
+            losses: Loss, captioning loss and contrastive loss.
+            rate: Learning rate; 0 in validation.
+            speed: Pairs per second; 0 in validation.
         """
         with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerow([step, split, *(f"{x:.5g}" for x in (*figures, rate, pairs))])
-        if self.scalars is not None:
-            values = [*figures, rate, pairs] if split == "train" else figures
+            csv.writer(file).writerow([step, split, *(f"{x:.5g}" for x in (*losses, rate, speed))])
+        if self._scalars is not None:
+            values = [*losses, rate, speed] if split == "train" else losses
             for name, value in zip(COLUMNS[2:], values, strict=False):
-                self.scalars.add_scalar(f"{split}/{name}", value, step)
+                self._scalars.add_scalar(f"{split}/{name}", value, step)
             if split == "val":
-                self.scalars.flush()
+                self._scalars.flush()
 
 
 def read_log(path: Path) -> Iterator[dict[str, str]]:
-    """The whole rows of a log; a kill may have cut the last one short."""
+    """Yield the complete rows of a log; the last row of an interrupted run may be incomplete and is left out."""
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             if row["step"].isdigit() and all(row.get(column) for column in COLUMNS):
                 yield row
 
 
-def draw_curves(log: Path, picture: Path) -> None:
-    """Draw a log's losses and learning rate over the steps; without matplotlib, say so instead."""
+def draw_curves(log: Path, path: Path) -> None:
+    """Draw a log's losses and learning rate over the steps as PNG; without matplotlib, only log a warning."""
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
-        click.echo(f"{picture.name} is not drawn, matplotlib is missing: pip install 'rsicrc[train]'", err=True)
+        _LOGGER.warning("%s is not drawn, matplotlib is missing: pip install 'rsicrc[train]'", path.name)
         return
     rows = list(read_log(log))
     figure = Figure(figsize=(10, 6), layout="constrained")
@@ -95,12 +95,12 @@ def draw_curves(log: Path, picture: Path) -> None:
         axes.set(title=column.replace("_", " "), xlabel="step")
         axes.grid(alpha=0.3)
         axes.legend()
-    with replacing(picture) as partial:
+    with replacing(path) as partial:
         figure.savefig(partial, format="png", dpi=100)
 
 
-def describe_start(path: Path, step: int, processes: int, device: str) -> None:
-    """Add to a JSON list when, by which command, code and packages, and on what machine a run began or went on."""
+def record_start(path: Path, step: int, processes: int, device: str) -> None:
+    """Append time, command, commit, package versions and machine of a start or resumption to a JSON list."""
     starts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     starts.append(
         {
@@ -120,7 +120,7 @@ def describe_start(path: Path, step: int, processes: int, device: str) -> None:
 
 
 def _smooth(values: list[float]) -> list[float]:
-    """Means over up to a fiftieth of the curve before each point, since single batches scatter."""
+    """Return moving averages over up to a fiftieth of the curve before each point: single batches are noisy."""
     width = max(1, len(values) // 50)
     sums = [0.0]
     for value in values:
@@ -137,7 +137,7 @@ def _versions() -> Iterator[tuple[str, str]]:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that this code runs from, `+` behind it if files were changed; None outside one."""
+    """Return the commit of the checkout that contains this module, with `+` if files were changed, or None."""
     here = Path(__file__).resolve()
 
     def git(*arguments: str) -> str:
@@ -145,16 +145,16 @@ def _commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
 
     try:
-        git("ls-files", "--error-unmatch", here.name)  # an installed copy may lie in somebody else's repository
+        git("ls-files", "--error-unmatch", here.name)  # an installed copy may lie in another project's repository
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 
 
-def _tensorboard(folder: Path, step: int) -> _Scalars:
+def _tensorboard(folder: Path, step: int) -> _ScalarWriter:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ModuleNotFoundError as error:
         raise DataError("TensorBoard is not installed: pip install tensorboard, or train without it") from error
-    writer: _Scalars = SummaryWriter(str(folder), purge_step=step + 1)
+    writer: _ScalarWriter = SummaryWriter(str(folder), purge_step=step + 1)
     return writer

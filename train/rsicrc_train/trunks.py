@@ -1,4 +1,4 @@
-"""The image trunks: open_clip's CLIP encoders without their heads, and torchvision's ResNets."""
+"""Image trunks: open_clip's CLIP image encoders and torchvision's ResNets, without their heads."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from rsicrc_train.config import TrunkConfig
 
 
 class Trunk(nn.Module):
-    """One date's image → its feature map [B, C, h, w].
+    """Image network that turns one image into a feature map [B, C, h, w].
 
-    `visual` is the library's own module with its own parameter names, so that CLIP weights load by name.
+    Attributes:
+        visual: Module of open_clip or torchvision with its own parameter names, so that CLIP weights load by name.
     """
 
     def __init__(self, config: TrunkConfig) -> None:
@@ -22,7 +23,7 @@ class Trunk(nn.Module):
         self.visual = _BUILDERS[config.kind](config)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images [B, 3, size, size], normalized → features [B, channels, map_size, map_size]."""
+        """Compute features [B, channels, map_size, map_size] of normalized images [B, 3, size, size]."""
         features: Tensor = self.visual(images)
         if self.config.kind == "clip_vit":
             _, features = cast(tuple[Tensor, Tensor], features)
@@ -31,15 +32,15 @@ class Trunk(nn.Module):
         return features
 
     def parts(self) -> list[nn.Module]:
-        """The trunk's parts from the pixels up, as the published code counts them."""
+        """Return the trunk's parts from input to output, as the published code counts them."""
         return [part for part in self.visual.children() if not isinstance(part, nn.Identity)]
 
-    def learn_last(self, count: int | None = None) -> None:
-        """Let only the last `count` parts learn; None is the published choice, 0 freezes the trunk."""
+    def train_last(self, count: int | None = None) -> None:
+        """Make only the last `count` parts trainable; None is the published number of parts, 0 freezes the trunk."""
         published = {"clip_resnet": 3, "clip_vit": 2, "torchvision_resnet": 5}[self.config.kind]
         self.visual.requires_grad_(False)
-        learning = published if count is None else count
-        for part in self.parts()[-learning:] if learning else []:
+        count = published if count is None else count
+        for part in self.parts()[-count:] if count else []:
             part.requires_grad_(True)
 
 
@@ -49,7 +50,7 @@ def _clip_resnet(config: TrunkConfig) -> nn.Module:
     visual: nn.Module = ModifiedResNet(
         layers=list(config.layers), output_dim=1, heads=1, image_size=config.image_size, width=config.width
     )
-    visual.attnpool = nn.Identity()  # RSICRC pools after the fusion, with a query of its own
+    visual.attnpool = nn.Identity()  # RSICRC pools after the fusion, with its own query
     return visual
 
 
@@ -85,5 +86,5 @@ _BUILDERS = {"clip_resnet": _clip_resnet, "clip_vit": _clip_vit, "torchvision_re
 
 
 def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Pixels uint8 [N, size, size, 3] → float32 [N, 3, size, size] with zero mean and unit deviation per channel."""
+    """Convert pixels uint8 [N, size, size, 3] to float32 [N, 3, size, size], standardized per channel."""
     return ((images.to(torch.float32) / 255.0 - mean) / std).permute(0, 3, 1, 2)

@@ -1,38 +1,34 @@
-"""The words that a model knows: those of a checkpoint, or those that its training split would give it."""
+"""Vocabulary of a checkpoint, or the vocabulary that a training split would give to a new model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rsicrc.datasets.levir_cc import CaptionedPair
 from rsicrc.text.vocabulary import Vocabulary
 from rsicrc_train import checkpoint as checkpoints
-from rsicrc_train.data import build_words
+from rsicrc_train.data import build_vocabulary
 from rsicrc_train.recipes import load_recipe
 
-Splits = Mapping[str, Sequence[CaptionedPair]]
 
-
-def words_of(recipe: str, checkpoint: Path | None) -> Callable[[Splits], Vocabulary]:
-    """How to get from a data set to the words that count for it.
+def find_vocabulary(
+    splits: Mapping[str, Sequence[CaptionedPair]], recipe: str, checkpoint: Path | None = None
+) -> Vocabulary:
+    """Return the vocabulary against which the captions of a data set are checked.
 
     Args:
-        recipe: a recipe's name or file; its model says how long a caption may be.
-        checkpoint: a checkpoint whose words and longest caption count instead.
+        splits: Captioned pairs of the data set by split; the split `train` gives the vocabulary of a new model.
+        recipe: Name or file of a recipe; its model sets the maximum caption length.
+        checkpoint: Checkpoint whose vocabulary and maximum caption length are used instead.
 
     Raises:
-        DataError: no such recipe.
-        CheckpointError: no such checkpoint, or a damaged one.
+        DataError: There is no such recipe.
+        CheckpointError: There is no such checkpoint, or it is damaged.
     """
     if checkpoint is not None:
         loaded = checkpoints.load(checkpoint)
-        vocabulary = Vocabulary.from_words(loaded.vocabulary, loaded.config.max_len)
-        return lambda splits: vocabulary
-    longest = load_recipe(recipe).model.max_len
-
-    def from_training_split(splits: Splits) -> Vocabulary:
-        sentences = (sentence for pair in splits.get("train", ()) for sentence in pair.sentences)
-        return Vocabulary.from_words(build_words(sentences), longest)
-
-    return from_training_split
+        return Vocabulary.from_words(loaded.vocabulary, loaded.config.max_len)
+    max_len = load_recipe(recipe).model.max_len
+    sentences = (sentence for pair in splits.get("train", ()) for sentence in pair.sentences)
+    return Vocabulary.from_words(build_vocabulary(sentences), max_len)

@@ -1,8 +1,8 @@
-"""Studies: a YAML file that names cells, what each changes in a recipe or in the data, and the seeds to repeat it with.
+"""Studies: a YAML file with cells, the changes of each cell to the recipe or the data, and seeds to repeat it with.
 
     title: Size of the data set
-    recipe: tiny                        # what every cell begins with
-    training: {epochs: 4}               # changes for all cells; `model:` likewise
+    recipe: tiny                        # recipe of every cell
+    training: {epochs: 4}               # changes for all cells; also `model:`
     data: {pairs: 3000, seed: 1}        # generated, for training and validation; or {path: DATA}
     test: {pairs: 400, seed: 2}         # generated; or {path: DATA}
     seeds: [0, 1, 2]
@@ -10,9 +10,9 @@
       - {name: half, x: 50, data: {share: 0.5}}
       - {name: all, x: 100}
 
-A cell's own `training`, `model`, `data` and `test` are laid over the study's; `init`, a cell's or for all of them,
-names weights for the trunk (null: none), `run` an earlier cell whose training it evaluates on a `test` of its own.
-Cells with an `x` are drawn as curves, one for each `line`; the others as points.
+A cell's `training`, `model`, `data` and `test` override single options of the study's. `init`, of a cell or of the
+study, names pre-trained weights of the trunk (null: none). `run` names an earlier cell whose trained model is evaluated
+on this cell's `test`. Cells with an `x` are drawn as curves, one per `line`; other cells as points.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from rsicrc_train.recipes import Recipe, load_recipe
 from rsicrc_train.synth.change_facts import GROUNDS
 
 _NAME = re.compile(r"[\w.+-][\w.+ -]*")
-_LAID = ("training", "model", "data", "test")
-_STUDY_KEYS = frozenset({"title", "recipe", "init", "seeds", "cells", *_LAID})
-_CELL_KEYS = frozenset({"name", "line", "x", "init", "run", *_LAID})
+_OVERRIDABLE = ("training", "model", "data", "test")
+_STUDY_KEYS = frozenset({"title", "recipe", "init", "seeds", "cells", *_OVERRIDABLE})
+_CELL_KEYS = frozenset({"name", "line", "x", "init", "run", *_OVERRIDABLE})
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a cell's pairs come from: a data set on disk, or scenes to generate.
+    """Source of a cell's pairs: a data set on disk, or generated scenes.
 
     Attributes:
-        path: the data set; None generates one.
-        pairs: how many pairs are generated.
-        seed: of the generator.
-        grounds: kinds of scene that are generated.
-        share: the part of the training pairs that is used, the same pairs for the same part.
+        path: Path of the data set; None generates one.
+        pairs: Number of pairs to generate.
+        seed: Seed of the generator.
+        grounds: Kinds of scene to generate.
+        share: Share of the training pairs to use; equal shares are the same pairs.
     """
 
     path: Path | None = None
@@ -60,14 +60,14 @@ class Cell:
     """One setting of a study.
 
     Attributes:
-        name: of its folder and of its row in the table.
-        recipe: what is trained, for the first seed.
-        data: what it is trained and validated on.
-        test: what it is evaluated on.
-        init: weights for the trunk; None leaves it random.
-        run: the cell that is trained in its place; None trains this one.
-        line: the curve that it belongs to.
-        x: its place on the curve.
+        name: Name of the cell's folder and row in the table.
+        recipe: Recipe; its seed is replaced by the seeds of the study.
+        data: Source of the training and validation pairs.
+        test: Source of the evaluation pairs.
+        init: Pre-trained weights of the trunk; None starts from random weights.
+        run: Name of the cell whose trained model is evaluated; None trains this cell.
+        line: Name of the curve that the cell belongs to.
+        x: Position on the x axis of the curve.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Study:
-    """What a study file says."""
+    """Content of a study file: title, seeds, and cells in the order of the file."""
 
     title: str
     seeds: tuple[int, ...]
@@ -90,16 +90,16 @@ class Study:
 
 
 def read_study(path: Path) -> Study:
-    """Read a study and check all of it, so that nothing is found wrong hours later.
+    """Read a study and check all of its cells, so that mistakes are reported before the first training.
 
     Raises:
-        DataError: it is not a study, or a cell is not possible; the message names the cell.
-        CheckpointError: a model option that does not exist or does not fit.
+        DataError: The file is not a study, or a cell is invalid; the message names the cell.
+        CheckpointError: A model option does not exist or has an invalid value.
     """
     try:
         plain = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise DataError(f"no study at {path}: name a YAML file, such as those in studies/") from error
+        raise DataError(f"no study at {path}: give a YAML file, such as those in studies/") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not YAML: {error}") from error
     if not isinstance(plain, dict) or not isinstance(plain.get("cells"), list) or not plain["cells"]:
@@ -123,15 +123,15 @@ def _cell(study: Mapping[str, Any], cell: Any, path: Path) -> Cell:
         raise DataError(f"{path}: every cell needs a name of letters, digits, spaces, '.', '+' and '-', not {cell!r}")
     where = f"{path}, cell {cell['name']!r}"
     _check_keys(cell, _CELL_KEYS, where)
-    laid = {}
-    for key in _LAID:
+    options = {}
+    for key in _OVERRIDABLE:
         parts = [study.get(key, {}), cell.get(key, {})]
         if not all(isinstance(part, dict) for part in parts):
             raise DataError(f"{where}: {key} holds options by name, not {parts[0] if parts[1] == {} else parts[1]!r}")
-        # A data set on disk has none of the options of a generated one.
-        laid[key] = parts[1] if "path" in parts[1] else {**parts[0], **parts[1]}
+        # A data set on disk has no options of a generated one.
+        options[key] = parts[1] if "path" in parts[1] else {**parts[0], **parts[1]}
     try:
-        recipe = _recipe(str(study.get("recipe", "tiny")), path.parent, laid["model"], laid["training"])
+        recipe = _recipe(str(study.get("recipe", "tiny")), path.parent, options["model"], options["training"])
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
     x = cell.get("x")
@@ -141,8 +141,8 @@ def _cell(study: Mapping[str, Any], cell: Any, path: Path) -> Cell:
     return Cell(
         name=str(cell["name"]),
         recipe=recipe,
-        data=_source(laid["data"], f"{where}, data", path.parent),
-        test=_source(laid["test"], f"{where}, test", path.parent),
+        data=_source(options["data"], f"{where}, data", path.parent),
+        test=_source(options["test"], f"{where}, test", path.parent),
         init=None if init is None else init if str(init).startswith("hf:") else str(path.parent / str(init)),
         run=None if (run := cell.get("run")) is None else str(run),
         line=str(cell.get("line", "")),
@@ -155,7 +155,7 @@ def _recipe(reference: str, folder: Path, model: Mapping[str, Any], training: Ma
     recipe = load_recipe(str(file) if file.is_file() else reference, training)
     sizes = recipe.model.to_dict()
     if "backbone" in model:
-        del sizes["trunk"]  # the other backbone brings its own
+        del sizes["trunk"]  # another backbone has its own sizes
     return Recipe(ModelConfig.from_dict({**sizes, **model}), recipe.training)
 
 

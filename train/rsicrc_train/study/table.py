@@ -1,4 +1,4 @@
-"""What a study found, as a table (Markdown and JSON) and as curves."""
+"""Results of a study as a table (Markdown and JSON) and as curves."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from rsicrc.files import replacing
 if TYPE_CHECKING:
     from rsicrc_train.study.spec import Study
 
-TABLE, FIGURES, CURVES = "table.md", "table.json", "curves.png"
-# What the table shows, and where an evaluation has it.
+TABLE, METRICS, CURVES = "table.md", "table.json", "curves.png"
+# Columns of the table: path of each metric in an evaluation.
 COLUMNS = {
     "BLEU-4 changed": ("captions", CHANGED, PERIOD_FREE, "BLEU-4"),
     "CIDEr changed": ("captions", CHANGED, PERIOD_FREE, "CIDEr"),
@@ -26,44 +26,44 @@ COLUMNS = {
     "MRR strict": ("retrieval", ALL, STRICT, "MRR"),
     "change accuracy": ("change", BY_SCORE, "accuracy"),
 }
-_ABSENT = "–"
+_MISSING = "–"
 
-Figures = Mapping[str, Sequence[float]]
+Metrics = Mapping[str, Sequence[float]]
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def write_table(study: Study, folder: Path, results: Results) -> None:
-    """Write `table.md` and `table.json` of the cells that are finished.
+    """Write `table.md` and `table.json` of the finished cells.
 
     Args:
-        study: the study.
-        folder: where to.
-        results: for every cell's name the evaluations that there are, one for each seed, as `evaluate --json` prints.
+        study: Study with all cells.
+        folder: Folder to write to.
+        results: Finished evaluations by the name of the cell, one per seed, as printed by `evaluate --json`.
     """
-    figures = {name: _figures(evaluations) for name, evaluations in results.items()}
+    metrics = {name: _metrics(evaluations) for name, evaluations in results.items()}
     plain = [
-        {"cell": cell.name, "line": cell.line, "x": cell.x, "seeds": len(results[cell.name]), **figures[cell.name]}
+        {"cell": cell.name, "line": cell.line, "x": cell.x, "seeds": len(results[cell.name]), **metrics[cell.name]}
         for cell in study.cells
     ]
-    with replacing(folder / FIGURES) as temporary:
+    with replacing(folder / METRICS) as temporary:
         document = {"title": study.title, "cells": plain}
         temporary.write_text(json.dumps(document, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     with replacing(folder / TABLE) as temporary:
-        temporary.write_text(markdown(study, figures), encoding="utf-8")
+        temporary.write_text(markdown(study, metrics), encoding="utf-8")
 
 
 def draw_curves(study: Study, folder: Path, results: Results) -> None:
-    """Draw `curves.png`: a plot for each column, with curves over `x` where cells have one, else a point for each cell.
+    """Draw `curves.png`: one plot per column, with curves over `x` for cells that have an `x`, else one point per cell.
 
     Args:
-        study: the study.
-        folder: where to.
-        results: as for `write_table`; at least one evaluation.
+        study: Study with all cells.
+        folder: Folder to write to.
+        results: Finished evaluations as for `write_table`; at least one.
     """
     from matplotlib.figure import Figure
 
-    figures = {name: _figures(evaluations) for name, evaluations in results.items()}
-    columns = [column for column in COLUMNS if any(cell.get(column) for cell in figures.values())]
+    metrics = {name: _metrics(evaluations) for name, evaluations in results.items()}
+    columns = [column for column in COLUMNS if any(cell.get(column) for cell in metrics.values())]
     rows = -(-len(columns) // 2)
     figure = Figure(figsize=(11, 3.2 * rows), layout="constrained")
     figure.suptitle(study.title)
@@ -74,38 +74,42 @@ def draw_curves(study: Study, folder: Path, results: Results) -> None:
     for number, column in enumerate(columns, start=1):
         axes = figure.add_subplot(rows, 2, number, title=column)
         for line, cells in lines.items():
-            known = sorted((cell for cell in cells if figures[cell.name].get(column)), key=lambda cell: cell.x)
-            _bar(axes, [cell.x for cell in known], [figures[cell.name][column] for cell in known], line or None)
+            known = sorted((cell for cell in cells if metrics[cell.name].get(column)), key=lambda cell: cell.x)
+            _draw_means(axes, [cell.x for cell in known], [metrics[cell.name][column] for cell in known], line or None)
         if lines:
             for cell in study.cells:
-                values = figures[cell.name].get(column)
+                values = metrics[cell.name].get(column)
                 if cell.x is None and values:
                     axes.axhline(statistics.fmean(values), linestyle=":", color="gray", label=cell.name)
         else:
-            known = [cell for cell in study.cells if figures[cell.name].get(column)]
-            _bar(axes, [cell.name for cell in known], [figures[cell.name][column] for cell in known], None, "none")
+            known = [cell for cell in study.cells if metrics[cell.name].get(column)]
+            _draw_means(
+                axes, [cell.name for cell in known], [metrics[cell.name][column] for cell in known], None, "none"
+            )
         if axes.get_legend_handles_labels()[1]:
             axes.legend(fontsize="small")
     with replacing(folder / CURVES) as temporary:
         figure.savefig(temporary, dpi=110)
 
 
-def markdown(study: Study, figures: Mapping[str, Figures]) -> str:
-    """The table: a row for each cell, mean ± standard deviation over its seeds."""
-    columns = [column for column in COLUMNS if any(cell.get(column) for cell in figures.values())]
-    lines = [f"# {study.title}", "", f"Mean ± standard deviation over the seeds; {len(study.seeds)} asked for.", ""]
+def markdown(study: Study, metrics: Mapping[str, Metrics]) -> str:
+    """Return the table: one row per cell, mean ± standard deviation over the seeds."""
+    columns = [column for column in COLUMNS if any(cell.get(column) for cell in metrics.values())]
+    lines = [f"# {study.title}", "", f"Mean ± standard deviation over the seeds; {len(study.seeds)} planned.", ""]
     lines += ["| " + " | ".join(["cell", "seeds", *columns]) + " |", "|---|" + "---:|" * (len(columns) + 1)]
     for cell in study.cells:
-        values = figures[cell.name]
+        values = metrics[cell.name]
         seeds = max((len(each) for each in values.values()), default=0)
         lines.append(
-            "| " + " | ".join([cell.name, str(seeds), *(_spread(values.get(name, ())) for name in columns)]) + " |"
+            "| "
+            + " | ".join([cell.name, str(seeds), *(_mean_and_deviation(values.get(name, ())) for name in columns)])
+            + " |"
         )
     return "\n".join(lines) + "\n"
 
 
-def _figures(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
-    """The columns' figures, one for each seed; a column that an evaluation lacks is left out."""
+def _metrics(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Return the metrics of each column, one per seed; a column that is missing in an evaluation is left out."""
     found = {column: [_get(each, path) for each in evaluations] for column, path in COLUMNS.items()}
     return {
         column: [value for value in values if value is not None]
@@ -121,14 +125,16 @@ def _get(document: Mapping[str, Any], path: Sequence[str]) -> float | None:
     return value if isinstance(value, float) else None
 
 
-def _spread(values: Sequence[float]) -> str:
+def _mean_and_deviation(values: Sequence[float]) -> str:
     if not values:
-        return _ABSENT
+        return _MISSING
     mean = statistics.fmean(values)
     return f"{mean:.3f}" if len(values) == 1 else f"{mean:.3f} ± {statistics.stdev(values):.3f}"
 
 
-def _bar(axes: Any, x: Sequence[Any], values: Sequence[Sequence[float]], label: str | None, join: str = "-") -> None:
+def _draw_means(
+    axes: Any, x: Sequence[Any], values: Sequence[Sequence[float]], label: str | None, join: str = "-"
+) -> None:
     means = [statistics.fmean(each) for each in values]
     spread = [statistics.stdev(each) if len(each) > 1 else 0.0 for each in values]
     axes.errorbar(x, means, yerr=spread, marker="o", capsize=3, linestyle=join, label=label)

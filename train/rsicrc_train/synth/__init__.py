@@ -1,4 +1,4 @@
-"""Generated scenes: pairs of aerial views with captions, for training and testing without any data set."""
+"""Synthetic data: generated aerial image pairs with captions, for training and tests without a real data set."""
 
 from rsicrc_train.synth.dataset import SPLITS, generate
 from rsicrc_train.synth.pairs import Pair, make_pair

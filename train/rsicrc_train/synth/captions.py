@@ -1,4 +1,4 @@
-"""Facts into five sentences: five annotators, each with habits, in the words that people use for LEVIR-CC."""
+"""Captions from facts: five sentences in the style and vocabulary of five LEVIR-CC annotators."""
 
 import re
 
@@ -36,41 +36,41 @@ _COUNTS: dict[int, tuple[str, ...]] = {
 }
 
 _CHOICE = re.compile(r"\[([^\[\]]*)\]")
-
-
 _BESIDE = {
     "": ("",),
     "road": ("beside the road", "near the road", "along the road", ""),
     "pond": ("next to the pond", "near the pond", "beside the lake", ""),
 }
-# Where the careful annotator says the place first.
+# Places that the first pattern puts at the beginning of the sentence.
 _PLACE_FIRST = frozenset({"top right", "right", "bottom", "bottom left"})
 
 
 def describe(rng: np.random.Generator, facts: Facts) -> tuple[str, ...]:
-    """Five sentences on a change, in lower case and without punctuation.
+    """Return five sentences that describe a change, in lower case and without punctuation.
 
-    The first is complete and follows from the facts alone; the others leave things out or put them in other words.
+    The first sentence is complete and determined by the facts; the other sentences omit facts or use synonyms.
     """
     if facts.parts:
         return _describe_two(rng, facts)
     first, *others = PATTERNS[facts.kind]
     if facts.place in _PLACE_FIRST and first.endswith(" {place}"):
         first = "{place} " + first.removesuffix(" {place}")
-    return tuple(_say(rng, facts, pattern) for pattern in (first, *others))
+    return tuple(_fill_pattern(rng, facts, pattern) for pattern in (first, *others))
 
 
 def _describe_two(rng: np.random.Generator, facts: Facts) -> tuple[str, ...]:
     one, other = facts.parts
-    sentences = [f"{_say(rng, one, CLAUSES[one.kind][0])} and {_say(rng, other, CLAUSES[other.kind][0])}"]
+    sentences = [
+        f"{_fill_pattern(rng, one, CLAUSES[one.kind][0])} and {_fill_pattern(rng, other, CLAUSES[other.kind][0])}"
+    ]
     for _ in range(4):
         first, second = (one, other) if rng.random() < 0.7 else (other, one)
-        said = [_say(rng, part, CLAUSES[part.kind][rng.integers(2)]) for part in (first, second)]
-        sentences.append(f" {('and', 'while')[rng.integers(2)]} ".join(said))
+        clauses = [_fill_pattern(rng, part, CLAUSES[part.kind][rng.integers(2)]) for part in (first, second)]
+        sentences.append(f" {('and', 'while')[rng.integers(2)]} ".join(clauses))
     return tuple(sentences)
 
 
-def _say(rng: np.random.Generator, facts: Facts, pattern: str) -> str:
+def _fill_pattern(rng: np.random.Generator, facts: Facts, pattern: str) -> str:
     def choose(match: re.Match[str]) -> str:
         options = match[1].split("|")
         return options[rng.integers(len(options))]

@@ -1,26 +1,26 @@
-"""What can be told of a change: the one thing that pictures and captions share."""
+"""Facts of a change, from which both the images and the captions are made."""
 
 from dataclasses import dataclass
 
 PLACES = ("top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right")
-"""Where a change can be, row by row."""
+"""Possible places of a change, row by row."""
 GROUNDS = ("bareland", "meadow", "woods")
-"""What a scene is made of before its change: the kinds of scene."""
+"""Kinds of scene: the ground before the change."""
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What has changed, as far as it can be seen and told.
+    """Visible facts of a change that a caption may mention.
 
     Attributes:
-        kind: Key of the caption's patterns, such as "houses" or "trees to parking".
-        ground: What was there before: "bareland", "meadow" or "woods".
-        place: One of `PLACES`, or "" where the change goes through the whole scene.
-        count: How many houses, 0 where there are none to count.
+        kind: Key of the caption patterns, such as "houses" or "trees to parking".
+        ground: Ground before the change: "bareland", "meadow" or "woods".
+        place: One of `PLACES`, or "" if the change extends over the whole scene.
+        count: Number of houses; 0 if the change has no countable houses.
         way: Direction of a road: "horizontal" or "vertical", or "".
-        roof: Color of the one roof that there is to name: "red", "blue" or "white", or "".
-        beside: What is near at both dates: "road", "pond" or "woods", or "".
-        parts: The facts of two changes at once, in the order of their places, else empty.
+        roof: Color of the only roof: "red", "blue" or "white", or "".
+        beside: Unchanged object close to the change: "road", "pond" or "woods", or "".
+        parts: Facts of two simultaneous changes, in the order of their places; else empty.
     """
 
     kind: str
@@ -34,7 +34,7 @@ class Facts:
 
 
 def roof_of(color: tuple[float, float, float]) -> str:
-    """The name of a roof's color, where it has one that anybody would name."""
+    """Return the name of a roof's color ("red", "blue" or "white"), or "" for colors without a common name."""
     red, green, blue = color
     if red > 1.5 * green and red > 1.5 * blue:
         return "red"

@@ -1,4 +1,4 @@
-"""The kinds of change: what is there before, what after, and the facts that a caption may tell."""
+"""Kinds of change: objects before and after the change, and the facts that a caption may mention."""
 
 from collections.abc import Callable, Collection
 
@@ -67,20 +67,20 @@ def _pond(site: Site) -> Edit:
 
 
 def _side(site: Site) -> tuple[str, bool, float]:
-    """A side of the scene: its name, whether a road along it is upright, and which side of its band it is (-1 or 1)."""
+    """Draw a side of the scene: its name, true if a road along it is upright, and its sign across the band."""
     sides = (("top", False, -1.0), ("bottom", False, 1.0), ("left", True, 1.0), ("right", True, -1.0))
     return sides[site.rng.integers(4)]
 
 
-def _lined_up(site: Site, upright: bool, across: float, road: float) -> tuple[Building, ...]:
-    """Six houses in a row through the scene."""
+def _row_of_houses(site: Site, upright: bool, across: float, road: float) -> tuple[Building, ...]:
+    """Draw six houses in a row through the scene."""
     start = site.rng.uniform(-100, -92)
     spots = start + 39.0 * np.arange(6)
     toward = road + (6 if across > road else -6)
     return tuple(house_beside(site.rng, along, across, toward, upright, site.tilt) for along in spots)
 
 
-def _bandaround(upright: bool, across: float, tilt: float, reach: float = 20) -> Points:
+def _band_outline(upright: bool, across: float, tilt: float, reach: float = 20) -> Points:
     low, high = across - reach, across + reach
     return band(np.array([[-170, low], [170, low], [170, high], [-170, high]], np.float32), upright, tilt)
 
@@ -89,20 +89,20 @@ def _row(site: Site) -> Edit:
     place, upright, sign = _side(site)
     road = sign * float(site.rng.uniform(44, 52))
     line = straight(upright, road, site.tilt)
-    after = Things(buildings=_lined_up(site, upright, road + sign * 34, road))
-    opposite = _lined_up(site, upright, road - sign * 34, road)
+    after = Things(buildings=_row_of_houses(site, upright, road + sign * 34, road))
+    opposite = _row_of_houses(site, upright, road - sign * 34, road)
     stay = tuple(house for house in opposite if site.rng.random() < 0.5) if site.rng.random() < 0.5 else ()
     both = Things(roads=(draw_road(site.rng, line),), buildings=stay)
-    reserved = (_bandaround(upright, road, site.tilt, 54),)
+    reserved = (_band_outline(upright, road, site.tilt, 54),)
     return Edit(Facts("row", site.ground, place, 6), reserved, after=after, both=both)
 
 
 def _rows(site: Site) -> Edit:
     upright = bool(site.rng.random() < 0.5)
     line = straight(upright, 0, site.tilt)
-    after = Things(buildings=_lined_up(site, upright, -34, 0) + _lined_up(site, upright, 34, 0))
+    after = Things(buildings=_row_of_houses(site, upright, -34, 0) + _row_of_houses(site, upright, 34, 0))
     both = Things(roads=(draw_road(site.rng, line),))
-    reserved = (_bandaround(upright, 0, site.tilt, 56),)
+    reserved = (_band_outline(upright, 0, site.tilt, 56),)
     return Edit(Facts("rows", site.ground, count=12), reserved, after=after, both=both)
 
 
@@ -113,7 +113,7 @@ def _road(site: Site) -> Edit:
     across = sign * 76 + float(site.rng.uniform(-8, 8))
     after = Things(roads=(draw_road(site.rng, straight(upright, across, site.tilt)),))
     facts = Facts("road", site.ground, place, way="vertical" if upright else "horizontal")
-    return Edit(facts, (_bandaround(upright, across, site.tilt),), after=after)
+    return Edit(facts, (_band_outline(upright, across, site.tilt),), after=after)
 
 
 def _winding_road(site: Site) -> Edit:
@@ -129,7 +129,7 @@ def _crossroad(site: Site) -> Edit:
     lines = [straight(upright, float(at), site.tilt) for upright, at in zip((False, True), across, strict=True)]
     first = draw_road(site.rng, lines[0])
     roads = (first, Road(lines[1], first.width, first.color, first.lined))
-    reserved = tuple(_bandaround(u, float(at), site.tilt) for u, at in zip((False, True), across, strict=True))
+    reserved = tuple(_band_outline(u, float(at), site.tilt) for u, at in zip((False, True), across, strict=True))
     return Edit(Facts("crossroad", site.ground), reserved, after=Things(roads=roads))
 
 
@@ -138,22 +138,22 @@ def _extension(site: Site) -> Edit:
     upright = not upright
     across = float(site.rng.uniform(-60, 60))
     stop = float(site.rng.uniform(-20, 10))
-    # A band runs to the right, or down where it is upright; the road comes from the other side.
+    # A band is directed to the right, or down if it is upright; the road comes from the opposite side.
     sign = 1 if place in ("right", "bottom") else -1
     ends = (-170.0 * sign, stop * sign)
     old = draw_road(site.rng, straight(upright, across, site.tilt, *ends))
     whole = Road(straight(upright, across, site.tilt, ends[0], 170.0 * sign), old.width, old.color, old.lined)
     facts = Facts("extension", site.ground, place)
     before, after = Things(roads=(old,)), Things(roads=(whole,))
-    return Edit(facts, (_bandaround(upright, across, site.tilt),), before=before, after=after)
+    return Edit(facts, (_band_outline(upright, across, site.tilt),), before=before, after=after)
 
 
 def _trees(site: Site) -> Edit:
     place = site.place()
     x, y = site.spot(place, 50)
     grove = wood(site, x, y)
-    # In the wood, "before" adds nothing to see; what counts is the clearing after.
-    after = Things(patches=(site.earth(x, y, 38),), groves=(Grove(grove.outline, 0),))
+    # In a wood, the grove is not distinguishable before the change; the change is the later clearing.
+    after = Things(patches=(site.bare_patch(x, y, 38),), groves=(Grove(grove.outline, 0),))
     before = Things(groves=(grove,))
     return Edit(Facts("trees", site.ground, place), (around(x, y, 50),), before=before, after=after)
 
@@ -168,9 +168,9 @@ def _demolition(site: Site) -> Edit:
         x, y = site.spot(place, 42)
         (old,) = cluster(site, 1, x, y)
         kind, radius = "house gone", 28.0
-    # Trees do not come back between the dates, nor do any hide what is left.
+    # No trees grow between the two images, and no trees hide the rubble.
     clearing = Grove(around(x, y, radius + 4), 0)
-    after = Things(patches=(site.earth(x, y, radius, "rubble"),), groves=(clearing,))
+    after = Things(patches=(site.bare_patch(x, y, radius, "rubble"),), groves=(clearing,))
     facts = Facts(kind, site.ground, place, int(kind == "house gone"), roof=roof_of(old.color))
     return Edit(facts, (around(x, y, radius + 8),), before=Things(buildings=(old,)), after=after)
 
@@ -184,7 +184,7 @@ def _replacement(site: Site) -> Edit:
         after = Things(buildings=(draw_hall(site.rng, x, y, site.angle()),))
     elif kind == "trees to parking":
         before = Things(groves=(wood(site, x, y),))
-        after = Things(lots=(draw_lot(site.rng, x, y, site.angle()),), patches=(site.earth(x, y, 42),))
+        after = Things(lots=(draw_lot(site.rng, x, y, site.angle()),), patches=(site.bare_patch(x, y, 42),))
     else:
         angle = site.angle()
         before = Things(buildings=(draw_hall(site.rng, x, y, angle),))
@@ -198,19 +198,19 @@ def _road_and_houses(site: Site) -> Edit:
         place, sign = "center", 0.0
     road = sign * float(site.rng.uniform(58, 66))
     line = straight(upright, road, site.tilt)
-    outer = _lined_up(site, upright, road + (sign or 1.0) * 34, road)
-    inner = _lined_up(site, upright, road - (sign or 1.0) * 34, road)
+    outer = _row_of_houses(site, upright, road + (sign or 1.0) * 34, road)
+    inner = _row_of_houses(site, upright, road - (sign or 1.0) * 34, road)
     slots = sorted(site.rng.choice(5, 2, replace=False))
     houses = outer[slots[0] : slots[0] + 2] + inner[slots[1] : slots[1] + 2]
     after = Things(roads=(draw_road(site.rng, line),), buildings=houses)
-    reserved = (_bandaround(upright, road, site.tilt, 54),)
+    reserved = (_band_outline(upright, road, site.tilt, 54),)
     return Edit(Facts("road and houses", site.ground, place, len(houses)), reserved, after=after)
 
 
 def _trees_to_houses(site: Site) -> Edit:
     place = site.place()
     x, y = site.spot(place, 52)
-    after = Things(buildings=cluster(site, 2, x, y), patches=(site.earth(x, y, 42),))
+    after = Things(buildings=cluster(site, 2, x, y), patches=(site.bare_patch(x, y, 42),))
     before = Things(groves=(wood(site, x, y),))
     return Edit(Facts("trees to houses", site.ground, place, 2), (around(x, y, 50),), before=before, after=after)
 
@@ -223,13 +223,13 @@ def _building_and_parking(site: Site) -> Edit:
     (x, y), (u, v) = band(spots.astype(np.float32), upright, site.tilt)
     angle = site.tilt + (0.0 if upright else QUARTER)
     hall, lot = draw_hall(site.rng, float(x), float(y), angle), draw_lot(site.rng, float(u), float(v), angle)
-    reserved = (_bandaround(upright, sign * 76, site.tilt, 46),)
+    reserved = (_band_outline(upright, sign * 76, site.tilt, 46),)
     facts = Facts("building and parking", site.ground, place)
     return Edit(facts, reserved, after=Things(buildings=(hall,), lots=(lot,)))
 
 
 def _two(site: Site) -> Edit:
-    """Two changes of different kinds in places apart from each other."""
+    """Draw two changes of different kinds at distant places."""
     makers = (_house, _building, _trees, _demolition) + ((_parking, _pond, pond_gone) if site.ground in _OPEN else ())
     while True:
         pick = site.rng.choice(len(makers), 2, replace=False)
@@ -245,7 +245,7 @@ def _two(site: Site) -> Edit:
 _ANYWHERE = GROUNDS
 _OPEN = ("bareland", "meadow")
 
-# Share of the changed pairs, what makes it, and the grounds on which it can be seen.
+# Share of the changed pairs, function that draws the change, and grounds on which the change is visible.
 KINDS: tuple[tuple[float, Callable[[Site], Edit], tuple[str, ...]], ...] = (
     (0.06, _house, _ANYWHERE),
     (0.10, _houses, _ANYWHERE),
@@ -275,7 +275,7 @@ KINDS: tuple[tuple[float, Callable[[Site], Edit], tuple[str, ...]], ...] = (
 
 
 def draw_edit(rng: np.random.Generator, tilt: float, grounds: Collection[str] = GROUNDS) -> Edit:
-    """A change of any kind on one of `grounds` that suits it, in a place of its own."""
+    """Draw a change of any kind, and one of `grounds` on which the change is visible."""
     fitting = [(share, make, [ground for ground in suited if ground in grounds]) for share, make, suited in KINDS]
     fitting = [kind for kind in fitting if kind[2]]
     shares = np.cumsum([share for share, _, _ in fitting])

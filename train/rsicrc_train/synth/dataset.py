@@ -1,4 +1,4 @@
-"""Files: pairs and captions in LEVIR-CC's own layout."""
+"""Generation of a data set: image files and captions in the layout of LEVIR-CC."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from rsicrc_train.synth.change_facts import GROUNDS
 from rsicrc_train.synth.pairs import make_pair
 
 SPLITS: Mapping[str, float] = {"train": 0.8, "val": 0.1, "test": 0.1}
-# Noise does not pack: anything more thorough than Huffman codes would cost more time than the drawing, for no gain.
+# Noise is nearly incompressible: stronger compression than Huffman codes would take longer than rendering, for no gain.
 _PNG = (
     *(cv2.IMWRITE_PNG_COMPRESSION, 1),
     *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY),
@@ -27,7 +27,7 @@ _PNG = (
 _BATCH = 16
 
 Job = tuple[str, int, int, str, str, tuple[str, ...]]
-"""Target directory, seed, index, split, file name, grounds."""
+"""Arguments of one pair: target directory, seed, index, split, file name, grounds."""
 
 
 def generate(
@@ -43,16 +43,16 @@ def generate(
 
     `images/{train,val,test}/{A,B}/*.png` are written first and the captions last, so that a directory with captions is
     complete. The same seed, number of pairs, splits and grounds give the same bytes, whatever the number of workers.
-    A pair depends on the seed and its place in the whole set alone: with the same seed, a larger set begins with the
-    pairs of a smaller one, so a test set of its own wants a seed of its own.
+    A pair depends only on the seed and its index in the whole data set: with the same seed, a larger data set begins
+    with the pairs of a smaller one, so a separate test set needs another seed.
 
     Args:
-        directory: Where to; made if it is not there.
-        pairs: How many pairs, from 1.
-        seed: From 0.
+        directory: Directory to write to; created if it does not exist.
+        pairs: Number of pairs, from 1.
+        seed: Seed of the generator, from 0.
         splits: Share of each split, summing to 1; `SPLITS` if None.
-        workers: Processes; 1 works in this one.
-        progress: Called with the number of pairs done since the last call.
+        workers: Number of processes; 1 generates in this process.
+        progress: Callback with the number of pairs done since the last call.
         grounds: Kinds of scene: some of "bareland", "meadow" and "woods".
 
     Raises:
@@ -70,12 +70,12 @@ def generate(
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise FileExistsError(f"{directory} is not an empty directory: choose another, or remove it first")
     for split in counts:
-        for date in "AB":
-            (directory / "images" / split / date).mkdir(parents=True, exist_ok=True)
-    places = [(split, f"{split}_{n + 1:06d}.png") for split, count in counts.items() for n in range(count)]
-    jobs = [(str(directory), seed, index, *place, tuple(grounds)) for index, place in enumerate(places)]
+        for side in "AB":
+            (directory / "images" / split / side).mkdir(parents=True, exist_ok=True)
+    files = [(split, f"{split}_{n + 1:06d}.png") for split, count in counts.items() for n in range(count)]
+    jobs = [(str(directory), seed, index, *file, tuple(grounds)) for index, file in enumerate(files)]
     images = []
-    for (_, _, index, split, name, _), (sentences, changed) in zip(jobs, _written(jobs, workers), strict=True):
+    for (_, _, index, split, name, _), (sentences, changed) in zip(jobs, _write_images(jobs, workers), strict=True):
         images.append(_entry(index, split, name, sentences, changed))
         if progress is not None:
             progress(1)
@@ -86,7 +86,7 @@ def generate(
 
 
 def split_counts(pairs: int, splits: Mapping[str, float]) -> dict[str, int]:
-    """How many pairs each split gets: shares rounded so that they sum to `pairs`, in the order train, val, test.
+    """Return the number of pairs of each split, in the order train, val, test; the numbers sum to `pairs`.
 
     Raises:
         ArgumentError: Fewer than one pair, an unknown split, or shares that are negative or do not sum to 1.
@@ -95,7 +95,7 @@ def split_counts(pairs: int, splits: Mapping[str, float]) -> dict[str, int]:
         raise ArgumentError(f"pairs must be 1 or more, not {pairs}")
     if unknown := sorted(set(splits) - set(SPLITS)):
         raise ArgumentError(f"unknown split {unknown[0]!r}: LEVIR-CC has {', '.join(SPLITS)}")
-    # Written so that a share that is not a number fails too.
+    # `not all(share >= 0)` and `not … < 1e-6` also reject NaN.
     if not all(share >= 0 for share in splits.values()) or not abs(sum(splits.values()) - 1) < 1e-6:
         raise ArgumentError(f"the shares of the splits must sum to 1 and none be negative: {dict(splits)}")
     names = [name for name in SPLITS if splits.get(name, 0) > 0]
@@ -103,12 +103,18 @@ def split_counts(pairs: int, splits: Mapping[str, float]) -> dict[str, int]:
     return dict(zip(names, np.diff(ends, prepend=0).tolist(), strict=True))
 
 
-def _written(jobs: list[Job], workers: int) -> Iterator[tuple[tuple[str, ...], bool]]:
-    """Write the pictures of each job; sentences and whether there is a change, in the order of the jobs."""
+def encode(image: NDArray[np.uint8]) -> bytes:
+    """Encode an RGB image, uint8 [height, width, 3], as PNG."""
+    _, packed = cv2.imencode(".png", image[..., ::-1], _PNG)
+    return bytes(packed)
+
+
+def _write_images(jobs: list[Job], workers: int) -> Iterator[tuple[tuple[str, ...], bool]]:
+    """Write the images of each job; yield its sentences and true if it has a change, in the order of the jobs."""
     if workers == 1:
         yield from map(_write, jobs)
         return
-    # Forking a process that holds threads (torch, OpenCV) can lock up, so workers start afresh.
+    # Forking a process with threads (torch, OpenCV) can deadlock, so workers are started by "spawn".
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         yield from pool.map(_write, jobs, chunksize=_BATCH)
 
@@ -116,21 +122,15 @@ def _written(jobs: list[Job], workers: int) -> Iterator[tuple[tuple[str, ...], b
 def _write(job: Job) -> tuple[tuple[str, ...], bool]:
     directory, seed, index, split, name, grounds = job
     pair = make_pair(seed, index, grounds)
-    for date, picture in (("A", pair.before), ("B", pair.after)):
-        path = os.path.join(directory, "images", split, date, name)  # noqa: PTH118 - pathlib costs as much as a tree
+    for side, image in (("A", pair.before), ("B", pair.after)):
+        path = os.path.join(directory, "images", split, side, name)  # noqa: PTH118 - pathlib is measurably slower here
         with open(path, "wb") as file:  # noqa: PTH123
-            file.write(encode(picture))
+            file.write(encode(image))
     return pair.sentences, pair.changed
 
 
-def encode(picture: NDArray[np.uint8]) -> bytes:
-    """A picture, uint8 [height, width, 3] RGB, as PNG."""
-    _, packed = cv2.imencode(".png", picture[..., ::-1], _PNG)
-    return bytes(packed)
-
-
 def _entry(index: int, split: str, name: str, sentences: tuple[str, ...], changed: bool) -> dict[str, Any]:
-    """What the captions file says on a pair."""
+    """Return the entry of a pair in the captions file."""
     numbers = [5 * index + k for k in range(5)]
     return {
         "filepath": split,

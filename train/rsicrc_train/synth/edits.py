@@ -1,4 +1,4 @@
-"""A change before it is in a scene, and the site where it is to be."""
+"""A change that is not yet in a scene, and the site for it."""
 
 from dataclasses import dataclass
 
@@ -10,20 +10,20 @@ from rsicrc_train.synth.objects import NOTHING, Building, Grove, Patch, Points, 
 from rsicrc_train.synth.terrain import Color
 
 QUARTER = float(np.pi / 2)
-# Far from any color of bare land, on which it must be seen too.
+# Colors far from those of bare land, on which rubble must be visible, too.
 _RUBBLE: tuple[Color, ...] = ((208, 204, 198), (92, 88, 84))
 
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """A change before it is in a scene.
+    """A change that is not yet in a scene.
 
     Attributes:
-        facts: What a caption may tell.
-        reserved: Outlines which nothing else may enter.
-        before: Things of the first date alone.
-        after: Things of the second date alone.
-        both: Things that the change needs and that stay, such as the road along which houses are built.
+        facts: Facts that a caption may mention.
+        reserved: Outlines that no other object may enter.
+        before: Objects that are only in the before image.
+        after: Objects that are only in the after image.
+        both: Objects in both images that the change needs, such as the road along which houses are built.
     """
 
     facts: Facts
@@ -35,19 +35,19 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Where a change is to be: the ground and the angle of roads and buildings in radians."""
+    """Site of a change: random generator, kind of ground, and angle of roads and buildings in radians."""
 
     rng: np.random.Generator
     ground: str
     tilt: float
 
     def place(self) -> str:
-        """One of the nine places."""
+        """Draw one of the nine places."""
         return PLACES[self.rng.integers(len(PLACES))]
 
     def spot(self, place: str, inset: float) -> tuple[float, float]:
-        """A point well inside a place; `inset` is its distance from the frame where the place lies at one."""
-        # The jitter keeps centers of different places apart by a quarter of the scene.
+        """Draw a point well inside a place, about `inset` pixels from the image edges that the place touches."""
+        # With this jitter, centers of different places are at least a quarter of the scene apart.
         middle = 128 + self.rng.uniform(-12, 12, 2)
         edge = inset + self.rng.uniform(-6, 6, 2)
         x = edge[0] if "left" in place else 256 - edge[0] if "right" in place else middle[0]
@@ -55,23 +55,23 @@ class Site:
         return float(x), float(y)
 
     def angle(self) -> float:
-        """Angle of a building."""
+        """Draw the angle of a building in radians."""
         return self.tilt + float(self.rng.choice([0.0, QUARTER]))
 
-    def earth(self, x: float, y: float, radius: float, kind: str = "bareland") -> Patch:
-        """Ground that work has laid bare."""
+    def bare_patch(self, x: float, y: float, radius: float, kind: str = "bareland") -> Patch:
+        """Draw a patch of ground that construction work has cleared."""
         outline = blob(self.rng, x, y, radius, radius * float(self.rng.uniform(0.8, 1)), 0.12)
         colors = _RUBBLE if kind == "rubble" else BARE
         return Patch(kind, outline, colors[self.rng.integers(len(colors))])
 
 
 def around(x: float, y: float, radius: float) -> Points:
-    """A square around (x, y) that nothing else may enter."""
+    """Return a square around (x, y), as outline of a reserved area."""
     return box(x, y, 2 * radius, 2 * radius, 0.0)
 
 
 def cluster(site: Site, count: int, x: float, y: float) -> tuple[Building, ...]:
-    """Houses close together around (x, y)."""
+    """Draw 1 to 5 houses close together around (x, y)."""
     patterns = {
         1: ((0, 0),),
         2: ((-0.52, 0), (0.52, 0)),
@@ -90,6 +90,6 @@ def cluster(site: Site, count: int, x: float, y: float) -> tuple[Building, ...]:
 
 
 def wood(site: Site, x: float, y: float) -> Grove:
-    """Trees that are to go: a grove of about 80 pixels, or a part of the wood that is everywhere."""
+    """Draw a grove of about 80 pixels across; in a wood, it is a part of the wood."""
     outline = blob(site.rng, x, y, float(site.rng.uniform(38, 46)), float(site.rng.uniform(38, 46)), 0.08)
     return Grove(outline, 255)

@@ -1,4 +1,4 @@
-"""Kinds of change on the land itself: water, grass, planted trees and what is paved without a house."""
+"""Kinds of change of the landscape: water, grass, planted trees and paved areas without houses."""
 
 from dataclasses import replace
 
@@ -23,16 +23,16 @@ from rsicrc_train.synth.objects import (
 
 
 def pond_gone(site: Site) -> Edit:
-    """A pond that dries up or is filled."""
+    """Draw a pond that dries up or is filled."""
     place = site.place()
     x, y = site.spot(place, 50)
     before = Things(ponds=(draw_pond(site.rng, x, y),))
-    after = Things(patches=(site.earth(x, y, 38),), groves=(Grove(around(x, y, 42), 0),))
+    after = Things(patches=(site.bare_patch(x, y, 38),), groves=(Grove(around(x, y, 42), 0),))
     return Edit(Facts("pond gone", site.ground, place), (around(x, y, 46),), before=before, after=after)
 
 
 def greening(site: Site) -> Edit:
-    """Bare land on which grass grows, in an outline without corners, which no field has."""
+    """Draw grass that grows on bare land; its outline has no corners, which distinguishes it from fields."""
     place = site.place()
     x, y = site.spot(place, 52)
     outline = blob(site.rng, x, y, float(site.rng.uniform(40, 48)), float(site.rng.uniform(40, 48)))
@@ -41,7 +41,7 @@ def greening(site: Site) -> Edit:
 
 
 def planting(site: Site) -> Edit:
-    """Trees where there were none."""
+    """Draw trees on ground without trees before."""
     place = site.place()
     x, y = site.spot(place, 50)
     grove = wood(site, x, y)
@@ -51,7 +51,7 @@ def planting(site: Site) -> Edit:
 
 
 def lot_extension(site: Site) -> Edit:
-    """A car park that becomes twice as long."""
+    """Draw a car park that becomes more than twice as long."""
     place = site.place()
     x, y = site.spot(place, 50)
     whole = replace(draw_lot(site.rng, x, y, site.angle()), length=float(site.rng.uniform(68, 76)))
@@ -59,14 +59,14 @@ def lot_extension(site: Site) -> Edit:
     end = np.array([[(whole.length - length) / 2 * site.rng.choice([-1, 1]), 0]], np.float32)
     (u, v), *_ = turned(end, x, y, whole.angle)
     part = Lot(float(u), float(v), length, whole.width, whole.angle, whole.color, whole.seed)
-    # No trees stand at either date where the car park will be.
+    # In both images, no trees stand on the area of the extended car park.
     before = Things(lots=(part,), groves=(Grove(around(x, y, 50), 0),))
     facts = Facts("lot extension", site.ground, place)
     return Edit(facts, (around(x, y, 46),), before=before, after=Things(lots=(whole,)))
 
 
 def playground(site: Site) -> Edit:
-    """A red running track around grass."""
+    """Draw a red running track around grass."""
     place = site.place()
     x, y = site.spot(place, 52)
     length, width = float(site.rng.uniform(20, 26)), float(site.rng.uniform(17, 22))
@@ -77,7 +77,7 @@ def playground(site: Site) -> Edit:
 
 
 def _track(x: float, y: float, half: float, radius: float, angle: float) -> Points:
-    """A closed line of two half circles and two straights."""
+    """Return a closed line of two half circles and two straight parts."""
     turn = np.linspace(-np.pi / 2, np.pi / 2, 14)
     bend = np.stack([half - 6 + radius * np.cos(turn), radius * np.sin(turn)], 1)
     loop = np.concatenate([bend, -bend, bend[:1]])
@@ -85,9 +85,9 @@ def _track(x: float, y: float, half: float, radius: float, angle: float) -> Poin
 
 
 def roundabout(site: Site) -> Edit:
-    """A crossroad that is rebuilt as a roundabout."""
+    """Draw a crossroad that is rebuilt as a roundabout."""
     across, down = (float(v) for v in site.rng.uniform(-16, 16, 2))
-    # An upright band counts to the left.
+    # Across an upright band, positive values are to the left.
     x, y = 128 - across, 128 + down
     first = draw_road(site.rng, straight(False, down, 0.0))
     second = Road(straight(True, across, 0.0), first.width, first.color, first.lined)
@@ -103,10 +103,10 @@ def roundabout(site: Site) -> Edit:
     roads = [Road(np.array(arm, np.float32), first.width, first.color, False) for arm in arms]
     roads.append(Road(ring, first.width, first.color, False))
     after = Things(patches=(Patch("meadow", ring, (84, 118, 62)),), roads=tuple(roads))
-    reserved = (around(x, y, radius + 12), *(_along(road.line) for road in (first, second)))
+    reserved = (around(x, y, radius + 12), *(_line_area(road.line) for road in (first, second)))
     return Edit(Facts("roundabout", site.ground), reserved, before=Things(roads=(first, second)), after=after)
 
 
-def _along(line: Points) -> Points:
+def _line_area(line: Points) -> Points:
     low, high = line.min(0) - 14, line.max(0) + 14
     return np.array([low, (high[0], low[1]), high, (low[0], high[1])], np.float32)

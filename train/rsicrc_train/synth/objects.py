@@ -1,4 +1,4 @@
-"""What a scene is made of: frozen facts about every object, and the shapes that follow from them."""
+"""Objects of a scene as frozen data, and their shapes."""
 
 from dataclasses import dataclass, fields
 
@@ -12,19 +12,19 @@ Points = NDArray[np.float32]
 
 
 def turned(local: Points, x: float, y: float, angle: float) -> Points:
-    """Points given around the origin, turned by an angle in radians and moved to (x, y)."""
+    """Rotate points around the origin by an angle in radians, then move the origin to (x, y)."""
     c, s = np.cos(angle), np.sin(angle)
     return np.asarray(local @ np.array([[c, s], [-s, c]], np.float32) + np.array([x, y], np.float32), np.float32)
 
 
 def box(x: float, y: float, length: float, width: float, angle: float) -> Points:
-    """Corners [4, 2] of a turned rectangle around (x, y)."""
+    """Return the corners [4, 2] of a rotated rectangle around (x, y)."""
     a, b = length / 2, width / 2
     return turned(np.array([[-a, -b], [a, -b], [a, b], [-a, b]], np.float32), x, y, angle)
 
 
 def blob(rng: np.random.Generator, x: float, y: float, radius_x: float, radius_y: float, rough: float = 0.1) -> Points:
-    """A smooth closed outline [28, 2] around (x, y) which is nearly an ellipse."""
+    """Draw a smooth closed outline [28, 2] around (x, y), similar to an ellipse."""
     angle = np.linspace(0, 2 * np.pi, 28, endpoint=False)
     waves = np.arange(2, 6)[:, None]
     swing = rng.normal(0, rough, (4, 1)) / np.sqrt(waves - 1)
@@ -36,7 +36,7 @@ def blob(rng: np.random.Generator, x: float, y: float, radius_x: float, radius_y
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Patch:
-    """Ground of another kind within an outline: "bareland", "meadow", "field" or "rubble"."""
+    """Area of another kind of ground: "bareland", "meadow", "field" or "rubble"."""
 
     kind: str
     outline: Points
@@ -45,14 +45,22 @@ class Patch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pond:
-    """Still water within an outline, with a bank around it."""
+    """Pond with a bank around it."""
 
     outline: Points
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Road:
-    """A road along a line; `width` in pixels, `lined` with a broken center line, `cars` where any drive."""
+    """Road along a line.
+
+    Attributes:
+        line: Center line.
+        width: Width in pixels.
+        color: RGB color of the surface.
+        lined: True for a road with a broken center line.
+        cars: True for a road with traffic.
+    """
 
     line: Points
     width: float
@@ -63,7 +71,7 @@ class Road:
 
 @dataclass(frozen=True, slots=True)
 class Lot:
-    """A car park: a paved rectangle with stalls; `seed` decides which of them are taken."""
+    """Car park: a paved rectangle with stalls; `seed` sets the share of occupied stalls."""
 
     x: float
     y: float
@@ -81,21 +89,21 @@ class Lot:
 
 @dataclass(frozen=True, slots=True)
 class Building:
-    """A house or a large building.
+    """House or large building.
 
     Attributes:
-        x: Centre, pixels from the left.
-        y: Centre, pixels from the top.
-        length: Along the ridge, pixels.
-        width: Across the ridge, pixels.
-        angle: Of the ridge, radians.
-        height: Of the eaves, pixels (as long as the shadow with the sun at 45 degrees).
+        x: Center, pixels from the left.
+        y: Center, pixels from the top.
+        length: Length along the ridge, pixels.
+        width: Width across the ridge, pixels.
+        angle: Angle of the ridge, radians.
+        height: Height of the eaves, pixels (equal to the length of the shadow with the sun at 45 degrees).
         roof: "hip", "gable" or "flat".
         color: RGB of the roof in full light.
-        wing: Where a wing stands out, from -1 to 1 along the ridge; 0 for no wing.
-        drive: End of a paved drive that leads here, or None.
-        second: RGB of the wing's roof, or of one side of a flat roof, where it is another.
-        seed: Decides small things, such as what stands on a flat roof.
+        wing: Position of a wing, from -1 to 1 along the ridge; 0 for no wing.
+        drive: Other end of a paved drive to the building, or None.
+        second: RGB of the wing's roof, or of one side of a flat roof, if it differs from `color`; else None.
+        seed: Seed of details, such as machines on a flat roof.
     """
 
     x: float
@@ -118,7 +126,7 @@ class Building:
 
     @property
     def wing_outline(self) -> Points:
-        """Corners [4, 2] of the wing, whose ridge runs across that of the main part."""
+        """Corners [4, 2] of the wing, whose ridge is perpendicular to the ridge of the main part."""
         along = 0.5 * self.wing * (self.length - 0.5 * self.width)
         local = np.array([[along, np.sign(self.wing) * 0.45 * self.width]], np.float32)
         (x, y), *_ = turned(local, self.x, self.y, self.angle)
@@ -127,7 +135,13 @@ class Building:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Grove:
-    """Trees within an outline. `density` 255: all that fit, 0: none, which cuts a clearing into groves before it."""
+    """Trees within an outline.
+
+    Attributes:
+        outline: Outline of the area.
+        density: Share of the trees that are shown, 255 for all; 0 cuts a clearing into earlier groves.
+        dense: Closed wood if true, else single trees.
+    """
 
     outline: Points
     density: int
@@ -136,7 +150,7 @@ class Grove:
 
 @dataclass(frozen=True, slots=True)
 class Things:
-    """Everything that stands on the ground, by kind and in the order in which it is drawn."""
+    """Objects on the ground by kind, in drawing order."""
 
     patches: tuple[Patch, ...] = ()
     ponds: tuple[Pond, ...] = ()
@@ -146,7 +160,7 @@ class Things:
     groves: tuple[Grove, ...] = ()
 
     def plus(self, other: "Things") -> "Things":
-        """These things and others, the others later in the order."""
+        """Return these objects and `other`, which come later in the order."""
         return Things(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
@@ -155,15 +169,15 @@ NOTHING = Things()
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A place at one date, without the weather.
+    """Scene of one image, without the weather.
 
     Attributes:
-        floor: Kind of the land everywhere: "bareland" or "meadow".
-        color: Its mean RGB color in the season of neither rain nor drought.
-        origin: Where the land is cut from its bank, (x, y) below 512.
-        flip: How it is flipped, 0 to 7.
-        wood: Where the trees are cut from their banks, (x, y) below 384.
-        things: What stands on it.
+        floor: Kind of the land: "bareland" or "meadow".
+        color: Mean RGB color of the land at average dryness.
+        origin: Position of the land in its texture bank, (x, y) below 512.
+        flip: Flips of the land, 0 to 7, see `terrain.crop`.
+        wood: Position of the trees in their banks, (x, y) below 384.
+        things: Objects on the land.
     """
 
     floor: str
@@ -202,7 +216,7 @@ _SURFACES: tuple[Color, ...] = ((112, 112, 114), (134, 132, 130), (158, 155, 148
 
 
 def draw_house(rng: np.random.Generator, x: float, y: float, angle: float) -> Building:
-    """A house of 20 to 31 by 15 to 22 pixels around (x, y), its ridge along `angle`."""
+    """Draw a house of 20 to 31 by 15 to 22 pixels around (x, y), its ridge along `angle`."""
     style = rng.random()
     return Building(
         x=x,
@@ -220,7 +234,7 @@ def draw_house(rng: np.random.Generator, x: float, y: float, angle: float) -> Bu
 
 
 def draw_hall(rng: np.random.Generator, x: float, y: float, angle: float) -> Building:
-    """A large building of 50 to 70 by 32 to 44 pixels around (x, y)."""
+    """Draw a large building of 50 to 70 by 32 to 44 pixels around (x, y)."""
     return Building(
         x=x,
         y=y,
@@ -237,30 +251,30 @@ def draw_hall(rng: np.random.Generator, x: float, y: float, angle: float) -> Bui
 
 
 def draw_lot(rng: np.random.Generator, x: float, y: float, angle: float) -> Lot:
-    """A car park of 60 to 74 by 40 to 54 pixels around (x, y)."""
+    """Draw a car park of 60 to 74 by 40 to 54 pixels around (x, y)."""
     gray = float(rng.uniform(96, 128))
     length, width = float(rng.uniform(60, 74)), float(rng.uniform(40, 54))
     return Lot(x, y, length, width, angle, (gray, gray, gray + 2), int(rng.integers(1 << 30)))
 
 
 def draw_pond(rng: np.random.Generator, x: float, y: float) -> Pond:
-    """A pond of 48 to 76 pixels across around (x, y)."""
+    """Draw a pond of 48 to 76 pixels across around (x, y)."""
     return Pond(blob(rng, x, y, float(rng.uniform(26, 38)), float(rng.uniform(24, 34))))
 
 
 def draw_road(rng: np.random.Generator, line: Points) -> Road:
-    """A road of 10 to 15 pixels along a line."""
+    """Draw a road of 10 to 15 pixels along a line."""
     return Road(line, float(rng.uniform(10, 15)), _SURFACES[rng.integers(len(_SURFACES))], bool(rng.random() < 0.5))
 
 
 def draw_path(rng: np.random.Generator, line: Points) -> Road:
-    """A foot path or a dirt track of 3 to 5 pixels along a line."""
+    """Draw a foot path or a dirt track of 3 to 5 pixels along a line."""
     color = ((168, 148, 120), (150, 132, 106), (180, 174, 162))[rng.integers(3)]
     return Road(line, float(rng.uniform(3, 5)), color, False, cars=False)
 
 
 def draw_container(rng: np.random.Generator, x: float, y: float, angle: float) -> Building:
-    """A container or shed of 9 to 12 by 4 to 6 pixels."""
+    """Draw a container or shed of 9 to 12 by 4 to 6 pixels."""
     colors: tuple[Color, ...] = ((60, 92, 140), (150, 66, 50), (196, 196, 192), (96, 112, 84), (170, 140, 70))
     length, width = float(rng.uniform(9, 12)), float(rng.uniform(4, 6))
     return Building(x, y, length, width, angle, 3.0, "flat", colors[rng.integers(len(colors))])

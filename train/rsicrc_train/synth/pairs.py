@@ -1,4 +1,4 @@
-"""One pair: a place, a change or none, two dates."""
+"""Generation of one image pair, changed or unchanged, with its captions."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from rsicrc_train.synth.captions import describe
 from rsicrc_train.synth.change_facts import GROUNDS, Facts
 from rsicrc_train.synth.changes import draw_edit
 from rsicrc_train.synth.edits import Edit
-from rsicrc_train.synth.layout import BARE, GREEN, Plot, surroundings
+from rsicrc_train.synth.layout import BARE, GREEN, Occupancy, surroundings
 from rsicrc_train.synth.objects import Scene, Things
 from rsicrc_train.synth.render import render
 from rsicrc_train.synth.weather import draw_weather
@@ -19,14 +19,14 @@ from rsicrc_train.synth.weather import draw_weather
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pair:
-    """Two pictures of a place and five sentences on what has changed.
+    """Two images of one scene and five sentences about the change.
 
     Attributes:
-        before: uint8 [256, 256, 3] RGB.
-        after: uint8 [256, 256, 3] RGB.
-        sentences: Five, in lower case without punctuation.
-        changed: Whether anything has.
-        kinds: The kinds of change, two where two things are built at once, none for an unchanged pair.
+        before: Before image, RGB uint8 [256, 256, 3].
+        after: After image, RGB uint8 [256, 256, 3].
+        sentences: Five sentences in lower case, without punctuation.
+        changed: True if there is a change.
+        kinds: Kinds of change: usually one, two for two simultaneous changes, none for an unchanged pair.
     """
 
     before: NDArray[np.uint8]
@@ -37,25 +37,26 @@ class Pair:
 
 
 def is_changed(seed: int, index: int) -> bool:
-    """Whether a pair has a change: one of each two neighbors has, a coin says which."""
+    """Return true if a pair has a change: one of the pairs 2k and 2k + 1 has, chosen at random."""
     coin = np.random.SeedSequence((seed, index // 2, 0)).generate_state(1)[0] & 1
     return bool(int(coin) == index % 2)
 
 
 def make_scenes(seed: int, index: int, grounds: Collection[str] = GROUNDS) -> tuple[Scene, Scene, Edit]:
-    """The place of a pair before and after its change, and the change; an unchanged pair has one of the two twice.
+    """Return the scenes of the before and after image, and the change.
 
-    An unchanged pair is made like a changed one, so that nothing but the difference tells them apart.
+    The scenes of an unchanged pair are equal: one of the two scenes of a change, chosen at random. Unchanged pairs thus
+    differ from changed ones only in the missing change.
     """
     rng = np.random.default_rng(np.random.SeedSequence((seed, index, 1)))
     tilt = float(rng.uniform(-0.08, 0.08))
     edit = draw_edit(rng, tilt, grounds)
     ground = edit.facts.ground
-    plot = Plot()
+    occupancy = Occupancy()
     for outline in edit.reserved:
-        plot.take(outline, 1)
-    common = surroundings(rng, plot, ground, tilt).plus(edit.both)
-    edit = replace(edit, facts=replace(edit.facts, beside=_beside(edit, common)))
+        occupancy.take(outline, 1)
+    common = surroundings(rng, occupancy, ground, tilt).plus(edit.both)
+    edit = replace(edit, facts=replace(edit.facts, beside=_neighbor(edit, common)))
     floor = ground if ground != "woods" else ("bareland", "meadow")[rng.integers(2)]
     colors = GREEN if floor == "meadow" else BARE
     color = colors[rng.integers(len(colors))]
@@ -67,8 +68,8 @@ def make_scenes(seed: int, index: int, grounds: Collection[str] = GROUNDS) -> tu
     return before, after, edit
 
 
-def _beside(edit: Edit, common: Things) -> str:
-    """What stays and is close to a change that has one place: "pond", "road" or nothing."""
+def _neighbor(edit: Edit, common: Things) -> str:
+    """Return the kind of unchanged object close to a change with a place: "pond", "road" or ""."""
     if not edit.facts.place:
         return ""
     center = edit.reserved[0].mean(0)
@@ -76,7 +77,7 @@ def _beside(edit: Edit, common: Things) -> str:
         if np.linalg.norm(pond.outline - center, axis=1).min() < 60:
             return "pond"
     for road in common.roads:
-        # A line of two points is filled in, so that the nearest is close to one of them.
+        # Distances are measured to interpolated points of the line, which may have only two points.
         start, end = road.line[:-1, None], road.line[1:, None]
         points = start + np.linspace(0, 1, 30)[None, :, None] * (end - start)
         if road.cars and np.linalg.norm(points - center, axis=2).min() < 62:
@@ -85,22 +86,22 @@ def _beside(edit: Edit, common: Things) -> str:
 
 
 def make_pair(seed: int, index: int, grounds: Collection[str] = GROUNDS) -> Pair:
-    """A pair that depends on the seed, its index and the grounds alone.
+    """Generate a pair that depends only on the seed, its index and the grounds.
 
     Args:
-        seed: Of the data set, from 0.
-        index: Of the pair, from 0.
+        seed: Seed of the data set, from 0.
+        index: Index of the pair, from 0.
         grounds: Kinds of scene, some of `GROUNDS`.
 
     Returns:
-        The pictures and their sentences.
+        The images and their sentences.
     """
     before, after, edit = make_scenes(seed, index, grounds)
     rng = np.random.default_rng(np.random.SeedSequence((seed, index, 2)))
-    pictures = render(before, draw_weather(rng)), render(after, draw_weather(rng))
+    images = render(before, draw_weather(rng)), render(after, draw_weather(rng))
     if is_changed(seed, index):
-        return Pair(*pictures, describe(rng, edit.facts), True, _kinds(edit.facts))
-    return Pair(*pictures, NO_CHANGE_SENTENCES, False, ())
+        return Pair(*images, describe(rng, edit.facts), True, _kinds(edit.facts))
+    return Pair(*images, NO_CHANGE_SENTENCES, False, ())
 
 
 def _kinds(facts: Facts) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
-"""What the five annotators say on each kind of change.
+"""Caption patterns of five annotators for each kind of change.
 
-The first pattern has no choice in it: the careful annotator, whose words follow from the facts alone.
-[a|b] is a choice; {place} and {ground} are the careful words, {near} and {land} any; {count} exact, {some} rough;
-{roof} and {beside} are empty as often as not.
+The first pattern has no choices: this annotator's caption is determined by the facts. [a|b] is a random choice.
+{place} and {ground} are the standard phrases, {near} and {land} random synonyms; {count} is an exact number word,
+{some} an approximate one; {roof} and {beside} are often empty.
 """
 
 PATTERNS: dict[str, tuple[str, str, str, str, str]] = {
@@ -205,7 +205,7 @@ PATTERNS: dict[str, tuple[str, str, str, str, str]] = {
     ),
 }
 
-# What is said of one of two changes in one sentence: the careful words, then any.
+# Clauses for each of two changes in one sentence: the standard phrase, then one with random synonyms.
 CLAUSES: dict[str, tuple[str, str]] = {
     "house": ("a house is built {place}", "a [new house|house|villa] [appears|is constructed|shows up] {near}"),
     "building": ("a large building is built {place}", "a [building|big building] [appears|is constructed] {near}"),

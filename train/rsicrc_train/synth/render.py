@@ -1,4 +1,4 @@
-"""One renderer for both dates: a scene and its weather in, a picture out."""
+"""Renderer of a scene under given weather, the same for before and after images."""
 
 import math
 from collections.abc import Sequence
@@ -15,15 +15,15 @@ from rsicrc_train.synth.weather import Weather, photograph
 Image = NDArray[np.uint8]
 _AA, _BITS = cv2.LINE_AA, 4
 _CARS = ((225, 225, 225), (150, 152, 156), (60, 62, 68), (150, 45, 40), (50, 70, 115), (30, 30, 32))
-# What grows on a field belongs to the date: green, ripe, stubble or ploughed.
+# Crops differ between before and after image: green, ripe, stubble or ploughed.
 _CROPS: tuple[Color, ...] = ((84, 118, 58), (178, 158, 98), (146, 132, 92), (122, 98, 74), (104, 126, 70))
 _CONCRETE = (186.0, 182.0, 174.0)
 _PITCH = {"hip": 0.5, "gable": 0.55}
 
 
 def render(scene: Scene, weather: Weather) -> Image:
-    """A picture of a scene, uint8 [256, 256, 3] RGB; the same arguments give the same bytes."""
-    cv2.setNumThreads(1)  # bytes and speed must not depend on how many cores there are
+    """Render a scene as RGB image, uint8 [256, 256, 3]; equal arguments give equal bytes."""
+    cv2.setNumThreads(1)  # bytes and speed must not depend on the number of cores
     things = scene.things
     image = _land(scene, weather)
     _patches(image, scene, weather)
@@ -38,12 +38,12 @@ def render(scene: Scene, weather: Weather) -> Image:
     woods = _woods(scene)
     for crown, _ in woods:
         _tree_shadow(shade, crown, weather)
-    # The sky lights shadows, so they are blue: red loses most.
+    # Shadows are lit by the blue sky, so red is reduced most.
     _darken(image, shade, (0.60, 0.56, 0.48))
     for building in things.buildings:
         _building(image, building, weather)
     away = (-weather.shadow[0], -weather.shadow[1])
-    dark, bright = weather.grown((14, 26, 14)), weather.grown((118, 148, 84))
+    dark, bright = weather.vegetation_color((14, 26, 14)), weather.vegetation_color((118, 148, 84))
     for crown, dense in woods:
         look = leaves(dense, scene.wood, away, dark, bright, (weather.autumn, weather.leafless))
         cv2.copyTo(look, crown, image)
@@ -51,7 +51,7 @@ def render(scene: Scene, weather: Weather) -> Image:
 
 
 def _fixed(points: Points) -> NDArray[np.int32]:
-    """Points for OpenCV with four fractional bits."""
+    """Convert points to OpenCV's fixed-point format with four fractional bits."""
     return np.asarray(np.rint(points * 16), np.int32)
 
 
@@ -64,21 +64,21 @@ def _fill(image: Image, points: Points, color: Color | int) -> None:
 
 
 def _darken(image: Image, shade: Image, strength: Sequence[float]) -> None:
-    """Multiply the picture by 1 - strength x shade, by channel."""
+    """Multiply the image by 1 - strength x shade, per channel."""
     red, green, blue = (255 * (1 - part) for part in strength)
     cv2.multiply(image, tinted(shade, (255, 255, 255), (red, green, blue)), image, 1 / 255)
 
 
 def _land(scene: Scene, weather: Weather) -> Image:
     wear = (weather.seed % 500, weather.seed // 700 % 500)
-    color = weather.grown(scene.color) if scene.floor == "meadow" else scene.color
+    color = weather.vegetation_color(scene.color) if scene.floor == "meadow" else scene.color
     return floor(scene.floor, scene.origin, scene.flip, color, wear)
 
 
 def _patches(image: Image, scene: Scene, weather: Weather) -> None:
     if not scene.things.patches:
         return
-    # An outline, blurred and cut at a random level, gets the ragged edge of grown ground.
+    # A blurred outline, compared with a random level, gets the ragged edge of natural ground.
     level = cv2.extractChannel(crop(texture("rubble"), scene.origin), 0)
     for number, patch in enumerate(scene.things.patches):
         mask = np.zeros((SIZE, SIZE), np.uint8)
@@ -86,7 +86,7 @@ def _patches(image: Image, scene: Scene, weather: Weather) -> None:
         soft = 3 if patch.kind == "field" else 11
         cv2.compare(cv2.blur(mask, (soft, soft)), level, cv2.CMP_GT, mask)
         origin = (scene.origin[0], (scene.origin[1] + 97 * number) % 500)
-        color = weather.grown(patch.color) if patch.kind == "meadow" else patch.color
+        color = weather.vegetation_color(patch.color) if patch.kind == "meadow" else patch.color
         if patch.kind == "field":
             color = _CROPS[(weather.seed + 3 * number) // 7 % len(_CROPS)]
         flip = (scene.flip + number) % 8
@@ -96,7 +96,7 @@ def _patches(image: Image, scene: Scene, weather: Weather) -> None:
 def _ponds(image: Image, things: Things, weather: Weather) -> None:
     if not things.ponds:
         return
-    # Water mirrors the sky, so its color belongs to the date.
+    # Water reflects the sky, so its color differs between before and after image.
     depth = weather.seed % 97 / 97
     water = floor("water", (weather.seed % 400, 100), 0, (44 + 22 * depth, 68 + 18 * depth, 76 + 22 * (1 - depth)))
     mask = np.zeros((SIZE, SIZE), np.uint8)
@@ -117,14 +117,14 @@ def _roads(image: Image, roads: Sequence[Road], weather: Weather) -> None:
     if not roads:
         return
     lines = [_fixed(road.line) for road in roads]
-    # All verges first, then all surfaces, so that crossings are open.
+    # All verges are drawn before all surfaces, so that no verge crosses a road.
     for line, road in zip(lines, roads, strict=True):
         cv2.polylines(image, [line], False, (172, 168, 158), round(road.width) + 4, _AA, _BITS)
     for line, road in zip(lines, roads, strict=True):
         cv2.polylines(image, [line], False, road.color, round(road.width), _AA, _BITS)
     for road in roads:
         if road.lined:
-            _centre_line(image, road)
+            _draw_center_line(image, road)
     rng = np.random.default_rng(weather.seed)
     cars = [_cars_on(road, rng) for road in roads if road.cars]
     if cars:
@@ -137,8 +137,8 @@ def _drives(image: Image, buildings: Sequence[Building]) -> None:
         cv2.polylines(image, drives, False, _CONCRETE, 6, _AA, _BITS)
 
 
-def _centre_line(image: Image, road: Road) -> None:
-    """Broken white line: dashes of 6 pixels every 12."""
+def _draw_center_line(image: Image, road: Road) -> None:
+    """Draw a broken white line: dashes of 6 pixels every 12 pixels."""
     points, _ = _along(road.line, np.arange(3.0, _length(road.line) - 6, 12.0))
     ends, _ = _along(road.line, np.arange(9.0, _length(road.line), 12.0))
     count = min(len(points), len(ends))
@@ -151,7 +151,7 @@ def _length(line: Points) -> float:
 
 
 def _along(line: Points, distances: NDArray[np.float64]) -> tuple[Points, NDArray[np.float64]]:
-    """Points [n, 2] at distances along a line, and the line's angles there."""
+    """Return the points [n, 2] at given distances along a line, and the angles of the line at these points."""
     steps = np.diff(line, axis=0)
     reached = np.concatenate([[0.0], np.cumsum(np.hypot(steps[:, 0], steps[:, 1]))])
     x, y = np.interp(distances, reached, line[:, 0]), np.interp(distances, reached, line[:, 1])
@@ -160,7 +160,7 @@ def _along(line: Points, distances: NDArray[np.float64]) -> tuple[Points, NDArra
 
 
 def _cars_on(road: Road, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Moving cars of a road: [n, 3] of x, y, angle."""
+    """Draw positions of cars on a road at random: [n, 3] of x, y, angle."""
     length = _length(road.line)
     spots = rng.uniform(0, length, rng.poisson(length / 110))
     points, angles = _along(road.line, spots)
@@ -170,7 +170,7 @@ def _cars_on(road: Road, rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def _cars(image: Image, cars: NDArray[np.float64], rng: np.random.Generator) -> None:
-    """Draw cars [n, 3] of x, y, angle, all of a color at once."""
+    """Draw cars [n, 3] of x, y, angle; cars of one color are filled by one call."""
     colors = rng.integers(len(_CARS), size=len(cars))
     c, s = np.cos(cars[:, 2]), np.sin(cars[:, 2])
     local = np.array([[-4, -2], [4, -2], [4, 2], [-4, 2]], np.float64)
@@ -186,7 +186,7 @@ def _cars(image: Image, cars: NDArray[np.float64], rng: np.random.Generator) -> 
 
 
 def _lot(image: Image, lot: Lot, weather: Weather) -> None:
-    """Paved ground with rows of stalls, some taken."""
+    """Draw a car park with rows of stalls, some of them occupied."""
     _fill(image, box(lot.x, lot.y, lot.length + 4, lot.width + 4, lot.angle), (178, 176, 168))
     _fill(image, lot.outline, lot.color)
     columns = int((lot.length - 6) // 6)
@@ -198,11 +198,11 @@ def _lot(image: Image, lot: Lot, weather: Weather) -> None:
     lines = turned(ends, lot.x, lot.y, lot.angle).reshape(-1, 2, 2)
     cv2.polylines(image, list(_fixed(lines)), False, (205, 203, 196), 1, _AA, _BITS)
     gx, gy = (grid.reshape(-1) for grid in np.meshgrid(xs[:-1] + 3, ys))
-    # The seed of the lot keeps how full it is; the date decides which stalls are taken.
-    full = 0.35 + 0.4 * (lot.seed % 100) / 100
+    # The lot's seed sets the share of occupied stalls; the weather's seed selects the stalls of this image.
+    occupancy = 0.35 + 0.4 * (lot.seed % 100) / 100
     rng = np.random.default_rng((lot.seed, weather.seed))
-    taken = rng.random(len(gx)) < full
-    spots = turned(np.stack([gx[taken], gy[taken]], 1).astype(np.float32), lot.x, lot.y, lot.angle)
+    occupied = rng.random(len(gx)) < occupancy
+    spots = turned(np.stack([gx[occupied], gy[occupied]], 1).astype(np.float32), lot.x, lot.y, lot.angle)
     angle = np.full((len(spots), 1), lot.angle + math.pi / 2)
     _cars(image, np.concatenate([spots, angle], 1), rng)
 
@@ -230,7 +230,7 @@ def _building(image: Image, building: Building, weather: Weather) -> None:
 
 
 def _pitched_roof(image: Image, outline: Points, angle: float, roof: str, color: Color, weather: Weather) -> None:
-    """Two or four facets, each as bright as it faces the sun; the first side of the outline lies along the ridge."""
+    """Draw two or four facets, shaded by their angle to the sun; the outline's first side is parallel to the ridge."""
     a, b, c, d = outline
     start, end = (a + d) / 2, (b + c) / 2
     inset = (0.45 * np.linalg.norm(d - a) / max(float(np.linalg.norm(end - start)), 1.0)) if roof == "hip" else 0.0
@@ -247,7 +247,7 @@ def _pitched_roof(image: Image, outline: Points, angle: float, roof: str, color:
 
 
 def _flat_roof(image: Image, building: Building, weather: Weather) -> None:
-    """A level roof with a parapet, seams and a few machines."""
+    """Draw a flat roof with a parapet, seams and a few machines."""
     outline = building.outline
     _fill(image, outline, building.color)
     if building.second and not building.wing:
@@ -270,7 +270,7 @@ def _flat_roof(image: Image, building: Building, weather: Weather) -> None:
 
 
 def _woods(scene: Scene) -> list[tuple[Image, bool]]:
-    """Crowns [256, 256] of the closed woods and of the trees that stand apart, where the scene has any."""
+    """Return the crowns [256, 256] of single trees (False) and of closed woods (True), if the scene has any."""
     things = scene.things
     woods = []
     for dense in (False, True):
@@ -280,13 +280,13 @@ def _woods(scene: Scene) -> list[tuple[Image, bool]]:
         density = np.zeros((SIZE, SIZE), np.uint8)
         for grove in groves:
             cv2.fillPoly(density, [_fixed(grove.outline)], grove.density, cv2.LINE_8, _BITS)
-        _keep_clear(density, things)
+        _clear_built_areas(density, things)
         woods.append((crowns(dense, scene.wood, density), dense))
     return woods
 
 
-def _keep_clear(density: Image, things: Things) -> None:
-    """No tree stands on or over anything built."""
+def _clear_built_areas(density: Image, things: Things) -> None:
+    """Remove trees on or over roads, ponds, car parks and buildings from the density."""
     for road in things.roads:
         cv2.polylines(density, [_fixed(road.line)], False, 0, round(road.width) + 16, cv2.LINE_8, _BITS)
     for pond in things.ponds:

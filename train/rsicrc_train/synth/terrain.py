@@ -1,4 +1,4 @@
-"""What lies under everything: land and water as textures cut from banks that are made once per process."""
+"""Land and water as textures, cut from large banks that are generated once per process."""
 
 from functools import cache
 
@@ -7,14 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 Color = tuple[float, float, float]
-"""Red, green and blue, 0 to 255."""
+"""RGB color, 0 to 255 per channel."""
 
 SIZE = 256
 """Side of a scene in pixels; a pixel is about half a meter."""
 
 BANK = 768
 _BANK_SEED = 20240
-# Amplitudes of the octaves by their number of cells across the bank, coarse to fine.
+# Octaves of the noise as (cells across the bank, amplitude), coarse to fine.
 _OCTAVES: dict[str, tuple[tuple[int, float], ...]] = {
     "bareland": ((6, 0.6), (14, 0.5), (40, 0.35), (110, 0.3), (300, 0.25), (768, 0.3)),
     "meadow": ((7, 0.5), (24, 0.5), (70, 0.35), (170, 0.4), (400, 0.4), (768, 0.4)),
@@ -26,7 +26,7 @@ _CONTRAST = {"bareland": 17.0, "meadow": 17.0, "field": 9.0, "rubble": 20.0, "wa
 
 
 def noise(rng: np.random.Generator, size: int, octaves: tuple[tuple[int, float], ...]) -> NDArray[np.float32]:
-    """Smooth random field [size, size] of zero mean and unit deviation, summed from octaves of (cells, amplitude)."""
+    """Return smooth noise [size, size], zero mean and unit deviation, summed from octaves of (cells, amplitude)."""
     total = np.zeros((size, size), np.float32)
     for cells, amplitude in octaves:
         grid = rng.standard_normal((cells, cells), dtype=np.float32)
@@ -37,12 +37,12 @@ def noise(rng: np.random.Generator, size: int, octaves: tuple[tuple[int, float],
 
 @cache
 def texture(kind: str) -> NDArray[np.uint8]:
-    """Bank of one kind of ground: uint8 [768, 768, 3] RGB around a mean of 128, to be colored by `floor`."""
+    """Return the bank of one kind of ground: RGB uint8 [768, 768, 3] around a mean of 128, colored by `floor`."""
     rng = np.random.default_rng((_BANK_SEED, sorted(_OCTAVES).index(kind)))
     light = noise(rng, BANK, _OCTAVES[kind])
     hue = noise(rng, BANK, ((7, 1.0), (25, 0.6), (90, 0.4)))
     if kind == "bareland":
-        # Faint wheel tracks, which bare land near building sites always shows.
+        # Faint wheel tracks, typical of bare land near construction sites.
         for _ in range(26):
             start, end = rng.uniform(0, BANK, (2, 2))
             bend = (start + end) / 2 + rng.normal(0, 60, 2)
@@ -63,7 +63,7 @@ def texture(kind: str) -> NDArray[np.uint8]:
 
 
 def crop(bank: NDArray[np.uint8], origin: tuple[int, int], flip: int = 0) -> NDArray[np.uint8]:
-    """A [256, 256, …] piece of a bank at (x, y), flipped: bit 0 left-right, bit 1 upside down, bit 2 transposed."""
+    """Cut a piece [256, 256, …] of a bank at (x, y), flipped: bit 0 left-right, bit 1 up-down, bit 2 transposed."""
     x, y = origin
     piece = bank[y : y + SIZE, x : x + SIZE]
     if flip & 4:
@@ -74,17 +74,17 @@ def crop(bank: NDArray[np.uint8], origin: tuple[int, int], flip: int = 0) -> NDA
 
 
 def recolor(piece: NDArray[np.uint8], color: Color) -> NDArray[np.uint8]:
-    """A texture around 128 moved to a mean RGB color."""
+    """Shift a texture from its mean of 128 to a mean RGB color."""
     mean = np.asarray(color, np.float32)
-    contrast = 0.4 + mean / 210  # dark ground shows less of it than bright ground
+    contrast = 0.4 + mean / 210  # dark ground has less contrast than bright ground
     matrix = np.column_stack([np.diag(contrast), mean - 128 * contrast])
     return np.asarray(cv2.transform(piece, matrix), np.uint8)
 
 
 def tinted(gray: NDArray[np.uint8], dark: Color, bright: Color) -> NDArray[np.uint8]:
-    """A gray picture [256, 256] as RGB, from `dark` for 0 to `bright` for 255."""
+    """Color a gray image [256, 256] as RGB, from `dark` for 0 to `bright` for 255."""
     low, high = np.asarray(dark, np.float32), np.asarray(bright, np.float32)
-    # OpenCV turns three channels into three several times as fast as one into three.
+    # OpenCV transforms three channels to three several times faster than one channel to three.
     matrix = np.column_stack([np.diag((high - low) / 255), low])
     return np.asarray(cv2.transform(cv2.merge([gray, gray, gray]), matrix), np.uint8)
 
@@ -96,14 +96,14 @@ def floor(
     color: Color,
     wear: tuple[int, int] | None = None,
 ) -> NDArray[np.uint8]:
-    """Ground of one kind over the whole scene.
+    """Return ground of one kind for the whole scene.
 
     Args:
         kind: A key of the texture banks, such as "meadow".
-        origin: Where the piece is cut from the bank, (x, y) below 512.
-        flip: See `crop`.
+        origin: Position of the piece in the bank, (x, y) below 512.
+        flip: Flips of the piece, see `crop`.
         color: Mean RGB color, 0 to 255.
-        wear: Origin of a second piece mixed in faintly, so that the ground has another texture at another date.
+        wear: Origin of a second piece that is mixed in faintly, so that the texture differs between two images.
 
     Returns:
         uint8 [256, 256, 3] RGB.

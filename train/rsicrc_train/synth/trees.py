@@ -1,4 +1,4 @@
-"""Trees: two banks of crowns (a closed wood, and trees that stand apart) of which a scene shows those it wants."""
+"""Trees: two banks of tree crowns (closed wood and single trees), from which a scene shows a part."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -19,16 +19,16 @@ _BANK_SEED = 20241
 class Canopy:
     """A bank of tree crowns, all arrays [640, 640].
 
-    A pixel knows the center of its tree, so that a tree is shown whole or not at all, whatever the outline of the wood.
+    Each pixel stores the center of its tree, so that a tree at the border of a wood is shown completely or not at all.
 
     Attributes:
-        inside: uint8, 255 where there is a crown.
-        slope_x: uint8 around 128, slope of the crown's surface to the right.
-        slope_y: uint8 around 128, slope downwards.
-        tint: uint8 around 128, brightness of the tree and of its leaves.
-        rank: uint8, one value a tree; a tree is shown where the wanted density is above its rank.
-        species: uint8, one value a tree; which trees turn first in autumn.
-        center: int32, flat index of the tree's center in a padded scene that begins at the bank's origin.
+        inside: 255 on a crown, else 0; uint8.
+        slope_x: Slope of the crown's surface to the right, uint8 around 128.
+        slope_y: Slope downwards, uint8 around 128.
+        tint: Brightness of the tree and of its leaves, uint8 around 128.
+        rank: One value per tree, uint8; a tree is shown where the density of the scene is above its rank.
+        center: Flat index of the tree's center in a padded scene at the bank's origin, int32.
+        species: One value per tree, uint8, which sets the order of coloring in autumn.
     """
 
     inside: NDArray[np.uint8]
@@ -42,7 +42,7 @@ class Canopy:
 
 @cache
 def canopy(dense: bool) -> Canopy:
-    """The bank of a closed wood (dense) or of trees that stand apart."""
+    """Return the bank of a closed wood (dense) or of single trees."""
     rng = np.random.default_rng((_BANK_SEED, int(dense)))
     spacing, small, large = (10.5, 6.0, 9.5) if dense else (24.0, 4.5, 10.0)
     cells = int(BANK / spacing) + 2
@@ -54,7 +54,7 @@ def canopy(dense: bool) -> Canopy:
     label = np.zeros((BANK, BANK), np.int32)
     for number, ((x, y), radius) in enumerate(zip(points, radii, strict=True), 1):
         cv2.circle(label, (round(x * 16), round(y * 16)), round(radius * 16), number, -1, cv2.LINE_8, 4)
-    # Bending the coordinates turns circles into ragged crowns.
+    # Distorted coordinates turn circles into ragged crowns.
     ys, xs = np.indices((BANK, BANK), dtype=np.float32)
     octaves = ((70, 1.0), (140, 0.7))
     bent = (xs + 1.7 * noise(rng, BANK, octaves), ys + 1.7 * noise(rng, BANK, octaves))
@@ -80,12 +80,12 @@ def canopy(dense: bool) -> Canopy:
 
 
 def crowns(dense: bool, origin: tuple[int, int], density: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Where the trees of a scene are.
+    """Return a mask of the tree crowns of a scene.
 
     Args:
-        dense: Which bank.
-        origin: Where the scene lies in the bank, (x, y) below 384.
-        density: uint8 [256, 256], how many of the trees that have their center here are shown (255: all).
+        dense: Use the bank of closed woods, else of single trees.
+        origin: Position of the scene in the bank, (x, y) below 384.
+        density: Share of the trees with their center at a pixel that is shown, uint8 [256, 256], 255 for all.
 
     Returns:
         uint8 [256, 256], 255 on a crown.
@@ -94,10 +94,10 @@ def crowns(dense: bool, origin: tuple[int, int], density: NDArray[np.uint8]) -> 
     x, y = origin
     window = np.s_[y : y + SIZE, x : x + SIZE]
     padded = cv2.copyMakeBorder(density, _PAD, _PAD, _PAD, _PAD, cv2.BORDER_REPLICATE)
-    here = bank.center[window] + (_PAD * (_ROW + 1) - (y * _ROW + x))
-    shown = np.take(padded.reshape(-1), here, mode="clip")
-    wanted = cv2.compare(shown, bank.rank[window], cv2.CMP_GT)
-    return np.asarray(cv2.bitwise_and(wanted, bank.inside[window]), np.uint8)
+    centers = bank.center[window] + (_PAD * (_ROW + 1) - (y * _ROW + x))
+    density_at_center = np.take(padded.reshape(-1), centers, mode="clip")
+    shown = cv2.compare(density_at_center, bank.rank[window], cv2.CMP_GT)
+    return np.asarray(cv2.bitwise_and(shown, bank.inside[window]), np.uint8)
 
 
 def leaves(
@@ -108,15 +108,15 @@ def leaves(
     bright: Color,
     turned: tuple[float, float] = (0.0, 0.0),
 ) -> NDArray[np.uint8]:
-    """The wood as it looks from above, everywhere.
+    """Return the look of the trees from above for the whole scene, to be masked by `crowns`.
 
     Args:
-        dense: Which bank.
-        origin: Where the scene lies in the bank, (x, y) below 384.
-        light: Direction towards the sun in the image plane (x right, y down), longer when the sun is low.
+        dense: Use the bank of closed woods, else of single trees.
+        origin: Position of the scene in the bank, (x, y) below 384.
+        light: Direction to the sun in the image plane (x right, y down); longer when the sun is low.
         dark: RGB of a leaf in the shade.
         bright: RGB of a leaf in the sun.
-        turned: Shares of the trees that are yellow or brown, and that have no leaves.
+        turned: Share of the trees that are yellow or brown, and share of the trees without leaves.
 
     Returns:
         uint8 [256, 256, 3] RGB.
@@ -124,13 +124,13 @@ def leaves(
     bank = canopy(dense)
     x, y = origin
     window = np.s_[y : y + SIZE, x : x + SIZE]
-    # A surface that falls towards the sun is bright: brightness goes with minus the slope along the light.
+    # A surface that falls towards the sun is bright: brightness is proportional to minus the slope along the light.
     a, b = -0.8 * light[0], -0.8 * light[1]
     slope = cv2.addWeighted(bank.slope_x[window], a, bank.slope_y[window], b, 118 - 128 * (a + b))
     value = cv2.addWeighted(slope, 1.0, bank.tint[window], 1.2, -128 * 1.2)
     gray, kinds = np.asarray(value, np.uint8), bank.species[window]
     image = tinted(gray, dark, bright)
-    # Conifers stay as they are; what turns early is yellow and what turns late is brown.
+    # Conifers stay green; trees that color early are yellow, later ones brown.
     looks = (
         (204.0, 255.0, (10.0, 22.0, 16.0), (88.0, 122.0, 84.0)),
         (0.0, 204 * 0.6 * turned[0], (40.0, 30.0, 8.0), (206.0, 168.0, 74.0)),

@@ -1,4 +1,4 @@
-"""The date's side of a picture: sun, season, air and camera. None of it is a change."""
+"""Imaging conditions: sun, season, atmosphere and camera, whose differences are not a change of the scene."""
 
 import math
 from dataclasses import dataclass
@@ -15,24 +15,24 @@ _GRAIN_SEED = 20242
 
 @dataclass(frozen=True, slots=True)
 class Weather:
-    """What differs between two dates although nothing has changed.
+    """Conditions that differ between before and after image although the scene is unchanged.
 
     Attributes:
-        azimuth: Where shadows point to, radians from the right, clockwise in the image.
-        elevation: Of the sun, radians.
-        drought: 0 lush and green, 1 dry and yellow.
+        azimuth: Direction of the shadows, radians from the right, clockwise in the image.
+        elevation: Elevation of the sun, radians.
+        drought: Dryness of the vegetation, from 0 (green) to 1 (yellow).
         gains: Factors of red, green and blue.
         gamma: Exponent of the tone curve.
         contrast: Factor around mid-gray.
-        haze: 0 clear air to 1 white.
-        blur: Deviation of the lens's Gaussian, pixels.
-        grain: Amplitude of the sensor's noise, 0 to 1.
-        shift: Of the picture, (x, y) pixels, at most 2 each.
+        haze: Haze from 0 (clear) to 1 (white).
+        blur: Standard deviation of the lens's Gaussian blur, pixels.
+        grain: Amplitude of the sensor noise, 0 to 1.
+        shift: Shift of the image, (x, y) pixels, at most 2 each.
         autumn: Share of the trees that are yellow or brown.
         leafless: Share of the trees without leaves.
-        clouds: Strength of soft shadows of clouds, 0 to 1.
+        clouds: Strength of soft cloud shadows, 0 to 1.
         mist: Strength of patches of mist, 0 to 1.
-        seed: Decides what moves by itself: cars, wear of the ground, grain.
+        seed: Seed of irrelevant differences: cars, wear of the ground, grain.
     """
 
     azimuth: float
@@ -53,29 +53,29 @@ class Weather:
 
     @property
     def shadow(self) -> tuple[float, float]:
-        """Shadow (x, y) of a thing that is one pixel high."""
+        """Shadow (x, y) in pixels of an object that is one pixel high."""
         length = 1 / math.tan(self.elevation)
         return length * math.cos(self.azimuth), length * math.sin(self.azimuth)
 
     def light_on(self, direction: float, pitch: float) -> float:
-        """Brightness of a slope that falls towards a direction (radians), relative to level ground."""
+        """Return the brightness of a slope that falls towards a direction (radians), relative to level ground."""
         toward = math.cos(direction - self.azimuth - math.pi)
         incidence = math.cos(pitch) + math.sin(pitch) * toward / math.tan(self.elevation)
         return min(1.3, 0.42 + 0.58 * max(0.0, incidence))
 
-    def grown(self, color: Color) -> Color:
-        """Color of grass or leaves in this season."""
+    def vegetation_color(self, color: Color) -> Color:
+        """Return the color of grass or leaves at this dryness."""
         red, green, blue = color
         dry = self.drought
         return red * (0.84 + 0.38 * dry), green * (1.02 + 0.05 * dry), blue * (0.94 + 0.1 * dry)
 
 
 def draw_weather(rng: np.random.Generator) -> Weather:
-    """Weather of one date."""
+    """Draw the weather of one image."""
     warmth = rng.normal(0, 0.04)
     angle, reach = rng.uniform(0, 2 * np.pi), rng.uniform(0, 2)
     return Weather(
-        # The sun stands in the south, so that shadows point up in the picture, more or less.
+        # The sun is in the south, so shadows point roughly to the top of the image.
         azimuth=float(-np.pi / 2 + rng.uniform(-1.2, 1.2)),
         elevation=float(rng.uniform(0.7, 1.15)),
         drought=float(rng.random()),
@@ -95,7 +95,7 @@ def draw_weather(rng: np.random.Generator) -> Weather:
 
 
 def photograph(image: NDArray[np.uint8], weather: Weather) -> NDArray[np.uint8]:
-    """What the camera makes of a drawn scene: uint8 [256, 256, 3] RGB in and out."""
+    """Simulate atmosphere and camera on a rendered scene, RGB uint8 [256, 256, 3]; return the same format."""
     curve = (np.linspace(0, 1, 256) ** weather.gamma - 0.45) * weather.contrast + 0.45
     toned = cv2.LUT(image, np.clip(curve * 255, 0, 255).astype(np.uint8))
     gains = np.diag(weather.gains) * (1 - weather.haze)
@@ -107,7 +107,7 @@ def photograph(image: NDArray[np.uint8], weather: Weather) -> NDArray[np.uint8]:
         aired = cv2.add(
             cv2.multiply(aired, 255 - _veil(place, weather.mist), None, 1 / 255), _veil(place, 0.75 * weather.mist)
         )
-    # Shift and blur are one separable filter: a Gaussian beside its anchor.
+    # Shift and blur are one separable filter: a Gaussian that is not centered on its anchor.
     (across, x), (down, y) = (_lens(weather.blur, part) for part in weather.shift)
     blurred = cv2.sepFilter2D(aired, -1, across, down, anchor=(x, y), borderType=cv2.BORDER_REFLECT_101)
     origin = (weather.seed % (BANK - SIZE), weather.seed // 1024 % (BANK - SIZE))
@@ -116,31 +116,31 @@ def photograph(image: NDArray[np.uint8], weather: Weather) -> NDArray[np.uint8]:
 
 
 def _lens(blur: float, shift: float) -> tuple[NDArray[np.float64], int]:
-    """Gaussian of six taps, and its anchor, which moves what it filters by -2 to 2 pixels."""
+    """Return a Gaussian of six taps and its anchor, which together blur and shift by -2 to 2 pixels."""
     whole = math.floor(shift)
     gauss = np.exp(-0.5 * (np.arange(-2, 3) / blur) ** 2)
     kernel = np.zeros(6)
-    # A filter looks to the other side of where the picture moves; parts of a pixel are interpolated.
+    # To shift an image to one side, a filter reads from the other side; fractions of a pixel are interpolated.
     kernel[1:] += (1 - (shift - whole)) * gauss
     kernel[:-1] += (shift - whole) * gauss
     return np.asarray(kernel / kernel.sum(), np.float64), whole + 3
 
 
 def _veil(place: tuple[int, int], strength: float) -> NDArray[np.uint8]:
-    """Soft patches [256, 256, 3] up to a strength, 0 to 1."""
+    """Return soft patches [256, 256, 3] up to a strength from 0 to 1."""
     return np.asarray(cv2.convertScaleAbs(crop(_veil_bank(), place), None, strength), np.uint8)
 
 
 @cache
 def _veil_bank() -> NDArray[np.uint8]:
-    """Soft patches, uint8 [768, 768, 3], half of them 0."""
+    """Return soft patches, uint8 [768, 768, 3]; half of the pixels are 0."""
     field = noise(np.random.default_rng(_GRAIN_SEED + 1), BANK, ((5, 1.0), (11, 0.4)))
     return cv2.merge([np.clip(160 * field, 0, 255).astype(np.uint8)] * 3).astype(np.uint8)
 
 
 @cache
 def _grain_bank() -> NDArray[np.uint8]:
-    """Noise of a sensor and of JPEG's blocks, uint8 [768, 768, 3] around 128."""
+    """Return sensor noise and JPEG artifacts, uint8 [768, 768, 3] around 128."""
     rng = np.random.default_rng(_GRAIN_SEED)
     ground = texture("rubble")
     _, packed = cv2.imencode(".jpg", ground, [cv2.IMWRITE_JPEG_QUALITY, 40])

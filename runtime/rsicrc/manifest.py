@@ -49,7 +49,7 @@ class TensorSpec:
 
     Attributes:
         dtype: numpy name, for example "float32".
-        shape: numbers, and names for the dimensions that vary.
+        shape: Numbers, and names for the dimensions that vary.
     """
 
     dtype: str
@@ -96,9 +96,9 @@ class Variant:
     """The graphs in another precision.
 
     Attributes:
-        graphs: graph name → file, inputs, outputs; all graphs of the folder. A file may be one of the exact graphs,
+        graphs: Graph name → file, inputs, outputs; all graphs of the folder. A file may be one of the exact graphs,
             where the precision does not pay.
-        parity: what the precision costs: the quantities compared with the exact graphs, and on what.
+        parity: What the precision costs: the quantities compared with the exact graphs, and on what.
     """
 
     graphs: Mapping[str, GraphSpec]
@@ -166,19 +166,19 @@ class Manifest:
     """Everything that a model folder says about itself.
 
     Attributes:
-        model: the model's configuration, as the checkpoint had it.
-        preprocessing: what happens to an image before `image_encoder`.
-        max_len: longest sequence of ids, START and END included.
-        vocab_size: number of ids.
-        no_change_sentences: sentences that mean "nothing changed", seen in training.
-        search: beam search defaults.
-        precision: number format of the graphs, for example "fp32".
-        graphs: graph name → file, inputs, outputs.
-        variants: precision → the same graphs in it, and what it costs.
-        files: file name → hash and size, for every file but the manifest.
-        checkpoint: what the folder was made from ("sha256").
-        producers: package → version that made the folder.
-        parity: what was compared with the PyTorch model, and how close it came.
+        model: The model's configuration, as the checkpoint had it.
+        preprocessing: What happens to an image before `image_encoder`.
+        max_len: Longest sequence of ids, START and END included.
+        vocab_size: Number of ids.
+        no_change_sentences: Sentences that mean "nothing changed", seen in training.
+        search: Beam search defaults.
+        precision: Number format of the graphs, for example "fp32".
+        graphs: Graph name → file, inputs, outputs.
+        variants: Precision → the same graphs in it, and what it costs.
+        files: File name → hash and size, for every file but the manifest.
+        checkpoint: What the folder was made from ("sha256").
+        producers: Package → version that made the folder.
+        parity: What was compared with the PyTorch model, and how close it came.
     """
 
     model: Mapping[str, Any]
@@ -200,12 +200,12 @@ class Manifest:
         """Read a folder's manifest and check the folder against it.
 
         Args:
-            folder: the model folder.
-            verify: hash every declared file. Without it, only their presence and sizes are checked.
+            folder: The model folder.
+            verify: Hash every declared file. Without it, only their presence and sizes are checked.
 
         Raises:
-            ModelNotFoundError: there is no such folder.
-            ModelFolderError: no manifest in it, a format that this version cannot read, a file missing or changed.
+            ModelNotFoundError: There is no such folder.
+            ModelFolderError: No manifest in it, a format that this version cannot read, a file missing or changed.
         """
         folder = Path(folder)
         if not folder.is_dir():
@@ -223,7 +223,7 @@ class Manifest:
         """Read a manifest's text; `path` is for messages.
 
         Raises:
-            ModelFolderError: not a manifest, of another format version, or with fields missing or wrong.
+            ModelFolderError: Not a manifest, of another format version, or with fields missing or wrong.
         """
         try:
             fields = json.loads(text)

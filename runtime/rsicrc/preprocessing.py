@@ -32,9 +32,9 @@ class Preprocessing:
     """How images become the uint8 squares that the image encoder takes.
 
     Attributes:
-        size: side of the square, in pixels.
-        mean: per-channel mean (R, G, B) that the graph subtracts from x / 255.
-        std: per-channel standard deviation that the graph divides by.
+        size: Side of the square, in pixels.
+        mean: Per-channel mean (R, G, B) that the graph subtracts from x / 255.
+        std: Per-channel standard deviation that the graph divides by.
     """
 
     size: int
@@ -46,7 +46,7 @@ class Preprocessing:
         """Read what `to_dict` wrote.
 
         Raises:
-            KeyError, TypeError, ValueError: a field is missing or not of its type.
+            KeyError, TypeError, ValueError: A field is missing or not of its type.
         """
         size = int(fields["size"])
         if size < 1:
@@ -61,7 +61,7 @@ class Preprocessing:
         """Resize and crop one RGB image.
 
         Args:
-            image: a Pillow image of mode RGB, any size.
+            image: A Pillow image of mode RGB, any size.
 
         Returns:
             uint8 [size, size, 3].

@@ -16,15 +16,15 @@ class Timings:
     opens the graphs, too. On a GPU, what still runs when a call returns is counted where the host next waits for it.
 
     Attributes:
-        pairs: how many pairs went through together.
-        read: reading and decoding the images.
-        prepare: resizing them to the model's size.
-        image_encoder: its graph.
-        decoder: its graph, all steps together.
-        decoder_steps: how many steps.
-        search: what the host does between the steps, and walking the sentences back.
-        scorer: the graph that `change_score` asks.
-        detokenize: from ids to sentences.
+        pairs: How many pairs went through together.
+        read: Reading and decoding the images.
+        prepare: Resizing them to the model's size.
+        image_encoder: Its graph.
+        decoder: Its graph, all steps together.
+        decoder_steps: How many steps.
+        search: What the host does between the steps, and walking the sentences back.
+        scorer: The graph that `change_score` asks.
+        detokenize: From ids to sentences.
     """
 
     pairs: int = 0

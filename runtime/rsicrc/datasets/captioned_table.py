@@ -25,9 +25,9 @@ def read_table(path: Path, split: str) -> list[CaptionedPair]:
     """The pairs of one split, in the order of the table; images are not opened.
 
     Raises:
-        DataError: a row has no captions, no split or no paths, or the split is empty.
-        PairsError: the table as a whole cannot be used.
-        OSError: it cannot be read.
+        DataError: A row has no captions, no split or no paths, or the split is empty.
+        PairsError: The table as a whole cannot be used.
+        OSError: It cannot be read.
     """
     rows = read_pairs(path)
     for column in ("split", "captions"):

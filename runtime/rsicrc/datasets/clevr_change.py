@@ -26,7 +26,7 @@ def read_clevr_change(directory: Path, split: str) -> list[CaptionedPair]:
     """The pairs of one split, two for each scene in the order of `splits.json`; images are not opened.
 
     Raises:
-        DataError: a JSON file is missing, or of another layout, or the split is empty.
+        DataError: A JSON file is missing, or of another layout, or the split is empty.
     """
     numbers = read_json(directory / SPLITS_FILE, _LAYOUT)
     captions = {changed: directory / (CHANGED_FILE if changed else UNCHANGED_FILE) for changed in (True, False)}

@@ -25,7 +25,7 @@ def read_dubai(directory: Path, split: str) -> list[CaptionedPair]:
     """The pairs of one split, in the order of its captions file; images are not opened.
 
     Raises:
-        DataError: no captions file of that split or more than one, one of another layout, or an empty split.
+        DataError: No captions file of that split or more than one, one of another layout, or an empty split.
     """
     prefix = _PREFIX.get(split)
     # The folder's name varies between copies of the data set, the files' beginnings do not.

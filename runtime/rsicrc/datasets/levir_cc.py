@@ -34,10 +34,10 @@ class CaptionedPair:
     """Two images of one place and what people wrote about the change.
 
     Attributes:
-        before: the earlier image's file.
-        after: the later image's file.
-        sentences: the captions, lower case, without punctuation.
-        changed: whether anything changed, as the data set flags it.
+        before: The earlier image's file.
+        after: The later image's file.
+        sentences: The captions, lower case, without punctuation.
+        changed: Whether anything changed, as the data set flags it.
     """
 
     before: Path
@@ -50,7 +50,7 @@ def read_levir(directory: Path, split: str) -> list[CaptionedPair]:
     """The pairs of one split of LEVIR-CC, in the order of the captions file; images are not opened.
 
     Raises:
-        DataError: no such folder, no captions file, one of another layout, or an empty split.
+        DataError: No such folder, no captions file, one of another layout, or an empty split.
     """
     folder = directory / "images" / split
     return _read(directory / CAPTIONS_FILE, "LEVIR-CC", split, folder, _tokens)
@@ -60,7 +60,7 @@ def read_second(directory: Path, split: str) -> list[CaptionedPair]:
     """The pairs of one split of SECOND-CC, in the order of the captions file; images are not opened.
 
     Raises:
-        DataError: as from `read_levir`.
+        DataError: As from `read_levir`.
     """
     return _read(directory / SECOND_FILE, "SECOND-CC", split, directory / split / "rgb", raw_sentence)
 
@@ -69,7 +69,7 @@ def read_json(path: Path, layout: str) -> Any:
     """The content of a JSON file of a data set.
 
     Raises:
-        DataError: there is no such file, or it is not JSON.
+        DataError: There is no such file, or it is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -83,7 +83,7 @@ def read_sentences(entry: Any, path: Path, sentence: Callable[[Any], str]) -> tu
     """The sentences of one entry of a captions file: its `sentences`, each turned into text by `sentence`.
 
     Raises:
-        DataError: there are none, or they are not of the shape that `sentence` expects.
+        DataError: There are none, or they are not of the shape that `sentence` expects.
     """
     where = f"{path}, {entry['filename']}"
     found = entry["sentences"]

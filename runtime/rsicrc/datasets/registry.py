@@ -16,10 +16,10 @@ class Layout:
     """How a data set lies on disk.
 
     Attributes:
-        name: the data set's.
-        sign: what it is known by, in words.
-        fits: whether a path is one.
-        read: the pairs of one of its splits; raises DataError where there are none.
+        name: The data set's.
+        sign: What it is known by, in words.
+        fits: Whether a path is one.
+        read: The pairs of one of its splits; raises DataError where there are none.
     """
 
     name: str
@@ -71,12 +71,12 @@ def read_split(path: Path, split: str) -> list[CaptionedPair]:
     """The captioned pairs of one split of a data set, whatever its layout; images are not opened.
 
     Args:
-        path: a folder in one of the `LAYOUTS`, or a table.
+        path: A folder in one of the `LAYOUTS`, or a table.
         split: "train", "val" or "test".
 
     Raises:
         DataError: `path` is no data set that is known, is damaged, or has no pairs in the split.
-        PairsError: the table cannot be used.
+        PairsError: The table cannot be used.
     """
     layout = find_layout(path)
     if layout is None:
@@ -90,7 +90,7 @@ def read_splits(path: Path) -> dict[str, list[CaptionedPair]]:
     """The captioned pairs of every split that has any, by its name.
 
     Raises:
-        DataError: as from `read_split`, where no split has any pairs, or one is damaged.
+        DataError: As from `read_split`, where no split has any pairs, or one is damaged.
     """
     splits: dict[str, list[CaptionedPair]] = {}
     absent: EmptySplitError | None = None

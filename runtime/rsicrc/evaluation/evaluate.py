@@ -63,16 +63,16 @@ class Report:
     """All the figures. What cannot be measured (changed pairs where there are none, say) is absent, and a note says so.
 
     Attributes:
-        pairs: how many pairs were measured.
-        changed: how many of them are changed.
-        beams: width of the beam search.
+        pairs: How many pairs were measured.
+        changed: How many of them are changed.
+        beams: Width of the beam search.
         captions: "all" / "changed" → "period-free" / "published" → `caption_metrics`.
         retrieval: "all" / "changed" → "published" / "strict" → `published_retrieval` / `strict_retrieval`; the queries
             of "strict" are the captions of changed pairs, whichever pairs are searched.
         change: "caption" (the decision that the caption spells out) / "change_score" (≥ 0.5 is changed) →
             `decision_metrics`; the latter with `calibration_metrics`.
-        notes: what was left out and why, one line each.
-        predictions: every pair that was asked for, in order, also those that failed.
+        notes: What was left out and why, one line each.
+        predictions: Every pair that was asked for, in order, also those that failed.
     """
 
     pairs: int
@@ -127,18 +127,18 @@ def evaluate(
     """Evaluate a model folder on one split of a captioned data set.
 
     Args:
-        engine: the model folder.
-        data: the data set, in one of the layouts of `rsicrc.datasets.registry`.
+        engine: The model folder.
+        data: The data set, in one of the layouts of `rsicrc.datasets.registry`.
         split: "train", "val" or "test".
-        beams: width of the beam search; by default the model's.
-        limit: only the first so many pairs. Retrieval gets easier with fewer pairs.
-        batch_size: pairs that go through the graphs together.
-        on_progress: see `evaluate_pairs`.
+        beams: Width of the beam search; by default the model's.
+        limit: Only the first so many pairs. Retrieval gets easier with fewer pairs.
+        batch_size: Pairs that go through the graphs together.
+        on_progress: See `evaluate_pairs`.
 
     Raises:
-        DataError: the data set cannot be read, or none of its images can.
-        ArgumentError: a setting is out of its range.
-        BackendError: pycocoevalcap is not installed.
+        DataError: The data set cannot be read, or none of its images can.
+        ArgumentError: A setting is out of its range.
+        BackendError: Pycocoevalcap is not installed.
     """
     if limit is not None and limit < 1:
         raise ArgumentError(f"limit must be at least 1, not {limit}")
@@ -157,16 +157,16 @@ def evaluate_pairs(
     """Caption and embed the pairs and measure the result. Pairs whose images cannot be used are left out and counted.
 
     Args:
-        engine: the model folder.
-        pairs: the pairs, each with at least one sentence.
-        beams: width of the beam search; by default the model's.
-        batch_size: pairs that go through the graphs together.
-        on_progress: called with the number of pairs just done.
+        engine: The model folder.
+        pairs: The pairs, each with at least one sentence.
+        beams: Width of the beam search; by default the model's.
+        batch_size: Pairs that go through the graphs together.
+        on_progress: Called with the number of pairs just done.
 
     Raises:
-        DataError: a pair without sentences, no pairs, or none that can be read.
-        ArgumentError: a setting is out of its range.
-        BackendError: pycocoevalcap is not installed.
+        DataError: A pair without sentences, no pairs, or none that can be read.
+        ArgumentError: A setting is out of its range.
+        BackendError: Pycocoevalcap is not installed.
     """
     for pair in pairs:
         if not pair.sentences or not all(map(bare, pair.sentences)):

@@ -69,7 +69,7 @@ def column_types(rows: Iterable[PairRow]) -> dict[str, pa.DataType]:
     """Return the types of the rows' extra columns; one without any value is left out.
 
     Raises:
-        PairsError: a column has a name that an index cannot hold.
+        PairsError: A column has a name that an index cannot hold.
     """
     found: dict[str, set[pa.DataType]] = {}
     for row in rows:
@@ -86,7 +86,7 @@ def fit(value: Any, target: pa.DataType, name: str, row_id: str) -> Any:
     """Return a value as the column's type wants it.
 
     Raises:
-        PairsError: it is of another kind.
+        PairsError: It is of another kind.
     """
     if value is None:
         return None

@@ -39,8 +39,8 @@ class Vectors:
 
         Args:
             vector: float32 [d].
-            count: how many to return, fewer where there are not so many.
-            among: row numbers, ascending, to which the search is confined.
+            count: How many to return, fewer where there are not so many.
+            among: Row numbers, ascending, to which the search is confined.
         """
         similarity = vector @ self.matrix
         if among is None:

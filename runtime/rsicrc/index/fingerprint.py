@@ -18,9 +18,9 @@ class Fingerprint:
     """Two files at the moment when they were read.
 
     Attributes:
-        before_sha256: checksum of the earlier image's file.
-        after_sha256: checksum of the later image's file.
-        stamp: sizes and times of both, see `stamp_of`; empty when they were too fresh to be trusted.
+        before_sha256: Checksum of the earlier image's file.
+        after_sha256: Checksum of the later image's file.
+        stamp: Sizes and times of both, see `stamp_of`; empty when they were too fresh to be trusted.
     """
 
     before_sha256: str
@@ -39,7 +39,7 @@ def stamp_of(paths: tuple[Path, Path]) -> str:
     of the same size and modification time (`cp -p`, `rsync -t`) still gets another stamp.
 
     Raises:
-        ImageError: a file is not there, or may not be looked at.
+        ImageError: A file is not there, or may not be looked at.
     """
     parts = []
     for path in paths:
@@ -57,7 +57,7 @@ def fingerprint(paths: tuple[Path, Path]) -> Fingerprint:
     """Read two files and return what they hold.
 
     Raises:
-        ImageError: a file is not there, or cannot be read.
+        ImageError: A file is not there, or cannot be read.
     """
     stamp = stamp_of(paths)
     newest = max(int(part.rsplit(":", 1)[1]) for part in stamp.split())

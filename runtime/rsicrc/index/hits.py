@@ -19,9 +19,9 @@ class Hits:
     the table that was indexed.
 
     Attributes:
-        query: the sentence as the model read it; None after a search by example.
-        unknown: the words of the sentence that the model does not know.
-        table: the rows, best first.
+        query: The sentence as the model read it; None after a search by example.
+        unknown: The words of the sentence that the model does not know.
+        table: The rows, best first.
     """
 
     query: str | None

@@ -41,8 +41,8 @@ class Index:
     An open index sees itself as it was when it was opened, and what it adds; `refresh` shows what others have added.
 
     Attributes:
-        engine: the model.
-        store: the table on disk.
+        engine: The model.
+        store: The table on disk.
     """
 
     def __init__(self, store: Store, engine: Engine) -> None:
@@ -61,15 +61,15 @@ class Index:
         """Make an empty index, or open the one that is there.
 
         Args:
-            folder: where it is to be.
-            engine: the model, or its folder; None is what `open` chooses where there is an index, else the default
+            folder: Where it is to be.
+            engine: The model, or its folder; None is what `open` chooses where there is an index, else the default
                 model folder, see `rsicrc.load`.
-            settings: of `rsicrc.load`, for a model that is loaded here.
+            settings: Of `rsicrc.load`, for a model that is loaded here.
 
         Raises:
-            IndexFolderError: the folder holds something else, or an index that was made with another model.
-            ModelNotFoundError, ModelFolderError, BackendError: the model cannot be loaded.
-            OSError: the folder cannot be written.
+            IndexFolderError: The folder holds something else, or an index that was made with another model.
+            ModelNotFoundError, ModelFolderError, BackendError: The model cannot be loaded.
+            OSError: The folder cannot be written.
         """
         if is_index(Path(folder)):
             return cls.open(folder, engine, **settings)
@@ -81,14 +81,14 @@ class Index:
         """Open an index.
 
         Args:
-            folder: where it is.
-            engine: the model, or its folder; None is the folder that the index was made with, or the default model
+            folder: Where it is.
+            engine: The model, or its folder; None is the folder that the index was made with, or the default model
                 folder if that one is gone.
-            settings: of `rsicrc.load`, for a model that is loaded here.
+            settings: Of `rsicrc.load`, for a model that is loaded here.
 
         Raises:
-            IndexFolderError: there is no index, it is damaged, or it was made with another model.
-            ModelNotFoundError, ModelFolderError, BackendError: the model cannot be loaded.
+            IndexFolderError: There is no index, it is damaged, or it was made with another model.
+            ModelNotFoundError, ModelFolderError, BackendError: The model cannot be loaded.
         """
         store = Store.open(Path(folder))
         if not isinstance(engine, Engine):
@@ -118,18 +118,18 @@ class Index:
         Several processes may add to one index.
 
         Args:
-            pairs: each a `(before, after)` of two paths, a mapping with `before`, `after`, perhaps `id`, and columns of
+            pairs: Each a `(before, after)` of two paths, a mapping with `before`, `after`, perhaps `id`, and columns of
                 its own, or a row from `rsicrc.index.source.read_source`.
-            captions: write a caption, its score and a change score too.
-            batch_size: pairs that go through the model together.
-            advance: called once for every pair.
+            captions: Write a caption, its score and a change score too.
+            batch_size: Pairs that go through the model together.
+            advance: Called once for every pair.
 
         Returns:
             How many pairs were new, changed and so on, and why others could not be used.
 
         Raises:
-            PairsError: no pairs, an id twice, or a column that does not fit the index; nothing was added.
-            OSError: the index could not be written; what was committed before stays.
+            PairsError: No pairs, an id twice, or a column that does not fit the index; nothing was added.
+            OSError: The index could not be written; what was committed before stays.
         """
         rows = given_rows(pairs)
         self._vectors = None
@@ -142,16 +142,16 @@ class Index:
         """Find the pairs that fit a sentence, or that show a change like that of another pair.
 
         Args:
-            query: a sentence, or `(before, after)`.
-            k: how many to return.
-            where: an SQL condition on the columns, for example "change_score > 0.5 and year = 2020".
-            rerank: order the first so many anew by how probable the sentence is as their caption. Their images are
+            query: A sentence, or `(before, after)`.
+            k: How many to return.
+            where: An SQL condition on the columns, for example "change_score > 0.5 and year = 2020".
+            rerank: Order the first so many anew by how probable the sentence is as their caption. Their images are
                 read for that, and go through the model in one go.
 
         Raises:
-            ArgumentError: the sentence has no word that the model knows, `where` is no condition, or a number is out
+            ArgumentError: The sentence has no word that the model knows, `where` is no condition, or a number is out
                 of range.
-            ImageError: the example cannot be read.
+            ImageError: The example cannot be read.
         """
         if k < 1 or rerank < 0:
             raise ArgumentError(f"k must be at least 1 and rerank at least 0, not {k} and {rerank}")

@@ -36,12 +36,12 @@ class Added:
     """What `Index.add` did.
 
     Attributes:
-        new: pairs that were not in the index.
-        changed: pairs of which an image is another than before.
-        captioned: pairs that were there without a caption, and have one now.
-        updated: pairs of which only paths or columns are others.
-        unchanged: pairs that were there already.
-        failures: why a pair could not be indexed, by id.
+        new: Pairs that were not in the index.
+        changed: Pairs of which an image is another than before.
+        captioned: Pairs that were there without a caption, and have one now.
+        updated: Pairs of which only paths or columns are others.
+        unchanged: Pairs that were there already.
+        failures: Why a pair could not be indexed, by id.
     """
 
     new: int = 0
@@ -57,10 +57,10 @@ class _Plan:
     """What is to be done with a row.
 
     Attributes:
-        row: the row.
-        kind: how it is counted.
-        record: the columns to be written; none for a row that is as it was.
-        problem: why it failed.
+        row: The row.
+        kind: How it is counted.
+        record: The columns to be written; none for a row that is as it was.
+        problem: Why it failed.
     """
 
     row: PairRow
@@ -96,16 +96,16 @@ def add_rows(
     """Bring an index up to date with some rows; rows of the index that are not among them stay as they are.
 
     Args:
-        store: the index.
-        engine: the model that the index was made with.
-        rows: the pairs, with unique ids.
-        captions: write captions too.
-        batch_size: pairs that go through the model together.
-        advance: called once for every row.
+        store: The index.
+        engine: The model that the index was made with.
+        rows: The pairs, with unique ids.
+        captions: Write captions too.
+        batch_size: Pairs that go through the model together.
+        advance: Called once for every row.
 
     Raises:
-        PairsError: a column cannot be taken into the index; nothing was added.
-        OSError: the index could not be written; what was committed before stays.
+        PairsError: A column cannot be taken into the index; nothing was added.
+        OSError: The index could not be written; what was committed before stays.
     """
     types = {**column_types(rows), **{name: store.schema.field(name).type for name in extra_names(store.schema)}}
     details = {row.id: _details(row, types) for row in rows}

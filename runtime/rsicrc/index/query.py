@@ -16,9 +16,9 @@ class TextQuery:
     """A sentence as the model gets it.
 
     Attributes:
-        given: what was asked for.
-        text: the words of it that the model knows.
-        unknown: the words that it does not know; they are left out.
+        given: What was asked for.
+        text: The words of it that the model knows.
+        unknown: The words that it does not know; they are left out.
     """
 
     given: str
@@ -33,7 +33,7 @@ def read_query(text: str, vocabulary: Vocabulary) -> TextQuery:
     word in a query is rarely one of those.
 
     Raises:
-        ArgumentError: it has no words, or none that the model knows.
+        ArgumentError: It has no words, or none that the model knows.
     """
     unknown = tuple(vocabulary.unknown_words(text))
     ids = vocabulary.encode(text)[1:-1]

@@ -21,7 +21,7 @@ def rank_scores(
     Args:
         similarity: float [n], cosines.
         log_probs: float [n], log p(query | pair), summed over the words; NaN where it is not known.
-        weight: of a unit of log-probability against a cosine of 1.
+        weight: Of a unit of log-probability against a cosine of 1.
 
     Returns:
         float64 [n], larger is better; what has no log-probability comes after all that has, by its cosine.

@@ -31,16 +31,16 @@ def read_source(path: Path, after: Path | None = None) -> list[PairRow]:
         path: Table of pairs (CSV, JSON lines or Parquet, see `rsicrc.inputs.pair_table.read_pairs`), folder of a data
             set that `rsicrc.datasets.registry` knows, such as LEVIR-CC, folder with the folders A and B in it, or
             folder of the before images.
-        after: the folder of the later images, under the same names.
+        after: The folder of the later images, under the same names.
 
     Returns:
         The rows, each with an id that is its own: the table's, or one made from the file's name and its full path, so
         that pairs of different tables never take each other's place.
 
     Raises:
-        PairsError: the table or the folder cannot be used.
-        DataError: the captions of the data set cannot be used.
-        OSError: it cannot be read.
+        PairsError: The table or the folder cannot be used.
+        DataError: The captions of the data set cannot be used.
+        OSError: It cannot be read.
     """
     if after is not None:
         return _folder_pair(path, after)
@@ -61,7 +61,7 @@ def given_rows(pairs: Iterable[GivenPair]) -> list[PairRow]:
     """Turn pairs from Python code into rows.
 
     Raises:
-        PairsError: one is neither two paths nor a mapping with `before` and `after`, an id occurs twice, or there are
+        PairsError: One is neither two paths nor a mapping with `before` and `after`, an id occurs twice, or there are
             none.
     """
     rows = named([_given(pair, number) for number, pair in enumerate(pairs, start=1)])
@@ -74,7 +74,7 @@ def named(rows: Sequence[PairRow]) -> list[PairRow]:
     """Give the rows that have no id one: the later image's name, and a hash of both full paths.
 
     Raises:
-        PairsError: an id, or a pair without one, occurs twice.
+        PairsError: An id, or a pair without one, occurs twice.
     """
     result: dict[str, PairRow] = {}
     for row in rows:

@@ -48,8 +48,8 @@ class Identity:
 
     Attributes:
         checkpoint: SHA-256 of the checkpoint that the model folder was exported from.
-        model: where the model folder was.
-        width: numbers in a vector.
+        model: Where the model folder was.
+        width: Numbers in a vector.
     """
 
     checkpoint: str
@@ -61,9 +61,9 @@ class Store:
     """The table of an index. One object sees the table as it was when it was opened, and what it writes itself.
 
     Attributes:
-        folder: where the index is.
-        identity: what it was made with.
-        approximate: whether vectors are found through an approximate index.
+        folder: Where the index is.
+        identity: What it was made with.
+        approximate: Whether vectors are found through an approximate index.
     """
 
     def __init__(self, folder: Path, table: Any) -> None:
@@ -77,7 +77,7 @@ class Store:
         """Open an index.
 
         Raises:
-            IndexFolderError: there is none, it is damaged, or a newer version made it.
+            IndexFolderError: There is none, it is damaged, or a newer version made it.
         """
         if not is_index(folder):
             raise IndexFolderError(f"{folder}: no index here. Make one with `rsicrc-run index PAIRS -o {folder}`")
@@ -93,8 +93,8 @@ class Store:
         """Make an empty index, or open the one that another process has just made.
 
         Raises:
-            IndexFolderError: the folder holds something else.
-            OSError: it cannot be written.
+            IndexFolderError: The folder holds something else.
+            OSError: It cannot be written.
         """
         if folder.exists() and not folder.is_dir():
             raise IndexFolderError(f"{folder}: a file. An index is a folder: give another name")
@@ -132,7 +132,7 @@ class Store:
         """Make sure that there are columns of these names; those that are there keep their types.
 
         Raises:
-            OSError: it could not be written.
+            OSError: It could not be written.
         """
         with _locked(self.folder):
             self.refresh()
@@ -145,7 +145,7 @@ class Store:
         """Write rows in one commit: new ids are added, known ones replaced. Columns that are not given become null.
 
         Raises:
-            OSError: nothing was written.
+            OSError: Nothing was written.
         """
         self.merge(pa.Table.from_pylist([dict(row) for row in rows], schema=self._table.schema))
 
@@ -157,7 +157,7 @@ class Store:
         """Write some columns of rows that are there, in one commit; all rows give the same columns, `id` among them.
 
         Raises:
-            OSError: nothing was written.
+            OSError: Nothing was written.
         """
         schema = pa.schema([self._table.schema.field(name) for name in rows[0]])
         self._merge(pa.Table.from_pylist([dict(row) for row in rows], schema=schema), insert=False)
@@ -166,7 +166,7 @@ class Store:
         """Join small pieces, and build or extend the approximate index where the table is large.
 
         Raises:
-            OSError: it could not be written; the table is good all the same.
+            OSError: It could not be written; the table is good all the same.
         """
         with _locked(self.folder), _writing(self.folder):
             self._table.optimize()
@@ -197,7 +197,7 @@ class Store:
         """Return the row numbers of the rows for which an SQL condition holds, ascending.
 
         Raises:
-            ArgumentError: it is not a condition on the table's columns.
+            ArgumentError: It is not a condition on the table's columns.
         """
         with self._filtering(where):
             found = self._table.search().where(where).select(["_rowid"]).with_row_id(True).to_arrow()

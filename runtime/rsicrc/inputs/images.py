@@ -42,13 +42,13 @@ def load_image(image: ImageLike) -> Image.Image:
     same one.
 
     Args:
-        image: a path (PNG, JPEG, TIFF, WebP or BMP), a Pillow image, or a uint8 array [H, W, 3].
+        image: A path (PNG, JPEG, TIFF, WebP or BMP), a Pillow image, or a uint8 array [H, W, 3].
 
     Returns:
         A Pillow image of mode RGB that holds no file open.
 
     Raises:
-        ImageError: it cannot be used; the message names it and says what to do.
+        ImageError: It cannot be used; the message names it and says what to do.
     """
     if isinstance(image, np.ndarray):
         return _from_array(image)
@@ -64,7 +64,7 @@ def load_pair(pair: Pair) -> tuple[Image.Image, Image.Image]:
     """Return the two images of a pair as 8-bit RGB (see `load_image`).
 
     Raises:
-        ImageError: one of them cannot be used, or their sizes differ.
+        ImageError: One of them cannot be used, or their sizes differ.
     """
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise ImageError(f"a pair is two images, (before, after), not {describe(pair)}")

@@ -28,8 +28,8 @@ def draw_sheet(heading: Heading, cards: Sequence[Card]) -> Image.Image:
     """Draw the hits under each other: caption and scores, then before, after and the heat map.
 
     Args:
-        heading: what stands on top.
-        cards: the hits.
+        heading: What stands on top.
+        cards: The hits.
 
     Returns:
         An RGB image on white; its height follows from the number of hits.

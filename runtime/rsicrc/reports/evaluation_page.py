@@ -22,9 +22,9 @@ def draw_showcase(engine: Engine, report: Report, title: str) -> str:
     """Return one HTML page that needs no other file and no network.
 
     Args:
-        engine: the model that was evaluated; it is asked where it looked for each caption.
-        report: its evaluation.
-        title: what stands on top.
+        engine: The model that was evaluated; it is asked where it looked for each caption.
+        report: Its evaluation.
+        title: What stands on top.
     """
     sections = {name: _cards(engine, rows) for name, rows in choose(report, PAIRS).items() if rows}
     figures = [f"{name} {value:.3f}" for name, value in report.decisive().items()]
@@ -40,8 +40,8 @@ def choose(report: Report, count: int) -> dict[str, list[dict[str, Any]]]:
     the pairs whose `change_score` is farthest from the truth, on the wrong side of 0.5.
 
     Args:
-        report: an evaluation.
-        count: how many pairs of each sort, at most.
+        report: An evaluation.
+        count: How many pairs of each sort, at most.
 
     Returns:
         `BEST`, `WORST` and `WRONG` → rows as `rsicrc.reports.html.make_card` takes them. No pair is among both the

@@ -120,7 +120,7 @@ def overlay(photo: Image.Image, attention: NDArray[np.float32]) -> Image.Image:
     """Lay attention over a square photo, the stronger, the brighter and the more opaque.
 
     Args:
-        photo: what the model sees of an image, see `centred_square`.
+        photo: What the model sees of an image, see `centred_square`.
         attention: float32 [h, w], summing to 1.
 
     Returns:

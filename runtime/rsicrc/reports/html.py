@@ -36,8 +36,8 @@ class Heading:
     """What stands above the hits.
 
     Attributes:
-        title: what was looked for.
-        notes: what else there is to know about the search, each a few words.
+        title: What was looked for.
+        notes: What else there is to know about the search, each a few words.
     """
 
     title: str
@@ -49,14 +49,14 @@ class Card:
     """One hit.
 
     Attributes:
-        rank: from 1.
-        name: the pair's id.
-        caption: what the model says about it; empty where the index has no captions.
-        figures: scores, by label.
-        facts: the columns of the user's table that have a value.
-        paths: the two files.
-        pictures: before, after and the heat map, squares of `SIDE` pixels; none where the images cannot be read.
-        problem: why they cannot.
+        rank: From 1.
+        name: The pair's id.
+        caption: What the model says about it; empty where the index has no captions.
+        figures: Scores, by label.
+        facts: The columns of the user's table that have a value.
+        paths: The two files.
+        pictures: Before, after and the heat map, squares of `SIDE` pixels; none where the images cannot be read.
+        problem: Why they cannot.
     """
 
     rank: int
@@ -73,9 +73,9 @@ def make_heading(hits: Hits, pairs: int, where: str | None) -> Heading:
     """Say what a search looked for.
 
     Args:
-        hits: what it found.
-        pairs: how many pairs the index holds.
-        where: its condition.
+        hits: What it found.
+        pairs: How many pairs the index holds.
+        where: Its condition.
     """
     notes = [f"{len(hits)} of {pairs:,} pairs"]
     if where is not None:
@@ -96,9 +96,9 @@ def make_card(engine: Engine, row: Mapping[str, Any], query: str | None) -> Card
     """Read the images of one pair, and ask the model where it looks for the words of a sentence.
 
     Args:
-        engine: the model.
+        engine: The model.
         row: `rank`, `id`, `before`, `after` and `caption`, any of the figures that a card shows, and facts of any name.
-        query: the sentence; None for the caption.
+        query: The sentence; None for the caption.
     """
     figures = {label: f"{row[name]:.3f}" for name, label in _FIGURES.items() if row.get(name) is not None}
     facts = {name: str(value) for name, value in row.items() if name not in _PLACED and value is not None}

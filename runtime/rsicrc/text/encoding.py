@@ -21,7 +21,7 @@ def encode_sentences(vocabulary: Vocabulary, texts: Sequence[str]) -> list[list[
     about both.
 
     Raises:
-        ArgumentError: a sentence has no words, or `texts` is a single string.
+        ArgumentError: A sentence has no words, or `texts` is a single string.
     """
     if isinstance(texts, str):
         raise ArgumentError("texts is a list of sentences: put the one sentence into a list")

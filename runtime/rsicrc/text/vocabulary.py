@@ -40,8 +40,8 @@ class Vocabulary:
     """A word-level vocabulary: PAD 0, START 1, UNK 2, END 3, then words.
 
     Attributes:
-        words: the word (or special name) of every id.
-        max_len: longest sequence of ids, START and END included; `encode` cuts to it.
+        words: The word (or special name) of every id.
+        max_len: Longest sequence of ids, START and END included; `encode` cuts to it.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -60,10 +60,10 @@ class Vocabulary:
 
         Args:
             words: PAD, START, UNK, END (under these names), then the words, lower case, in id order.
-            max_len: longest sequence of ids, START and END included.
+            max_len: Longest sequence of ids, START and END included.
 
         Raises:
-            ArgumentError: the special words are not in place, a word occurs twice, or `max_len` is under 3.
+            ArgumentError: The special words are not in place, a word occurs twice, or `max_len` is under 3.
         """
         if tuple(words[:4]) != SPECIAL_WORDS:
             raise ArgumentError(f"a vocabulary begins with {', '.join(SPECIAL_WORDS)}, not {', '.join(words[:4])}")
@@ -86,7 +86,7 @@ class Vocabulary:
         """Read a `tokenizer.json`.
 
         Raises:
-            ModelFolderError: not such a file.
+            ModelFolderError: Not such a file.
         """
         try:
             return cls(Tokenizer.from_file(str(path)))

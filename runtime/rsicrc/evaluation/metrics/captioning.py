@@ -41,17 +41,17 @@ def caption_metrics(
 
     Args:
         hypotheses: N captions.
-        references: for each, one sentence or more.
+        references: For each, one sentence or more.
         protocol: "period-free" or "published".
-        meteor: compute METEOR where it can be (see `meteor_problem`); the first time costs the start of a Java
+        meteor: Compute METEOR where it can be (see `meteor_problem`); the first time costs the start of a Java
             machine, several seconds.
 
     Returns:
         "BLEU-1" … "BLEU-4", "METEOR", "ROUGE-L" in [0, 1] and "CIDEr" in [0, 10]; no "METEOR" where it is skipped.
 
     Raises:
-        ArgumentError: an unknown protocol, nothing to compare, a pair without references, or lists of unequal length.
-        BackendError: pycocoevalcap is not installed.
+        ArgumentError: An unknown protocol, nothing to compare, a pair without references, or lists of unequal length.
+        BackendError: Pycocoevalcap is not installed.
     """
     if protocol not in PROTOCOLS:
         raise ArgumentError(f"no such protocol: {protocol!r}; there are {', '.join(PROTOCOLS)}")
@@ -79,13 +79,13 @@ def caption_scores(hypotheses: Sequence[str], references: Sequence[Sequence[str]
 
     Args:
         hypotheses: N captions.
-        references: for each, one sentence or more.
+        references: For each, one sentence or more.
 
     Returns:
         N figures in [0, 10].
 
     Raises:
-        BackendError: pycocoevalcap is not installed.
+        BackendError: Pycocoevalcap is not installed.
     """
     result = {number: [bare(text)] for number, text in enumerate(hypotheses)}
     truth = {number: list(map(bare, texts)) for number, texts in enumerate(references)}
@@ -103,7 +103,7 @@ def meteor_problem() -> str | None:
     """Say in one line why METEOR cannot be computed here; None when it can.
 
     Raises:
-        BackendError: pycocoevalcap is not installed.
+        BackendError: Pycocoevalcap is not installed.
     """
     _scorers()
     if shutil.which("java") is None:

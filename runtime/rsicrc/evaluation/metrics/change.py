@@ -18,7 +18,7 @@ def says_changed(captions: Sequence[str], no_change_sentences: Sequence[str]) ->
 
     Args:
         captions: N captions.
-        no_change_sentences: the sentences; case, spacing and a final period do not matter.
+        no_change_sentences: The sentences; case, spacing and a final period do not matter.
 
     Returns:
         bool [N], True = changed.
@@ -38,7 +38,7 @@ def decision_metrics(changed: Sequence[bool], decided: Sequence[bool]) -> dict[s
         "accuracy", "precision", "recall", "F1"; the last three are 0 where nothing is both changed and found.
 
     Raises:
-        ArgumentError: nothing to compare, or lists of unequal length.
+        ArgumentError: Nothing to compare, or lists of unequal length.
     """
     truth, said = np.asarray(changed, np.bool_), np.asarray(decided, np.bool_)
     _check(truth, said)
@@ -64,7 +64,7 @@ def calibration_metrics(changed: Sequence[bool], scores: Sequence[float]) -> dic
         score and truth. Both are 0 at best.
 
     Raises:
-        ArgumentError: nothing to measure, lists of unequal length, or a score outside [0, 1].
+        ArgumentError: Nothing to measure, lists of unequal length, or a score outside [0, 1].
     """
     truth, score = np.asarray(changed, np.float64), np.asarray(scores, np.float64)
     _check(truth, score)

@@ -56,7 +56,7 @@ def published_retrieval(
         "P@K", "R@K", "MRR@K" for K = 1, 3, 5, 10, and "mAP".
 
     Raises:
-        ArgumentError: shapes that do not fit, no queries, embeddings that hold NaN, or a query without relevant pairs.
+        ArgumentError: Shapes that do not fit, no queries, embeddings that hold NaN, or a query without relevant pairs.
     """
     _check(queries, candidates)
     if relevant.shape != (len(queries), len(candidates)) or not relevant.any(axis=1).all():
@@ -95,14 +95,14 @@ def strict_retrieval(
     Args:
         queries: float [Q, d], text embeddings of length 1.
         candidates: float [N, d], pair embeddings of length 1.
-        targets: for each query, the row of its own pair in `candidates`.
+        targets: For each query, the row of its own pair in `candidates`.
 
     Returns:
         "R@K" for K = 1, 3, 5, 10: the share of queries that find their pair among the first K; "MRR"; "mAP" (the same
         number, as each query has one relevant pair); "median rank", from 1.
 
     Raises:
-        ArgumentError: shapes that do not fit, no queries, or embeddings that hold NaN.
+        ArgumentError: Shapes that do not fit, no queries, or embeddings that hold NaN.
     """
     _check(queries, candidates)
     if len(targets) != len(queries) or not all(0 <= target < len(candidates) for target in targets):

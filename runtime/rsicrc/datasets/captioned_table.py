@@ -14,7 +14,7 @@ from rsicrc.datasets.levir_cc import CaptionedPair
 from rsicrc.errors import DataError, EmptySplitError
 from rsicrc.inputs.pair_table import PairRow, read_pairs
 from rsicrc.text.no_change import mostly_unchanged
-from rsicrc.text.vocabulary import plain_words
+from rsicrc.text.vocabulary import normalize_text
 
 SUFFIXES = frozenset({".csv", ".jsonl", ".ndjson", ".parquet"})
 BETWEEN = "|"
@@ -54,7 +54,7 @@ def _sentences(value: Any, where: str) -> tuple[str, ...]:
         raise DataError(
             f"{where}: 'captions' is a list of sentences, or text with {BETWEEN} between them, not {value!r}"
         )
-    sentences = tuple(map(plain_words, texts))
+    sentences = tuple(map(normalize_text, texts))
     if not sentences or not all(sentences):
         raise DataError(f"{where}: no caption, or an empty one. Every pair needs a sentence")
     return sentences

@@ -16,7 +16,7 @@ from typing import Any
 
 from rsicrc.datasets.levir_cc import CaptionedPair, read_json
 from rsicrc.errors import DataError, EmptySplitError
-from rsicrc.text.vocabulary import plain_words
+from rsicrc.text.vocabulary import normalize_text
 
 SPLITS_FILE, CHANGED_FILE, UNCHANGED_FILE = "splits.json", "change_captions.json", "no_change_captions.json"
 _LAYOUT = "CLEVR-Change"
@@ -51,4 +51,4 @@ def _sentences(document: Any, name: str, path: Path) -> tuple[str, ...]:
     said = document.get(name) if isinstance(document, dict) else None
     if not isinstance(said, list) or not said or not all(isinstance(text, str) and text.strip() for text in said):
         raise DataError(f"{path}, {name}: no list of sentences. Every scene needs at least one caption")
-    return tuple(map(plain_words, said))
+    return tuple(map(normalize_text, said))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rsicrc.errors import DataError, EmptySplitError
-from rsicrc.text.vocabulary import plain_words
+from rsicrc.text.vocabulary import normalize_text
 
 CAPTIONS_FILE = "LevirCCcaptions.json"
 SECOND_FILE = "SECOND-CC-AUG.json"
@@ -103,7 +103,7 @@ def raw_sentence(sentence: Any) -> str:
     raw = sentence["raw"]
     if not isinstance(raw, str):
         raise TypeError(f"'raw' is a {type(raw).__name__}, not text")
-    return plain_words(raw)
+    return normalize_text(raw)
 
 
 def _read(path: Path, layout: str, split: str, folder: Path, sentence: Callable[[Any], str]) -> list[CaptionedPair]:

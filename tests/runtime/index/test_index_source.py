@@ -91,7 +91,7 @@ def test_pairs_without_an_id_get_one_of_their_own(tmp_path: Path) -> None:
 def test_one_thing_twice_is_refused(tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
     table.write_text("id,before,after\n1,a,b\n1,c,d\n")
-    with pytest.raises(PairsError, match="id '1' stands in lines 2 and 3"):
+    with pytest.raises(PairsError, match="id '1' occurs in lines 2 and 3"):
         read_source(table)
     table.write_text("before,after\na,b\na,b\n")
     with pytest.raises(PairsError, match="a and b are there twice"):

@@ -222,12 +222,18 @@ class Engine:
         return self._joined(self._each(pairs, batch_size, vectors), IMAGE_ENCODER, on_device)
 
     @overload
-    def embed_texts(self, texts: Sequence[str], *, on_device: Literal[False] = ...) -> NDArray[np.float32]: ...
+    def embed_texts(
+        self, texts: Sequence[str], *, on_device: Literal[False] = ..., warn: bool = ...
+    ) -> NDArray[np.float32]: ...
 
     @overload
-    def embed_texts(self, texts: Sequence[str], *, on_device: Literal[True]) -> NDArray[np.float32] | DeviceArray: ...
+    def embed_texts(
+        self, texts: Sequence[str], *, on_device: Literal[True], warn: bool = ...
+    ) -> NDArray[np.float32] | DeviceArray: ...
 
-    def embed_texts(self, texts: Sequence[str], *, on_device: bool = False) -> NDArray[np.float32] | DeviceArray:
+    def embed_texts(
+        self, texts: Sequence[str], *, on_device: bool = False, warn: bool = True
+    ) -> NDArray[np.float32] | DeviceArray:
         """Embed sentences, to be compared with pairs by a dot product.
 
         Words that the model does not know count as UNK, with a warning in the log `rsicrc`.
@@ -235,6 +241,7 @@ class Engine:
         Args:
             texts: the sentences.
             on_device: as in `embed_images`.
+            warn: Log a warning about unknown words and truncated sentences.
 
         Returns:
             float32 [M, d], each of length 1.
@@ -242,7 +249,7 @@ class Engine:
         Raises:
             ArgumentError: a sentence is empty, or `texts` is a single string.
         """
-        ids = encode_sentences(self.vocabulary, texts)
+        ids = encode_sentences(self.vocabulary, texts, warn=warn)
         rows = []
         for start in range(0, len(ids), ROWS):
             outputs = self.backend.run(TEXT_ENCODER, {"input_ids": pad(ids[start : start + ROWS])})

@@ -27,15 +27,19 @@ EXTRAS = {
 
 
 @contextmanager
-def skipping_without_extras() -> Iterator[None]:
-    """Skip a test or a test module if the block imports a module of an extra that is not installed."""
+def skipping_without_extras(extra: str | None = None) -> Iterator[None]:
+    """Skip a test or a test module if the block imports a module of an extra that is not installed.
+
+    Args:
+        extra: Extra for the message; by default the extra of the module.
+    """
     try:
         yield
     except ModuleNotFoundError as error:
-        extra = EXTRAS.get((error.name or "").partition(".")[0])
-        if extra is None:
+        known = EXTRAS.get((error.name or "").partition(".")[0])
+        if known is None:
             raise
-        pytest.skip(f"needs rsicrc[{extra}]: {error.name} is not installed", allow_module_level=True)
+        pytest.skip(f"needs rsicrc[{extra or known}]: {error.name} is not installed", allow_module_level=True)
 
 
 class OptionalModule(pytest.Module):
@@ -60,7 +64,7 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
 @pytest.fixture(scope="session")
 def checkpoint_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the checkpoint of `model_folder`."""
-    with skipping_without_extras():
+    with skipping_without_extras("export"):
         from tests.models import save_checkpoint
 
     return save_checkpoint(tmp_path_factory.mktemp("checkpoint"), seed=0)
@@ -70,7 +74,7 @@ def checkpoint_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model_folder(checkpoint_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return an exported folder of a small random model. The folder must not be changed; copy it first."""
     folder = tmp_path_factory.mktemp("exported") / "model"
-    with skipping_without_extras():
+    with skipping_without_extras("export"):
         from rsicrc_export.model_folder import export_checkpoint
 
         export_checkpoint(checkpoint_file, folder)

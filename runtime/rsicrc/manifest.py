@@ -1,6 +1,6 @@
-"""`manifest.json`: what a model folder holds, and the proof that it holds it unchanged.
+"""The manifest of a model folder (`manifest.json`): its contents, with the hash of every file.
 
-Files are declared here and never guessed; a folder is refused when one is missing or changed.
+Only files that the manifest declares are read. A folder with a missing or changed file is refused.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ TOKENIZER_FILE = "tokenizer.json"
 GOLDEN_FILE = "golden.npz"
 IMAGE_ENCODER, TEXT_ENCODER, DECODER, SCORER = "image_encoder", "text_encoder", "decoder", "scorer"
 GRAPH_NAMES = (IMAGE_ENCODER, TEXT_ENCODER, DECODER, SCORER)
-EXACT = "fp32"  # the precision of `graphs`, which every folder has; the others are its variants
+EXACT = "fp32"  # the precision of `Manifest.graphs`, which every folder has; other precisions are variants
 FP16, BF16, INT8 = "fp16", "bf16", "int8"
-INT8_FP16 = f"{INT8}-{FP16}"  # int8 as a GPU takes it: the image encoder in int8, the rest of it and all words in fp16
-ON_GPU = {EXACT: EXACT, FP16: FP16, BF16: BF16, INT8: INT8_FP16}  # precision → the variant that a GPU computes it from
+INT8_FP16 = f"{INT8}-{FP16}"  # int8 on a GPU: the image encoder in int8, all other computation in fp16
+ON_GPU = {EXACT: EXACT, FP16: FP16, BF16: BF16, INT8: INT8_FP16}  # precision → the variant that a GPU uses for it
 _CHUNK = 1 << 20
 
 
 def sha256_file(path: Path) -> str:
-    """Return the hexadecimal SHA-256 of a file, read in pieces."""
+    """Return the hexadecimal SHA-256 of a file, which is read in chunks."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
@@ -48,8 +48,8 @@ class TensorSpec:
     """One input or output of a graph.
 
     Attributes:
-        dtype: numpy name, for example "float32".
-        shape: numbers, and names for the dimensions that vary.
+        dtype: NumPy name, for example "float32".
+        shape: Sizes of the dimensions; a name stands for a dimension that varies.
     """
 
     dtype: str
@@ -57,7 +57,7 @@ class TensorSpec:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> TensorSpec:
-        """Read what `to_dict` wrote."""
+        """Read the output of `to_dict`."""
         return cls(str(fields["dtype"]), tuple(_dimension(value) for value in fields["shape"]))
 
     def to_dict(self) -> dict[str, Any]:
@@ -67,7 +67,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class GraphSpec:
-    """One graph: its file, and what goes in and comes out, in order."""
+    """One graph: its file, and its inputs and outputs in order."""
 
     file: str
     inputs: Mapping[str, TensorSpec]
@@ -75,7 +75,7 @@ class GraphSpec:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> GraphSpec:
-        """Read what `to_dict` wrote."""
+        """Read the output of `to_dict`."""
         return cls(
             str(fields["file"]),
             {str(name): TensorSpec.from_dict(spec) for name, spec in fields["inputs"].items()},
@@ -96,9 +96,9 @@ class Variant:
     """The graphs in another precision.
 
     Attributes:
-        graphs: graph name → file, inputs, outputs; all graphs of the folder. A file may be one of the exact graphs,
-            where the precision does not pay.
-        parity: what the precision costs: the quantities compared with the exact graphs, and on what.
+        graphs: Graph name → file, inputs, outputs; all graphs of the folder. A file may be shared with the exact
+            graphs if the precision has no advantage for that graph.
+        parity: Accuracy compared with the exact graphs: the compared quantities and the data of the comparison.
     """
 
     graphs: Mapping[str, GraphSpec]
@@ -106,7 +106,7 @@ class Variant:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Variant:
-        """Read what `to_dict` wrote."""
+        """Read the output of `to_dict`."""
         return cls(_graphs(fields["graphs"]), dict(fields["parity"]))
 
     def to_dict(self) -> dict[str, Any]:
@@ -116,19 +116,19 @@ class Variant:
 
 @dataclass(frozen=True)
 class FileRecord:
-    """What a file of the folder must be: its SHA-256 and its size in bytes."""
+    """SHA-256 and size in bytes of a file in the folder."""
 
     sha256: str
     bytes: int
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> FileRecord:
-        """Read what `to_dict` wrote."""
+        """Read the output of `to_dict`."""
         return cls(str(fields["sha256"]), int(fields["bytes"]))
 
     @classmethod
     def of(cls, path: Path) -> FileRecord:
-        """Read a file and record what it is."""
+        """Compute the record of a file."""
         return cls(sha256_file(path), path.stat().st_size)
 
     def to_dict(self) -> dict[str, Any]:
@@ -138,7 +138,7 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class SearchDefaults:
-    """Beam search settings that apply where a caller names none."""
+    """Beam search settings that apply if a caller sets none."""
 
     beams: int = 3
     length_penalty: float = 1.0
@@ -146,7 +146,7 @@ class SearchDefaults:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> SearchDefaults:
-        """Read what `to_dict` wrote."""
+        """Read the output of `to_dict`."""
         defaults = cls(int(fields["beams"]), float(fields["length_penalty"]), bool(fields["early_stopping"]))
         if defaults.beams < 1 or not math.isfinite(defaults.length_penalty):
             raise ValueError(f"search defaults out of range: {dict(fields)}")
@@ -163,22 +163,22 @@ class SearchDefaults:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything that a model folder says about itself.
+    """The content of `manifest.json`.
 
     Attributes:
-        model: the model's configuration, as the checkpoint had it.
-        preprocessing: what happens to an image before `image_encoder`.
-        max_len: longest sequence of ids, START and END included.
-        vocab_size: number of ids.
-        no_change_sentences: sentences that mean "nothing changed", seen in training.
-        search: beam search defaults.
-        precision: number format of the graphs, for example "fp32".
-        graphs: graph name → file, inputs, outputs.
-        variants: precision → the same graphs in it, and what it costs.
-        files: file name → hash and size, for every file but the manifest.
-        checkpoint: what the folder was made from ("sha256").
-        producers: package → version that made the folder.
-        parity: what was compared with the PyTorch model, and how close it came.
+        model: The model's configuration, from the checkpoint.
+        preprocessing: Preprocessing of an image before `image_encoder`.
+        max_len: Maximum length of a sequence of ids, including START and END.
+        vocab_size: Number of ids.
+        no_change_sentences: Sentences of the training data that mean "nothing changed".
+        search: Default settings of the beam search.
+        precision: Number format of the graphs, for example "fp32".
+        graphs: Graph name → file, inputs, outputs.
+        variants: Precision → the same graphs in that precision, and their accuracy.
+        files: File name → hash and size, for every file except the manifest.
+        checkpoint: Identity of the checkpoint that was exported ("sha256").
+        producers: Package → version, of the packages that made the folder.
+        parity: Differences between the graphs and the PyTorch model.
     """
 
     model: Mapping[str, Any]
@@ -197,15 +197,16 @@ class Manifest:
 
     @classmethod
     def load(cls, folder: Path | str, verify: bool = True) -> Manifest:
-        """Read a folder's manifest and check the folder against it.
+        """Read the manifest of a folder and check the files of the folder against it.
 
         Args:
-            folder: the model folder.
-            verify: hash every declared file. Without it, only their presence and sizes are checked.
+            folder: The model folder.
+            verify: Hash every declared file. If False, only presence and sizes are checked.
 
         Raises:
-            ModelNotFoundError: there is no such folder.
-            ModelFolderError: no manifest in it, a format that this version cannot read, a file missing or changed.
+            ModelNotFoundError: The folder does not exist.
+            ModelFolderError: The manifest is missing or of a format that this version cannot read, or a file is missing
+                or changed.
         """
         folder = Path(folder)
         if not folder.is_dir():
@@ -213,17 +214,17 @@ class Manifest:
                 f"{folder}: no such model folder. Make one with `rsicrc-export ckpt.pt -o {folder}`, or name another"
             )
         manifest = cls.from_json(_read(folder / MANIFEST_FILE), folder / MANIFEST_FILE)
-        with ThreadPoolExecutor(available_cpus()) as threads:  # they hash at once
+        with ThreadPoolExecutor(available_cpus()) as threads:
             for _ in threads.map(lambda name: _check_file(folder / name, manifest.files[name], verify), manifest.files):
                 pass
         return manifest
 
     @classmethod
     def from_json(cls, text: str, path: Path) -> Manifest:
-        """Read a manifest's text; `path` is for messages.
+        """Parse the text of a manifest; `path` is used in messages.
 
         Raises:
-            ModelFolderError: not a manifest, of another format version, or with fields missing or wrong.
+            ModelFolderError: The text is not a manifest, has another format version, or has missing or wrong fields.
         """
         try:
             fields = json.loads(text)
@@ -261,7 +262,7 @@ class Manifest:
             files={str(name): FileRecord.from_dict(record) for name, record in fields["files"].items()},
             search=SearchDefaults.from_dict(fields["search"]),
             precision=str(fields["precision"]),
-            # Folders made before there were variants have none.
+            # Older folders have no variants.
             variants={str(name): Variant.from_dict(each) for name, each in fields.get("variants", {}).items()},
             checkpoint=dict(fields["checkpoint"]),
             producers={str(name): str(version) for name, version in fields["producers"].items()},
@@ -284,11 +285,11 @@ class Manifest:
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        """The precisions that the folder has graphs for."""
+        """The precisions for which the folder has graphs."""
         return (self.precision, *self.variants)
 
     def at(self, precision: str) -> Manifest:
-        """Return the manifest of this folder as if it held nothing but the graphs of one of its `precisions`."""
+        """Return a manifest with only the graphs of one of the `precisions`."""
         if precision == self.precision:
             return self
         return replace(self, precision=precision, graphs=self.variants[precision].graphs, variants={})
@@ -315,7 +316,7 @@ class Manifest:
         }
 
     def write(self, folder: Path) -> None:
-        """Write `manifest.json` into a folder; an older one is replaced only by a complete new one."""
+        """Write `manifest.json` into a folder, atomically."""
         text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
         with replacing(folder / MANIFEST_FILE) as temporary:
             temporary.write_text(text, encoding="utf-8")
@@ -347,7 +348,7 @@ def _check_file(path: Path, record: FileRecord, verify: bool) -> None:
 
 
 def _require_plain_name(name: str) -> None:
-    # A manifest from a stranger must not make us open files outside its folder, on any system.
+    # A manifest from an untrusted source must not open files outside its folder, on any operating system.
     if name in ("", ".", "..") or PurePosixPath(name).name != name or PureWindowsPath(name).name != name:
         raise ValueError(f"{name!r} is not a plain file name")
 

@@ -1,7 +1,7 @@
-"""What happens to an image before the graphs see it: bicubic resize of the shortest side, center crop.
+"""Image preprocessing before the graphs: bicubic resize of the shortest side, then center crop.
 
-Equal to the pixel with `open_clip.image_transform(size, is_train=False)` up to its normalization, which the graphs do
-themselves: images travel as uint8. Training and export use this module too, so it is defined once.
+The pixels equal those of `open_clip.image_transform(size, is_train=False)` before its normalization. Normalization is
+part of the graphs, which take uint8 images. Training and export use this module too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def resized_size(width: int, height: int, size: int) -> tuple[int, int]:
-    """Return (width, height) after the shortest side became `size`; the long side is cut to a whole pixel."""
+    """Return (width, height) after the shortest side is resized to `size`; the long side is rounded down."""
     if width <= height:
         return size, int(size * height / width)
     return int(size * width / height), size
@@ -29,12 +29,12 @@ def resized_size(width: int, height: int, size: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How images become the uint8 squares that the image encoder takes.
+    """Parameters of the conversion from images to the uint8 squares that the image encoder takes.
 
     Attributes:
-        size: side of the square, in pixels.
-        mean: per-channel mean (R, G, B) that the graph subtracts from x / 255.
-        std: per-channel standard deviation that the graph divides by.
+        size: Side of the square in pixels.
+        mean: Per-channel mean (R, G, B) that the graph subtracts from x / 255.
+        std: Per-channel standard deviation that the graph divides by.
     """
 
     size: int
@@ -43,10 +43,10 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Preprocessing:
-        """Read what `to_dict` wrote.
+        """Read the output of `to_dict`.
 
         Raises:
-            KeyError, TypeError, ValueError: a field is missing or not of its type.
+            KeyError, TypeError, ValueError: A field is missing or has the wrong type.
         """
         size = int(fields["size"])
         if size < 1:
@@ -61,7 +61,7 @@ class Preprocessing:
         """Resize and crop one RGB image.
 
         Args:
-            image: a Pillow image of mode RGB, any size.
+            image: Pillow image of mode RGB, of any size.
 
         Returns:
             uint8 [size, size, 3].
@@ -78,7 +78,7 @@ class Preprocessing:
         return np.array(image, dtype=np.uint8)
 
     def normalize(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return (x / 255 - mean) / std in float32, as the graph computes it. For comparisons; the engine never does.
+        """Return (x / 255 - mean) / std in float32, as the graph computes it. The engine does not use it; tests do.
 
         Args:
             images: uint8 [..., 3].

@@ -1,4 +1,4 @@
-"""Where the time went: a stopwatch for the parts of the work, and what it showed for one batch."""
+"""Time measurements of the parts of a batch."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from dataclasses import asdict, dataclass
 class Timings:
     """Seconds that a batch of pairs took, by part.
 
-    Reading and preparing are summed over the pairs, in threads that work while the graphs do. An engine's first batch
-    opens the graphs, too. On a GPU, what still runs when a call returns is counted where the host next waits for it.
+    `read` and `prepare` are summed over the pairs; they run in threads, in parallel with the graphs. The first batch of
+    an engine includes opening the graphs. GPU work that is still running when a call returns is counted in the part
+    in which the host next waits for the GPU.
 
     Attributes:
-        pairs: how many pairs went through together.
-        read: reading and decoding the images.
-        prepare: resizing them to the model's size.
-        image_encoder: its graph.
-        decoder: its graph, all steps together.
-        decoder_steps: how many steps.
-        search: what the host does between the steps, and walking the sentences back.
-        scorer: the graph that `change_score` asks.
-        detokenize: from ids to sentences.
+        pairs: Number of pairs in the batch.
+        read: Time to read and decode the images.
+        prepare: Time to resize the images to the model's size.
+        image_encoder: Time of the image encoder graph.
+        decoder: Time of all steps of the decoder graph.
+        decoder_steps: Number of decoder steps.
+        search: Time of the beam search on the host: between the steps, and for the backtracking of the sentences.
+        scorer: Time of the scorer graph, which computes `change_score`.
+        detokenize: Time to turn ids into sentences.
     """
 
     pairs: int = 0
@@ -39,7 +40,7 @@ class Timings:
 
     @contextmanager
     def measure(self, part: str) -> Iterator[None]:
-        """Add the time that the block takes to a part."""
+        """Add the duration of the block to a part."""
         started = time.perf_counter()
         try:
             yield
@@ -47,7 +48,7 @@ class Timings:
             setattr(self, part, getattr(self, part) + time.perf_counter() - started)
 
     def add(self, other: Timings) -> None:
-        """Add what another batch took."""
+        """Add the times of another batch."""
         for name, value in asdict(other).items():
             setattr(self, name, getattr(self, name) + value)
 

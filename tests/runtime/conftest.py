@@ -1,4 +1,4 @@
-"""What the tests of the commands share: pictures on disk, a damaged model, and the command in this process."""
+"""Fixtures of the runtime tests: pictures on disk, copies of a model folder, and the command in this process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rsicrc.cli.main import cli
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -29,7 +29,7 @@ Command = Callable[..., Ended]
 
 @pytest.fixture
 def rsicrc_run(capsys: pytest.CaptureFixture[str]) -> Command:
-    """`rsicrc-run` with these arguments, in this process."""
+    """Return a function that runs `rsicrc-run` in this process."""
 
     def run(*args: str | Path) -> Ended:
         capsys.readouterr()
@@ -43,7 +43,7 @@ def rsicrc_run(capsys: pytest.CaptureFixture[str]) -> Command:
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with five pairs, `1a.png` and `1b.png` to `5a.png` and `5b.png`, unlike each other."""
+    """Return a folder with five different pairs, `1a.png` and `1b.png` to `5a.png` and `5b.png`."""
     folder = tmp_path_factory.mktemp("pictures")
     generator = np.random.default_rng(0)
     for number in range(1, 6):
@@ -56,13 +56,13 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def model_copy(model_folder: Path, tmp_path: Path) -> Path:
-    """A copy of the model folder, to be changed."""
+    """Return a copy of the model folder, which may be changed."""
     return shutil.copytree(model_folder, tmp_path / "model-copy")
 
 
 @pytest.fixture
 def damaged_folder(model_copy: Path) -> Path:
-    """A model folder in which one byte of one graph is another."""
+    """Return a model folder with one changed byte in one graph."""
     graph = model_copy / "decoder.onnx"
     content = bytearray(graph.read_bytes())
     content[len(content) // 2] ^= 1

@@ -1,4 +1,4 @@
-"""Replacing a file: all or nothing, under the name that the user knows."""
+"""Atomic replacement of files, and the file names in its errors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from rsicrc.files import replacing
 
 
-def test_a_good_block_replaces_the_file(tmp_path: Path) -> None:
+def test_successful_block_replaces_the_file(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
     with replacing(path) as temporary:
@@ -21,7 +21,7 @@ def test_a_good_block_replaces_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), KeyboardInterrupt(), OSError(28, "No space left on device")])
-def test_a_failed_block_leaves_the_file_and_nothing_else(tmp_path: Path, error: BaseException) -> None:
+def test_failed_block_leaves_only_the_old_file(tmp_path: Path, error: BaseException) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
 
@@ -36,19 +36,19 @@ def test_a_failed_block_leaves_the_file_and_nothing_else(tmp_path: Path, error: 
     assert [each.name for each in tmp_path.iterdir()] == ["a.txt"]
 
 
-def test_errors_name_the_file_that_the_user_named(tmp_path: Path) -> None:
+def test_errors_name_the_target_file(tmp_path: Path) -> None:
     path = tmp_path / "no" / "a.txt"
     with pytest.raises(FileNotFoundError) as caught, replacing(path) as temporary:
         temporary.write_text("new")
     assert caught.value.filename == str(path)
 
 
-def test_errors_about_other_files_keep_their_name(tmp_path: Path) -> None:
+def test_errors_of_other_files_keep_their_name(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="elsewhere"), replacing(tmp_path / "a.txt"):
         (tmp_path / "elsewhere").read_text()
 
 
-def test_a_link_stays_a_link(tmp_path: Path) -> None:
+def test_symbolic_link_stays_a_link(tmp_path: Path) -> None:
     link = tmp_path / "link.txt"
     link.symlink_to(tmp_path / "real.txt")
     with replacing(link) as temporary:

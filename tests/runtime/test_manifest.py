@@ -14,7 +14,7 @@ from rsicrc.preprocessing import Preprocessing
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with a manifest that is right about files that are not graphs."""
+    """Return a folder with a valid manifest; the files are not real graphs."""
     names = ["tokenizer.json", "golden.npz", *(f"{name}.onnx" for name in GRAPH_NAMES)]
     for name in names:
         (tmp_path / name).write_bytes(name.encode() * 100)
@@ -40,7 +40,7 @@ def edit(folder: Path, **fields: Any) -> None:
     (folder / "manifest.json").write_text(json.dumps({**document, **fields}))
 
 
-def test_round_trip(folder: Path) -> None:
+def test_manifest_round_trip(folder: Path) -> None:
     manifest = Manifest.load(folder)
     assert manifest.no_change_sentences[1] == "aucun changement – déjà vu"
     assert manifest.search == SearchDefaults(5, 0.6, False)
@@ -51,25 +51,25 @@ def test_round_trip(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir() if path.suffix == ".tmp") == []
 
 
-def test_sha256_of_more_than_one_piece(tmp_path: Path) -> None:
+def test_sha256_of_a_file_of_several_chunks(tmp_path: Path) -> None:
     (tmp_path / "zeros").write_bytes(bytes(3_000_000))
     # From `head -c 3000000 /dev/zero | sha256sum`.
     assert sha256_file(tmp_path / "zeros") == "35bce4eae54ec8e6cc2868baa8d157914d6ae2858811b4cc0c078c94460fa26f"
 
 
-def test_no_folder(tmp_path: Path) -> None:
+def test_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match=r"nowhere: no such model folder.*rsicrc-export") as caught:
         Manifest.load(tmp_path / "nowhere")
     assert isinstance(caught.value, FileNotFoundError)
     assert isinstance(caught.value, RsicrcError)
 
 
-def test_folder_without_a_manifest(tmp_path: Path) -> None:
+def test_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelFolderError, match=r"manifest\.json: missing, so .* is not a model folder"):
         Manifest.load(tmp_path)
 
 
-def test_changed_byte(folder: Path) -> None:
+def test_changed_byte_is_found(folder: Path) -> None:
     path = folder / "decoder.onnx"
     content = bytearray(path.read_bytes())
     content[700] ^= 1
@@ -80,7 +80,7 @@ def test_changed_byte(folder: Path) -> None:
     Manifest.load(folder, verify=False)
 
 
-def test_cut_file_is_found_without_hashing(folder: Path) -> None:
+def test_truncated_file_is_found_without_hashing(folder: Path) -> None:
     path = folder / "golden.npz"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ModelFolderError, match=r"golden\.npz: 999 bytes where the manifest says 1000"):
@@ -88,21 +88,21 @@ def test_cut_file_is_found_without_hashing(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("verify", [True, False])
-def test_missing_file(folder: Path, verify: bool) -> None:
+def test_missing_file_is_found(folder: Path, verify: bool) -> None:
     (folder / "scorer.onnx").unlink()
     with pytest.raises(ModelFolderError, match=r"scorer\.onnx: missing, though the manifest declares it"):
         Manifest.load(folder, verify)
 
 
-def test_future_format_version(folder: Path) -> None:
-    # The rest of a future manifest may look like anything.
+def test_newer_format_version_is_refused(folder: Path) -> None:
+    # Other fields of a newer manifest may have any format.
     (folder / "manifest.json").write_text(json.dumps({"format": "rsicrc-model", "format_version": 2, "graphs": []}))
     with pytest.raises(ModelFolderError, match=r"newer rsicrc \(format 2; this one reads 1\).*pip install -U rsicrc"):
         Manifest.load(folder)
 
 
 @pytest.mark.parametrize("version", [None, "1", 0, True, 1.5])
-def test_senseless_format_version(folder: Path, version: object) -> None:
+def test_invalid_format_version_is_refused(folder: Path, version: object) -> None:
     edit(folder, format_version=version)
     with pytest.raises(ModelFolderError, match="format_version is"):
         Manifest.load(folder)
@@ -117,13 +117,13 @@ def test_senseless_format_version(folder: Path, version: object) -> None:
         ('{"format": "else"}', "not the manifest"),
     ],
 )
-def test_other_documents(folder: Path, content: str, message: str) -> None:
+def test_other_documents_are_refused(folder: Path, content: str, message: str) -> None:
     (folder / "manifest.json").write_text(content)
     with pytest.raises(ModelFolderError, match=message):
         Manifest.load(folder)
 
 
-def test_manifest_that_is_no_text(folder: Path) -> None:
+def test_binary_manifest_is_refused(folder: Path) -> None:
     (folder / "manifest.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ModelFolderError, match="cannot be read"):
         Manifest.load(folder)
@@ -158,7 +158,7 @@ def test_every_field_is_required_and_checked(folder: Path, name: str) -> None:
         ({"search": {"beams": 0, "length_penalty": 1.0, "early_stopping": True}}, "out of range"),
     ],
 )
-def test_wrong_fields(folder: Path, fields: dict[str, Any], message: str) -> None:
+def test_wrong_fields_are_refused(folder: Path, fields: dict[str, Any], message: str) -> None:
     edit(folder, **fields)
     with pytest.raises(ModelFolderError, match=message):
         Manifest.load(folder)
@@ -172,7 +172,7 @@ def test_files_stay_inside_the_folder(folder: Path, name: str) -> None:
         Manifest.load(folder)
 
 
-def test_a_failed_write_keeps_the_old_manifest(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_keeps_the_old_manifest(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = Manifest.load(folder)
     whole = Path.write_text
 

@@ -10,7 +10,7 @@ from rsicrc.preprocessing import CLIP_MEAN, CLIP_STD, Preprocessing
 
 
 def photo(width: int, height: int, seed: int = 0) -> Image.Image:
-    """Noise over smooth structure, so that every filter tap and every offset shows."""
+    """Return noise over smooth structure, so that every wrong filter tap or offset changes the result."""
     generator = np.random.default_rng(seed)
     rows, columns = np.mgrid[:height, :width]
     smooth = np.stack([rows * 3 + columns, rows + columns * 5, rows * columns // 7], axis=-1)
@@ -28,7 +28,7 @@ def test_pixels_equal_open_clip(width: int, height: int) -> None:
 
     resize, crop = image_transform(224, is_train=False).transforms[:2]
     assert isinstance(resize, Resize)
-    assert isinstance(crop, CenterCrop)  # what comes after converts and normalizes
+    assert isinstance(crop, CenterCrop)  # the other transforms convert and normalize
     image = photo(width, height)
     expected = np.asarray(Compose([resize, crop])(image))
     ours = Preprocessing(224).prepare(image)
@@ -45,13 +45,13 @@ def test_normalized_values_equal_open_clip() -> None:
     np.testing.assert_allclose(preprocessing.normalize(preprocessing.prepare(image)), expected, atol=1e-6)
 
 
-def test_prepared_pixels_can_be_written_without_touching_the_image() -> None:
+def test_prepared_pixels_are_a_copy() -> None:
     image = photo(224, 224)
     Preprocessing(224).prepare(image)[:] = 0
     assert np.asarray(image).any()
 
 
-def test_dict_round_trip() -> None:
+def test_preprocessing_dict_round_trip() -> None:
     preprocessing = Preprocessing(96, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     assert Preprocessing.from_dict(json.loads(json.dumps(preprocessing.to_dict()))) == preprocessing
 

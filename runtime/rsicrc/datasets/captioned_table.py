@@ -1,8 +1,11 @@
-"""Tables of captioned pairs (CSV, JSON lines, Parquet; see `rsicrc.inputs.pair_table`), with these columns.
+"""Tables of captioned pairs: CSV, JSON lines or Parquet (see `rsicrc.inputs.pair_table`).
 
-`before` and `after`: the images' paths, from the table's folder. `split`: train, val or test. `captions`: a list of
-sentences, or text with `|` between the sentences. `changed`, which may be left out or left empty: 1 or 0, true or
-false; without it a pair counts as unchanged when most of its captions say so.
+Columns:
+    before, after: Paths of the images, relative to the folder of the table.
+    split: "train", "val" or "test".
+    captions: A list of sentences, or text with `|` between the sentences.
+    changed: Optional, may be empty: 1 or 0, true or false. By default a pair is unchanged if most of its captions say
+        that nothing has changed.
 """
 
 from __future__ import annotations
@@ -14,29 +17,29 @@ from rsicrc.datasets.levir_cc import CaptionedPair
 from rsicrc.errors import DataError, EmptySplitError
 from rsicrc.inputs.pair_table import PairRow, read_pairs
 from rsicrc.text.no_change import mostly_unchanged
-from rsicrc.text.vocabulary import plain_words
+from rsicrc.text.vocabulary import normalize_text
 
 SUFFIXES = frozenset({".csv", ".jsonl", ".ndjson", ".parquet"})
-BETWEEN = "|"
+SEPARATOR = "|"
 _FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
 def read_table(path: Path, split: str) -> list[CaptionedPair]:
-    """The pairs of one split, in the order of the table; images are not opened.
+    """Read the pairs of one split, in the order of the table; images are not opened.
 
     Raises:
-        DataError: a row has no captions, no split or no paths, or the split is empty.
-        PairsError: the table as a whole cannot be used.
-        OSError: it cannot be read.
+        DataError: A row has no captions, no split or no paths, or the split is empty.
+        PairsError: The table as a whole cannot be used.
+        OSError: The table cannot be read.
     """
     rows = read_pairs(path)
     for column in ("split", "captions"):
         if column not in rows[0].extra:
-            raise DataError(f"{path}: no column '{column}'. Training data has before, after, captions and split")
+            raise DataError(f"{path}: no column '{column}'. Training data needs before, after, captions and split")
     chosen = [row for row in rows if str(row.extra.get("split", "")).strip() == split]
     if not chosen:
-        there = sorted({str(row.extra.get("split", "")).strip() for row in rows})
-        raise EmptySplitError(f"{path} has no pairs in the split {split!r}, only in {', '.join(map(repr, there))}")
+        found = sorted({str(row.extra.get("split", "")).strip() for row in rows})
+        raise EmptySplitError(f"{path} has no pairs in the split {split!r}, only in {', '.join(map(repr, found))}")
     return [_pair(row, f"{path}, row {row.id}") for row in chosen]
 
 
@@ -49,12 +52,12 @@ def _pair(row: PairRow, where: str) -> CaptionedPair:
 
 
 def _sentences(value: Any, where: str) -> tuple[str, ...]:
-    texts = value.split(BETWEEN) if isinstance(value, str) else value
+    texts = value.split(SEPARATOR) if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise DataError(
-            f"{where}: 'captions' is a list of sentences, or text with {BETWEEN} between them, not {value!r}"
+            f"{where}: 'captions' is a list of sentences, or text with {SEPARATOR} between them, not {value!r}"
         )
-    sentences = tuple(map(plain_words, texts))
+    sentences = tuple(map(normalize_text, texts))
     if not sentences or not all(sentences):
         raise DataError(f"{where}: no caption, or an empty one. Every pair needs a sentence")
     return sentences

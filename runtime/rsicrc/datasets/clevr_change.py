@@ -1,6 +1,6 @@
 """The layout of the CLEVR-Change data set (Park et al. 2019, https://github.com/Seth-Park/RobustChangeCaptioning).
 
-Every scene makes two pairs: with a later image in which something changed, and with one where only the view did.
+Every scene has two pairs: one with a changed later image, and one with a later image from another viewpoint only.
 
     images/CLEVR_default_000000.png             before
     sc_images/CLEVR_semantic_000000.png         after, changed
@@ -16,17 +16,17 @@ from typing import Any
 
 from rsicrc.datasets.levir_cc import CaptionedPair, read_json
 from rsicrc.errors import DataError, EmptySplitError
-from rsicrc.text.vocabulary import plain_words
+from rsicrc.text.vocabulary import normalize_text
 
 SPLITS_FILE, CHANGED_FILE, UNCHANGED_FILE = "splits.json", "change_captions.json", "no_change_captions.json"
 _LAYOUT = "CLEVR-Change"
 
 
 def read_clevr_change(directory: Path, split: str) -> list[CaptionedPair]:
-    """The pairs of one split, two for each scene in the order of `splits.json`; images are not opened.
+    """Read the pairs of one split, two per scene in the order of `splits.json`; images are not opened.
 
     Raises:
-        DataError: a JSON file is missing, or of another layout, or the split is empty.
+        DataError: A JSON file is missing or has another layout, or the split is empty.
     """
     numbers = read_json(directory / SPLITS_FILE, _LAYOUT)
     captions = {changed: directory / (CHANGED_FILE if changed else UNCHANGED_FILE) for changed in (True, False)}
@@ -40,15 +40,15 @@ def read_clevr_change(directory: Path, split: str) -> list[CaptionedPair]:
             (True, f"sc_images/CLEVR_semantic_{number:06d}.png"),
             (False, f"nsc_images/CLEVR_nonsemantic_{number:06d}.png"),
         ):
-            said = _sentences(sentences[changed], name, captions[changed])
-            pairs.append(CaptionedPair(directory / "images" / name, directory / after, said, changed))
+            texts = _sentences(sentences[changed], name, captions[changed])
+            pairs.append(CaptionedPair(directory / "images" / name, directory / after, texts, changed))
     if not pairs:
         raise EmptySplitError(f"{directory / SPLITS_FILE} has no pairs in the split {split!r}")
     return pairs
 
 
 def _sentences(document: Any, name: str, path: Path) -> tuple[str, ...]:
-    said = document.get(name) if isinstance(document, dict) else None
-    if not isinstance(said, list) or not said or not all(isinstance(text, str) and text.strip() for text in said):
+    texts = document.get(name) if isinstance(document, dict) else None
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text.strip() for text in texts):
         raise DataError(f"{path}, {name}: no list of sentences. Every scene needs at least one caption")
-    return tuple(map(plain_words, said))
+    return tuple(map(normalize_text, texts))

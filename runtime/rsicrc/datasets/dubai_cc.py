@@ -1,11 +1,11 @@
 """The layout of the Dubai-CC data set (Hoxha et al. 2022, https://doi.org/10.1109/TGRS.2022.3195692).
 
-As the archive unpacks, and as Chg2Cap (https://github.com/ShizhenChang/Chg2Cap) reads it:
+Files as in the archive and as Chg2Cap (https://github.com/ShizhenChang/Chg2Cap) reads them:
 
-    imgs_tiles/RGB/{500_2000,500_2010}/*.tif     the same 500 names for the year 2000 and for 2010, 50 × 50 pixels
+    imgs_tiles/RGB/{500_2000,500_2010}/*.tif     500 names, the same for 2000 and 2010, 50 × 50 pixels
     description_jsontr_te_val/{Train,Validation,Test}_*.json    {"images": [{"filename", "sentences": [{"raw"}]}]}
 
-There is no flag of change: the captions tell.
+The data set has no change flag; a pair is unchanged if most of its captions say that nothing has changed.
 """
 
 from __future__ import annotations
@@ -22,20 +22,22 @@ _LAYOUT = "Dubai-CC"
 
 
 def read_dubai(directory: Path, split: str) -> list[CaptionedPair]:
-    """The pairs of one split, in the order of its captions file; images are not opened.
+    """Read the pairs of one split, in the order of its captions file; images are not opened.
 
     Raises:
-        DataError: no captions file of that split or more than one, one of another layout, or an empty split.
+        DataError: The split has no captions file or more than one, the file has another layout, or the split is empty.
     """
     prefix = _PREFIX.get(split)
-    # The folder's name varies between copies of the data set, the files' beginnings do not.
+    # The name of the folder differs between copies of the data set; the prefixes of the files do not.
     files = sorted(directory.glob(f"*/{prefix}_*.json")) if prefix else []
     if not files:
         raise EmptySplitError(
             f"{directory} has no pairs in the split {split!r}: no {prefix or split}_*.json in its folders"
         )
     if len(files) > 1:
-        raise DataError(f"{directory} holds {prefix}_*.json {len(files)} times. Keep the captions that belong to it")
+        raise DataError(
+            f"{directory} holds {prefix}_*.json {len(files)} times. Keep the captions that belong to the images"
+        )
     (path,) = files
     document = read_json(path, _LAYOUT)
     pairs = []

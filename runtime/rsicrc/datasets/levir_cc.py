@@ -1,8 +1,8 @@
-"""Captioned pairs in the layout of the LEVIR-CC data set (Liu et al. 2022), and in SECOND-CC's, which is built alike.
+"""The layouts of the LEVIR-CC data set (Liu et al. 2022) and of SECOND-CC, which is similar.
 
 LEVIR-CC (https://github.com/Chen-Yang-Liu/RSICC): `images/{split}/{A,B}/*.png` and `LevirCCcaptions.json`.
-SECOND-CC (Karaca et al. 2025, https://doi.org/10.5281/zenodo.16937571): `{split}/rgb/{A,B}/*.png`, semantic maps under
-`{split}/sem`, which are not read, and `SECOND-CC-AUG.json`.
+SECOND-CC (Karaca et al. 2025, https://doi.org/10.5281/zenodo.16937571): `{split}/rgb/{A,B}/*.png` and
+`SECOND-CC-AUG.json`; the semantic maps in `{split}/sem` are not read.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from rsicrc.errors import DataError, EmptySplitError
-from rsicrc.text.vocabulary import plain_words
+from rsicrc.text.vocabulary import normalize_text
 
 CAPTIONS_FILE = "LevirCCcaptions.json"
 SECOND_FILE = "SECOND-CC-AUG.json"
 SPLITS = ("train", "val", "test")
-# Every unchanged pair of LEVIR-CC carries these five.
+# The captions of every unchanged pair of LEVIR-CC.
 NO_CHANGE_SENTENCES = (
     "there is no difference",
     "the two scenes seem identical",
@@ -31,13 +31,13 @@ NO_CHANGE_SENTENCES = (
 
 @dataclass(frozen=True)
 class CaptionedPair:
-    """Two images of one place and what people wrote about the change.
+    """Two images of one place and captions of the change, written by people.
 
     Attributes:
-        before: the earlier image's file.
-        after: the later image's file.
-        sentences: the captions, lower case, without punctuation.
-        changed: whether anything changed, as the data set flags it.
+        before: File of the earlier image.
+        after: File of the later image.
+        sentences: The captions, lower case, without punctuation.
+        changed: Change flag of the data set; True if anything has changed.
     """
 
     before: Path
@@ -47,29 +47,29 @@ class CaptionedPair:
 
 
 def read_levir(directory: Path, split: str) -> list[CaptionedPair]:
-    """The pairs of one split of LEVIR-CC, in the order of the captions file; images are not opened.
+    """Read the pairs of one split of LEVIR-CC, in the order of the captions file; images are not opened.
 
     Raises:
-        DataError: no such folder, no captions file, one of another layout, or an empty split.
+        DataError: The captions file is missing or has another layout, or the split is empty.
     """
     folder = directory / "images" / split
     return _read(directory / CAPTIONS_FILE, "LEVIR-CC", split, folder, _tokens)
 
 
 def read_second(directory: Path, split: str) -> list[CaptionedPair]:
-    """The pairs of one split of SECOND-CC, in the order of the captions file; images are not opened.
+    """Read the pairs of one split of SECOND-CC, in the order of the captions file; images are not opened.
 
     Raises:
-        DataError: as from `read_levir`.
+        DataError: As from `read_levir`.
     """
     return _read(directory / SECOND_FILE, "SECOND-CC", split, directory / split / "rgb", raw_sentence)
 
 
 def read_json(path: Path, layout: str) -> Any:
-    """The content of a JSON file of a data set.
+    """Read a JSON file of a data set; `layout` is the name of the data set, for messages.
 
     Raises:
-        DataError: there is no such file, or it is not JSON.
+        DataError: The file does not exist or is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -80,10 +80,10 @@ def read_json(path: Path, layout: str) -> Any:
 
 
 def read_sentences(entry: Any, path: Path, sentence: Callable[[Any], str]) -> tuple[str, ...]:
-    """The sentences of one entry of a captions file: its `sentences`, each turned into text by `sentence`.
+    """Read the `sentences` of one entry of a captions file; `sentence` turns each of them into text.
 
     Raises:
-        DataError: there are none, or they are not of the shape that `sentence` expects.
+        DataError: The entry has no sentences, or they do not have the structure that `sentence` expects.
     """
     where = f"{path}, {entry['filename']}"
     found = entry["sentences"]
@@ -99,11 +99,11 @@ def read_sentences(entry: Any, path: Path, sentence: Callable[[Any], str]) -> tu
 
 
 def raw_sentence(sentence: Any) -> str:
-    """A sentence of a captions file by its `raw` text."""
+    """Return the normalized `raw` text of a sentence of a captions file."""
     raw = sentence["raw"]
     if not isinstance(raw, str):
         raise TypeError(f"'raw' is a {type(raw).__name__}, not text")
-    return plain_words(raw)
+    return normalize_text(raw)
 
 
 def _read(path: Path, layout: str, split: str, folder: Path, sentence: Callable[[Any], str]) -> list[CaptionedPair]:
@@ -127,8 +127,8 @@ def _read(path: Path, layout: str, split: str, folder: Path, sentence: Callable[
 
 
 def _tokens(sentence: Any) -> str:
-    """A sentence of LEVIR-CC by its `tokens`: the words that the published vocabulary counts."""
+    """Return the `tokens` of a sentence of LEVIR-CC, which are the words of the published vocabulary."""
     tokens = sentence["tokens"]
-    if not isinstance(tokens, list):  # the letters of a text would pass for words
+    if not isinstance(tokens, list):  # a text is a sequence of letters, which would be read as words
         raise TypeError(f"'tokens' is a {type(tokens).__name__}, not a list of words")
     return " ".join(tokens)

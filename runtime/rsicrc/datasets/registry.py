@@ -1,4 +1,4 @@
-"""Which data sets can be read: one entry for each layout, found by what a folder holds."""
+"""The table of known data set layouts; the content of a folder decides which layout it has."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from rsicrc.errors import DataError, EmptySplitError
 
 @dataclass(frozen=True)
 class Layout:
-    """How a data set lies on disk.
+    """Layout of a data set on disk.
 
     Attributes:
-        name: the data set's.
-        sign: what it is known by, in words.
-        fits: whether a path is one.
-        read: the pairs of one of its splits; raises DataError where there are none.
+        name: Name of the data set.
+        description: Files by which the layout is recognized, for messages.
+        matches: Function that returns True if a path has this layout.
+        read: Function that reads the pairs of one split; raises `DataError` if there are none.
     """
 
     name: str
-    sign: str
-    fits: Callable[[Path], bool]
+    description: str
+    matches: Callable[[Path], bool]
     read: Callable[[Path, str], list[CaptionedPair]]
 
 
@@ -63,34 +63,34 @@ LAYOUTS = (
 
 
 def find_layout(path: Path) -> Layout | None:
-    """The layout of a folder or file; None where it has none that is known."""
-    return next((layout for layout in LAYOUTS if layout.fits(path)), None)
+    """Return the layout of a folder or file, or None if it has no known layout."""
+    return next((layout for layout in LAYOUTS if layout.matches(path)), None)
 
 
 def read_split(path: Path, split: str) -> list[CaptionedPair]:
-    """The captioned pairs of one split of a data set, whatever its layout; images are not opened.
+    """Read the captioned pairs of one split of a data set in any known layout; images are not opened.
 
     Args:
-        path: a folder in one of the `LAYOUTS`, or a table.
-        split: "train", "val" or "test".
+        path: Folder in one of the `LAYOUTS`, or a table.
+        split: Name of the split: "train", "val" or "test".
 
     Raises:
-        DataError: `path` is no data set that is known, is damaged, or has no pairs in the split.
-        PairsError: the table cannot be used.
+        DataError: `path` is not a known data set, is damaged, or has no pairs in the split.
+        PairsError: The table cannot be used.
     """
     layout = find_layout(path)
     if layout is None:
-        what = "no such file or folder" if not path.exists() else "not a data set that can be read"
-        known = "; ".join(f"{layout.name}: {layout.sign}" for layout in LAYOUTS)
-        raise DataError(f"{path}: {what}. Known are {known}")
+        problem = "no such file or folder" if not path.exists() else "not a data set that can be read"
+        known = "; ".join(f"{layout.name}: {layout.description}" for layout in LAYOUTS)
+        raise DataError(f"{path}: {problem}. Known are {known}")
     return layout.read(path, split)
 
 
 def read_splits(path: Path) -> dict[str, list[CaptionedPair]]:
-    """The captioned pairs of every split that has any, by its name.
+    """Read the captioned pairs of all splits that have any, by the name of the split.
 
     Raises:
-        DataError: as from `read_split`, where no split has any pairs, or one is damaged.
+        DataError: The data set is unknown or damaged, or has no pairs in any split.
     """
     splits: dict[str, list[CaptionedPair]] = {}
     absent: EmptySplitError | None = None

@@ -1,4 +1,4 @@
-"""A searchable index of image pairs: vectors, captions and a table's own columns in a LanceDB table on disk."""
+"""A searchable index of image pairs: vectors, captions and user columns in a LanceDB table on disk."""
 
 from importlib.util import find_spec
 

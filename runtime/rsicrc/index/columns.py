@@ -1,4 +1,4 @@
-"""The columns of an index: those that every index has, and those that come from the user's tables, with their types."""
+"""The columns of an index: the fixed columns, and the columns of the user's tables with their types."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from rsicrc.errors import PairsError
 from rsicrc.inputs.pair_table import PairRow
 
 CAPTION_COLUMNS = ("caption", "score", "change_score")
-SUM_COLUMNS = ("before_sha256", "after_sha256", "stamp")
-# What a search adds to the rows that it returns.
+CHECKSUM_COLUMNS = ("before_sha256", "after_sha256", "stamp")
+# Columns that a search adds to the returned rows.
 HIT_COLUMNS = ("rank", "similarity", "log_prob", "rank_score")
-_RESERVED = frozenset({"id", "before", "after", "vector", *SUM_COLUMNS, *CAPTION_COLUMNS, *HIT_COLUMNS})
-_WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})")
+_RESERVED = frozenset({"id", "before", "after", "vector", *CHECKSUM_COLUMNS, *CAPTION_COLUMNS, *HIT_COLUMNS})
+_INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})")
 _DECIMAL = re.compile(r"[+-]?(0|[1-9][0-9]*|(?=\.[0-9]))(\.[0-9]*)?([eE][+-]?[0-9]+)?")
-_TRUTH = {"true": True, "false": False}
+_BOOLEANS = {"true": True, "false": False}
 _NAMES = {
     pa.int64(): "whole numbers",
     pa.float64(): "numbers",
@@ -33,8 +33,8 @@ _NAMES = {
 
 
 def base_schema(width: int, metadata: Mapping[bytes, bytes]) -> pa.Schema:
-    """Return the columns of an empty index, with vectors of `width` numbers."""
-    texts = ("id", "before", "after", *SUM_COLUMNS)
+    """Return the schema of an empty index, with vectors of `width` numbers."""
+    texts = ("id", "before", "after", *CHECKSUM_COLUMNS)
     return pa.schema(
         [
             *(pa.field(name, pa.string(), nullable=False) for name in texts),
@@ -47,46 +47,44 @@ def base_schema(width: int, metadata: Mapping[bytes, bytes]) -> pa.Schema:
     )
 
 
-def extra_names(schema: pa.Schema) -> list[str]:
-    """Return the columns of an index that came from the user's tables."""
+def user_columns(schema: pa.Schema) -> list[str]:
+    """Return the names of the columns of an index that come from the user's tables."""
     return [name for name in schema.names if name not in _RESERVED]
 
 
-def typed_text(rows: Sequence[PairRow]) -> list[PairRow]:
-    """Turn the cells of a CSV file into what they spell, column by column.
+def infer_types(rows: Sequence[PairRow]) -> list[PairRow]:
+    """Convert the cells of a CSV file from text to the type of their column.
 
-    A column of whole numbers, of numbers, or of true and false becomes that. Numbers with leading zeros stay text, as
-    they are names of something. An empty cell is no value.
+    A column becomes int, float or bool if all its cells can be read as such, else it stays text. Numbers with leading
+    zeros stay text, because they are usually names. An empty cell becomes None.
     """
     names = dict.fromkeys(name for row in rows for name in row.extra)
-    readers = {name: _reader(row.extra.get(name) for row in rows) for name in names}
-    return [
-        replace(row, extra={name: _read(value, readers[name]) for name, value in row.extra.items()}) for row in rows
-    ]
+    types = {name: _column_type(row.extra.get(name) for row in rows) for name in names}
+    return [replace(row, extra={name: _parse(value, types[name]) for name, value in row.extra.items()}) for row in rows]
 
 
 def column_types(rows: Iterable[PairRow]) -> dict[str, pa.DataType]:
-    """Return the types of the rows' extra columns; one without any value is left out.
+    """Return the types of the extra columns of the rows, without columns that have no value.
 
     Raises:
-        PairsError: a column has a name that an index cannot hold.
+        PairsError: The name of a column is reserved or not supported.
     """
     found: dict[str, set[pa.DataType]] = {}
     for row in rows:
         for name, value in row.extra.items():
             if name in _RESERVED or name.startswith("_") or not name or "." in name or "`" in name:
-                reason = "an index has a column of that name itself" if name in _RESERVED else "not a usable name"
+                reason = "the name is reserved for a column of the index" if name in _RESERVED else "not a usable name"
                 raise PairsError(f"column '{name}': {reason}. Rename it in the table")
             if value is not None:
                 found.setdefault(name, set()).add(_type_of(value))
     return {name: _common(types) for name, types in found.items()}
 
 
-def fit(value: Any, target: pa.DataType, name: str, row_id: str) -> Any:
-    """Return a value as the column's type wants it.
+def convert(value: Any, target: pa.DataType, name: str, row_id: str) -> Any:
+    """Convert a value to the type of a column.
 
     Raises:
-        PairsError: it is of another kind.
+        PairsError: The value has an incompatible type.
     """
     if value is None:
         return None
@@ -94,17 +92,17 @@ def fit(value: Any, target: pa.DataType, name: str, row_id: str) -> Any:
         if isinstance(value, str):
             return value
         return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, (list, dict)) else str(value)
-    kind = _type_of(value)
-    if kind == target:
+    given = _type_of(value)
+    if given == target:
         aware = isinstance(value, datetime.datetime) and value.tzinfo is not None
         return value.astimezone(datetime.UTC).replace(tzinfo=None) if aware else value
-    if target == pa.float64() and kind == pa.int64():
+    if target == pa.float64() and given == pa.int64():
         return float(value)
-    if target == pa.int64() and kind == pa.float64() and float(value).is_integer():
+    if target == pa.int64() and given == pa.float64() and float(value).is_integer():
         return int(value)
     raise PairsError(
         f"id '{row_id}': column '{name}' of the index holds {_NAMES[target]}, not {value!r}. "
-        "Mend the table, or rename its column"
+        "Correct the table, or rename its column"
     )
 
 
@@ -128,18 +126,18 @@ def _common(types: set[pa.DataType]) -> pa.DataType:
     return pa.float64() if types == {pa.int64(), pa.float64()} else pa.string()
 
 
-def _reader(cells: Iterable[Any]) -> pa.DataType:
+def _column_type(cells: Iterable[Any]) -> pa.DataType:
     values = [cell.strip() for cell in cells if isinstance(cell, str) and cell.strip()]
-    if all(_WHOLE.fullmatch(value) for value in values):
+    if all(_INTEGER.fullmatch(value) for value in values):
         return pa.int64()
     if all(_DECIMAL.fullmatch(value) for value in values):
         return pa.float64()
-    if all(value.lower() in _TRUTH for value in values):
+    if all(value.lower() in _BOOLEANS for value in values):
         return pa.bool_()
     return pa.string()
 
 
-def _read(cell: Any, kind: pa.DataType) -> Any:
+def _parse(cell: Any, kind: pa.DataType) -> Any:
     text = cell.strip() if isinstance(cell, str) else ""
     if not text:
         return None
@@ -147,4 +145,4 @@ def _read(cell: Any, kind: pa.DataType) -> Any:
         return int(text)
     if kind == pa.float64():
         return float(text)
-    return _TRUTH[text.lower()] if kind == pa.bool_() else text
+    return _BOOLEANS[text.lower()] if kind == pa.bool_() else text

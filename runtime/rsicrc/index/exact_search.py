@@ -1,4 +1,4 @@
-"""Exact search: the most similar of some vectors, by one matrix product."""
+"""Exact vector search by one matrix product."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Ranked:
     """Rows of an index, best first.
 
     Attributes:
-        numbers: int64 [n], the rows as the table numbers them.
-        similarity: float32 [n], the cosine of each with the query.
+        numbers: int64 [n], row numbers in the table.
+        similarity: float32 [n], cosine similarity of each row and the query.
     """
 
     numbers: NDArray[np.int64]
@@ -26,21 +26,21 @@ class Vectors:
     """All vectors of an index, in memory.
 
     Attributes:
-        matrix: float32 [d, N], each column of length 1. A product with one query then adds up whole rows, which takes
-            two thirds of the time that one dot product for each vector takes.
-        numbers: int64 [N], the table's number of each, ascending.
+        matrix: float32 [d, N], each column of length 1. With this layout the product with a query is a sum of whole
+            rows, which takes two thirds of the time of one dot product per vector.
+        numbers: int64 [N], row number of each vector in the table, ascending.
     """
 
     matrix: NDArray[np.float32]
     numbers: NDArray[np.int64]
 
     def nearest(self, vector: NDArray[np.float32], count: int, among: NDArray[np.int64] | None = None) -> Ranked:
-        """Find the vectors with the largest dot product with `vector`; equal ones in the order of the table.
+        """Find the vectors with the largest dot product with `vector`; ties are in the order of the table.
 
         Args:
             vector: float32 [d].
-            count: how many to return, fewer where there are not so many.
-            among: row numbers, ascending, to which the search is confined.
+            count: Maximum number of results.
+            among: Row numbers to search, ascending; by default all rows.
         """
         similarity = vector @ self.matrix
         if among is None:
@@ -52,7 +52,7 @@ class Vectors:
 
 
 def _largest(values: NDArray[np.float32], count: int) -> NDArray[np.intp]:
-    """Return the positions of the largest values, largest first; of equal ones, the first."""
+    """Return the positions of the largest values in descending order; ties are in the order of the array."""
     if count < len(values):
         threshold = np.partition(values, len(values) - count)[len(values) - count]
         candidates = np.flatnonzero(values >= threshold)

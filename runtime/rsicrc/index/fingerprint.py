@@ -1,4 +1,4 @@
-"""What tells whether a pair's files are still those that were indexed: checksums, and a cheap look before them."""
+"""Detection of changed files: checksums, and file sizes and times that avoid reading unchanged files."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pathlib import Path
 from rsicrc.errors import ImageError
 from rsicrc.manifest import sha256_file
 
-# A file can be written twice within one tick of the file system's clock. Stamps younger than this prove nothing.
+# A file can be written twice within one tick of the file system's clock, so younger stamps are not reliable.
 _SETTLED_NS = 2_000_000_000
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Two files at the moment when they were read.
+    """Checksums, sizes and times of the two files of a pair.
 
     Attributes:
-        before_sha256: checksum of the earlier image's file.
-        after_sha256: checksum of the later image's file.
-        stamp: sizes and times of both, see `stamp_of`; empty when they were too fresh to be trusted.
+        before_sha256: SHA-256 of the file of the earlier image.
+        after_sha256: SHA-256 of the file of the later image.
+        stamp: Sizes and times of both files, see `stamp_of`; empty if the times were too recent to be reliable.
     """
 
     before_sha256: str
@@ -33,13 +33,13 @@ class Fingerprint:
 
 
 def stamp_of(paths: tuple[Path, Path]) -> str:
-    """Return sizes and times of two files: while these stay, the content does.
+    """Return sizes and times of two files. If the stamp is unchanged, the content is unchanged.
 
-    The time of the last change of the inode is part of it, which programs cannot set: a file that was replaced by one
-    of the same size and modification time (`cp -p`, `rsync -t`) still gets another stamp.
+    The stamp includes the inode change time, which programs cannot set: a file that was replaced by another file with
+    the same size and modification time (`cp -p`, `rsync -t`) has another stamp.
 
     Raises:
-        ImageError: a file is not there, or may not be looked at.
+        ImageError: A file is missing or cannot be read.
     """
     parts = []
     for path in paths:
@@ -54,10 +54,10 @@ def stamp_of(paths: tuple[Path, Path]) -> str:
 
 
 def fingerprint(paths: tuple[Path, Path]) -> Fingerprint:
-    """Read two files and return what they hold.
+    """Read two files and compute their fingerprint.
 
     Raises:
-        ImageError: a file is not there, or cannot be read.
+        ImageError: A file is missing or cannot be read.
     """
     stamp = stamp_of(paths)
     newest = max(int(part.rsplit(":", 1)[1]) for part in stamp.split())

@@ -1,4 +1,4 @@
-"""What a search returns: rows of the index with their scores, best first."""
+"""The result of a search: rows of the index with their scores, best first."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ import pyarrow as pa
 
 @dataclass(frozen=True)
 class Hits:
-    """The rows that a search found.
+    """The rows found by a search.
 
-    Columns of the table: `rank` (from 1), `similarity` (cosine of the pair and the query, -1 to 1), after a rerank
-    `log_prob` (log p of the query given the pair; null where the images could not be read) and `rank_score` (what the
-    order follows), then the row's own: `id`, `before`, `after`, `caption`, `score`, `change_score`, and the columns of
-    the table that was indexed.
+    Columns of the table: `rank` (from 1), `similarity` (cosine of the pair and the query, -1 to 1), then with reranking
+    `log_prob` (log p of the query given the pair; null if the images could not be read) and `rank_score` (the sort
+    key), then `id`, `before`, `after`, `caption`, `score`, `change_score`, and the columns of the user's table.
 
     Attributes:
-        query: the sentence as the model read it; None after a search by example.
-        unknown: the words of the sentence that the model does not know.
-        table: the rows, best first.
+        query: Normalized sentence without unknown words; None for a search by example.
+        unknown: Words of the sentence that are not in the vocabulary.
+        table: The rows, best first.
     """
 
     query: str | None
@@ -35,7 +34,7 @@ class Hits:
         yield from self.to_list()
 
     def to_list(self) -> list[dict[str, Any]]:
-        """Return a dict for each row."""
+        """Return one dict per row."""
         rows: list[dict[str, Any]] = self.table.to_pylist()
         return rows
 
@@ -44,5 +43,5 @@ class Hits:
         return self.table
 
     def to_pandas(self) -> Any:
-        """Return the rows as a pandas data frame; needs pandas."""
+        """Return the rows as a pandas data frame; pandas must be installed."""
         return self.table.to_pandas()

@@ -1,4 +1,4 @@
-"""The index of image pairs: made once, added to, and searched by text or by example."""
+"""The index of image pairs: creation, addition of pairs, and search by text or by example."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from rsicrc.engine import Engine
 from rsicrc.errors import ArgumentError, IndexFolderError
 from rsicrc.index.exact_search import Ranked, Vectors
 from rsicrc.index.hits import Hits
-from rsicrc.index.ingest import Added, add_rows
+from rsicrc.index.ingest import AddResult, add_rows
 from rsicrc.index.query import read_query
 from rsicrc.index.rerank import rank_scores
-from rsicrc.index.source import GivenPair, given_rows
+from rsicrc.index.source import PairInput, rows_from_pairs
 from rsicrc.index.store import Identity, Store, is_index
 from rsicrc.inputs.images import Pair
 from rsicrc.loading import load
@@ -36,21 +36,22 @@ logger = logging.getLogger("rsicrc")
 
 
 class Index:
-    """A folder of indexed pairs and the model that they were indexed with; made by `Index.create` or `Index.open`.
+    """A folder of indexed pairs and the model of their vectors, made by `Index.create` or `Index.open`.
 
-    An open index sees itself as it was when it was opened, and what it adds; `refresh` shows what others have added.
+    An open index contains the pairs from the time of opening and the pairs added through it; `refresh` includes pairs
+    that other processes have added.
 
     Attributes:
-        engine: the model.
-        store: the table on disk.
+        engine: The model.
+        store: The table on disk.
     """
 
     def __init__(self, store: Store, engine: Engine) -> None:
-        mine, others = store.identity, identity_of(engine)
-        if (mine.checkpoint, mine.width) != (others.checkpoint, others.width):
+        stored, given = store.identity, identity_of(engine)
+        if (stored.checkpoint, stored.width) != (given.checkpoint, given.width):
             raise IndexFolderError(
-                f"{store.folder}: made with another model ({mine.model}, checkpoint {mine.checkpoint[:12]}) than "
-                f"{engine.folder} (checkpoint {others.checkpoint[:12]}). Name that model, or make another index"
+                f"{store.folder}: made with another model ({stored.model}, checkpoint {stored.checkpoint[:12]}) than "
+                f"{engine.folder} (checkpoint {given.checkpoint[:12]}). Name that model, or make another index"
             )
         self.engine = engine
         self.store = store
@@ -58,18 +59,18 @@ class Index:
 
     @classmethod
     def create(cls, folder: _Path, engine: Engine | _Path | None = None, **settings: Any) -> Index:
-        """Make an empty index, or open the one that is there.
+        """Create an empty index, or open an existing index.
 
         Args:
-            folder: where it is to be.
-            engine: the model, or its folder; None is what `open` chooses where there is an index, else the default
-                model folder, see `rsicrc.load`.
-            settings: of `rsicrc.load`, for a model that is loaded here.
+            folder: Folder of the index.
+            engine: Model or model folder. By default the model that `open` chooses if the index exists, else the
+                default model folder, see `rsicrc.load`.
+            settings: Arguments of `rsicrc.load`, if the model is loaded here.
 
         Raises:
-            IndexFolderError: the folder holds something else, or an index that was made with another model.
-            ModelNotFoundError, ModelFolderError, BackendError: the model cannot be loaded.
-            OSError: the folder cannot be written.
+            IndexFolderError: The folder contains other files, or an index that was made with another model.
+            ModelNotFoundError, ModelFolderError, BackendError: The model cannot be loaded.
+            OSError: The folder cannot be written.
         """
         if is_index(Path(folder)):
             return cls.open(folder, engine, **settings)
@@ -81,57 +82,57 @@ class Index:
         """Open an index.
 
         Args:
-            folder: where it is.
-            engine: the model, or its folder; None is the folder that the index was made with, or the default model
-                folder if that one is gone.
-            settings: of `rsicrc.load`, for a model that is loaded here.
+            folder: Folder of the index.
+            engine: Model or model folder. By default the model folder of the index, or the default model folder if the
+                model folder of the index does not exist any more.
+            settings: Arguments of `rsicrc.load`, if the model is loaded here.
 
         Raises:
-            IndexFolderError: there is no index, it is damaged, or it was made with another model.
-            ModelNotFoundError, ModelFolderError, BackendError: the model cannot be loaded.
+            IndexFolderError: The index is missing, damaged, or was made with another model.
+            ModelNotFoundError, ModelFolderError, BackendError: The model cannot be loaded.
         """
         store = Store.open(Path(folder))
         if not isinstance(engine, Engine):
-            remembered = store.identity.model if Path(store.identity.model).is_dir() else None
-            engine = load(_optional(engine) or remembered, **settings)
+            stored = store.identity.model if Path(store.identity.model).is_dir() else None
+            engine = load(_optional(engine) or stored, **settings)
         return cls(store, engine)
 
     def __len__(self) -> int:
         return len(self.store)
 
     def refresh(self) -> None:
-        """See what others have added since."""
+        """Include pairs that other processes have added since the index was opened."""
         self.store.refresh()
         self._vectors = None
 
     def add(
         self,
-        pairs: Iterable[GivenPair],
+        pairs: Iterable[PairInput],
         *,
         captions: bool = False,
         batch_size: int = 32,
         advance: ProgressCallback = ignore_progress,
-    ) -> Added:
-        """Index pairs that are new or changed; the others of the index stay.
+    ) -> AddResult:
+        """Add new pairs and update changed pairs; all other pairs of the index are kept.
 
-        Work is committed every little while: when the call is made again after it was interrupted, it goes on there.
-        Several processes may add to one index.
+        Work is committed at intervals. After an interruption, the same call continues after the last commit. Several
+        processes may add to one index at the same time.
 
         Args:
-            pairs: each a `(before, after)` of two paths, a mapping with `before`, `after`, perhaps `id`, and columns of
-                its own, or a row from `rsicrc.index.source.read_source`.
-            captions: write a caption, its score and a change score too.
-            batch_size: pairs that go through the model together.
-            advance: called once for every pair.
+            pairs: Pairs, each a `(before, after)` of two paths, a mapping with `before`, `after`, optionally `id`, and
+                other columns, or a row from `rsicrc.index.source.read_source`.
+            captions: Also store a caption, its score and a change score.
+            batch_size: Number of pairs in a batch.
+            advance: Called once per pair.
 
         Returns:
-            How many pairs were new, changed and so on, and why others could not be used.
+            The numbers of new, changed, … pairs, and the reasons of failures.
 
         Raises:
-            PairsError: no pairs, an id twice, or a column that does not fit the index; nothing was added.
-            OSError: the index could not be written; what was committed before stays.
+            PairsError: There are no pairs, an id occurs twice, or a column does not match the index. Nothing was added.
+            OSError: The index could not be written. Earlier commits are kept.
         """
-        rows = given_rows(pairs)
+        rows = rows_from_pairs(pairs)
         self._vectors = None
         added = add_rows(self.store, self.engine, rows, captions=captions, batch_size=batch_size, advance=advance)
         if added.new or added.changed or added.captioned or added.updated:
@@ -139,25 +140,25 @@ class Index:
         return added
 
     def search(self, query: str | Pair, k: int = 10, *, where: str | None = None, rerank: int = 0) -> Hits:
-        """Find the pairs that fit a sentence, or that show a change like that of another pair.
+        """Find the pairs that match a sentence, or that show a similar change as another pair.
 
         Args:
-            query: a sentence, or `(before, after)`.
-            k: how many to return.
-            where: an SQL condition on the columns, for example "change_score > 0.5 and year = 2020".
-            rerank: order the first so many anew by how probable the sentence is as their caption. Their images are
-                read for that, and go through the model in one go.
+            query: A sentence, or a pair `(before, after)`.
+            k: Maximum number of hits.
+            where: SQL condition on the columns, for example "change_score > 0.5 and year = 2020".
+            rerank: Number of first hits to order again by the probability of the sentence as their caption. Their
+                images are read and encoded by the model.
 
         Raises:
-            ArgumentError: the sentence has no word that the model knows, `where` is no condition, or a number is out
-                of range.
-            ImageError: the example cannot be read.
+            ArgumentError: The sentence has no known words, `where` is not a valid condition, or a number is out of
+                range.
+            ImageError: The images of the example cannot be read.
         """
         if k < 1 or rerank < 0:
             raise ArgumentError(f"k must be at least 1 and rerank at least 0, not {k} and {rerank}")
         if not isinstance(query, str):
             if rerank:
-                raise ArgumentError("only a search by text can be reranked: an example has no words")
+                raise ArgumentError("only a search by text can be reranked: an example has no text")
             ranked = self._nearest(self.engine.embed_images([query])[0], k, where)
             return Hits(None, (), _table(ranked, self.store.take(ranked.numbers)))
         sentence = read_query(query, self.engine.vocabulary)
@@ -172,15 +173,15 @@ class Index:
         if self.store.approximate:
             return self.store.nearest(vector, count, where)
         among = None if where is None else self.store.matching(where)
-        return self._loaded().nearest(vector, count, among)
+        return self._vectors_in_memory().nearest(vector, count, among)
 
-    def _loaded(self) -> Vectors:
+    def _vectors_in_memory(self) -> Vectors:
         if self._vectors is None:
             self._vectors = Vectors(*self.store.vectors())
         return self._vectors
 
     def _log_probs(self, text: str, rows: pa.Table) -> NDArray[np.float64]:
-        """Return log p(text | pair) for some rows; NaN for a pair whose images cannot be read any more."""
+        """Return log p(text | pair) of some rows; NaN if the images of a pair cannot be read any more."""
         paths = list(zip(rows.column("before").to_pylist(), rows.column("after").to_pylist(), strict=True))
         result = np.full(len(paths), np.nan)
         for number, outcome in enumerate(self.engine.encode_stream(paths, texts=[text])):
@@ -196,17 +197,17 @@ def _optional(path: _Path | None) -> Path | None:
 
 
 def identity_of(engine: Engine) -> Identity:
-    """Return what an index made with this model remembers."""
+    """Return the identity of an index that is made with this model."""
     manifest: Manifest = engine.manifest
     graph = manifest.graphs[IMAGE_ENCODER]
-    # Precisions of one checkpoint differ by rounding, and find the same pairs: an index may be made in one and searched
-    # in another.
+    # An index may be made with one precision and searched with another: the precisions of a checkpoint differ only by
+    # rounding.
     checkpoint = str(manifest.checkpoint.get("sha256") or manifest.files[graph.file].sha256)
     return Identity(checkpoint, str(engine.folder.absolute()), int(graph.outputs["image_embedding"].shape[1]))
 
 
 def _table(ranked: Ranked, rows: pa.Table, log_probs: NDArray[np.float64] | None = None) -> pa.Table:
-    """Put the scores before the rows; with log-probabilities, order the rows that have one anew."""
+    """Add the score columns to the rows; with log-probabilities, also rerank the first rows."""
     scores = {"similarity": pa.array(ranked.similarity, pa.float64())}
     if log_probs is not None:
         count = len(log_probs)

@@ -1,4 +1,4 @@
-"""Adding pairs to an index: only what is new or changed goes through the model, and is committed every little while."""
+"""Addition of pairs to an index: only new and changed pairs are encoded, with commits at intervals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import pyarrow as pa
 
 from rsicrc.errors import ImageError, RsicrcError
-from rsicrc.index.columns import SUM_COLUMNS, column_types, extra_names, fit
+from rsicrc.index.columns import CHECKSUM_COLUMNS, column_types, convert, user_columns
 from rsicrc.index.fingerprint import Fingerprint, fingerprint, stamp_of
 from rsicrc.results import PairFailure
 
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from rsicrc.inputs.pair_table import PairRow
     from rsicrc.progress import ProgressCallback
 
-# A commit takes some tenths of a second in a large table: rare enough to cost nothing, often enough to lose little.
+# A commit takes some tenths of a second in a large table. These intervals keep both its cost and the work lost by an
+# interruption small.
 _COMMIT_ROWS = 1024
 _COMMIT_SECONDS = 20.0
 _WORKERS = 4
@@ -32,16 +33,16 @@ Kind: TypeAlias = Literal["new", "changed", "captioned", "updated", "unchanged",
 
 
 @dataclass
-class Added:
-    """What `Index.add` did.
+class AddResult:
+    """The result of `Index.add`: numbers of pairs by kind.
 
     Attributes:
-        new: pairs that were not in the index.
-        changed: pairs of which an image is another than before.
-        captioned: pairs that were there without a caption, and have one now.
-        updated: pairs of which only paths or columns are others.
-        unchanged: pairs that were there already.
-        failures: why a pair could not be indexed, by id.
+        new: Number of pairs that were not in the index.
+        changed: Number of pairs with a changed image.
+        captioned: Number of indexed pairs that had no caption and have one now.
+        updated: Number of pairs of which only paths or columns have changed.
+        unchanged: Number of pairs that were already in the index.
+        failures: Id → reason, of pairs that could not be indexed.
     """
 
     new: int = 0
@@ -53,14 +54,14 @@ class Added:
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """What is to be done with a row.
+class _Update:
+    """The update of one row of the index.
 
     Attributes:
-        row: the row.
-        kind: how it is counted.
-        record: the columns to be written; none for a row that is as it was.
-        problem: why it failed.
+        row: The row.
+        kind: Kind of the update, for counting.
+        record: Columns to write; empty if the row is unchanged.
+        problem: Reason of a failure.
     """
 
     row: PairRow
@@ -70,21 +71,21 @@ class _Plan:
 
     @property
     def needs_model(self) -> bool:
-        """Whether the pair must go through the model."""
+        """True if the pair has to be encoded by the model."""
         return self.kind in ("new", "changed", "captioned")
 
 
-class _Known:
-    """What the index holds already, without vectors."""
+class _IndexedRows:
+    """The rows of the index, without vectors."""
 
     def __init__(self, store: Store) -> None:
-        self._columns = ["id", "before", "after", *SUM_COLUMNS, "caption", *extra_names(store.schema)]
+        self._columns = ["id", "before", "after", *CHECKSUM_COLUMNS, "caption", *user_columns(store.schema)]
         self._table: pa.Table = store.columns(self._columns).combine_chunks()
-        self._place = {name: number for number, name in enumerate(self._table.column("id").to_pylist())}
+        self._position = {name: number for number, name in enumerate(self._table.column("id").to_pylist())}
 
     def get(self, row_id: str) -> dict[str, Any] | None:
-        """Return a row."""
-        number = self._place.get(row_id)
+        """Return the row with this id, or None."""
+        number = self._position.get(row_id)
         if number is None:
             return None
         return {name: self._table.column(name)[number].as_py() for name in self._columns}
@@ -92,48 +93,48 @@ class _Known:
 
 def add_rows(
     store: Store, engine: Engine, rows: Sequence[PairRow], *, captions: bool, batch_size: int, advance: ProgressCallback
-) -> Added:
-    """Bring an index up to date with some rows; rows of the index that are not among them stay as they are.
+) -> AddResult:
+    """Add or update rows of an index; all other rows of the index are kept.
 
     Args:
-        store: the index.
-        engine: the model that the index was made with.
-        rows: the pairs, with unique ids.
-        captions: write captions too.
-        batch_size: pairs that go through the model together.
-        advance: called once for every row.
+        store: Table of the index.
+        engine: Model of the index.
+        rows: The pairs, with unique ids.
+        captions: Also store captions.
+        batch_size: Number of pairs in a batch.
+        advance: Called once per row.
 
     Raises:
-        PairsError: a column cannot be taken into the index; nothing was added.
-        OSError: the index could not be written; what was committed before stays.
+        PairsError: A column does not match the index. Nothing was added.
+        OSError: The index could not be written. Earlier commits are kept.
     """
-    types = {**column_types(rows), **{name: store.schema.field(name).type for name in extra_names(store.schema)}}
-    details = {row.id: _details(row, types) for row in rows}
+    types = {**column_types(rows), **{name: store.schema.field(name).type for name in user_columns(store.schema)}}
+    details = {row.id: _columns_of(row, types) for row in rows}
     store.add_columns(types)
-    added = Added()
+    added = AddResult()
     writer = _Writer(store, added, advance)
-    waiting: deque[_Plan] = deque()
+    waiting: deque[_Update] = deque()
 
     def pairs() -> Iterator[tuple[Path, Path]]:
-        for plan in _plans(rows, details, _Known(store), captions):
-            if plan.needs_model:
-                waiting.append(plan)
-                yield plan.row.paths
+        for update in _updates(rows, details, _IndexedRows(store), captions):
+            if update.needs_model:
+                waiting.append(update)
+                yield update.row.paths
             else:
-                writer.settle(plan)
+                writer.finish(update)
 
     try:
         for result in engine.encode_stream(pairs(), captions=captions, batch_size=batch_size):
-            plan = waiting.popleft()
+            update = waiting.popleft()
             if isinstance(result, PairFailure):
-                writer.settle(_Plan(plan.row, "failed", {}, str(result.error)))
+                writer.finish(_Update(update.row, "failed", {}, str(result.error)))
                 continue
-            record = {**plan.record, "vector": result.embedding}
+            record = {**update.record, "vector": result.embedding}
             if result.caption is not None:
                 caption = result.caption
                 record |= {"caption": caption.text, "score": caption.score, "change_score": caption.change_score}
-            writer.settle(_Plan(plan.row, plan.kind, record))
-    except (KeyboardInterrupt, RsicrcError):  # what is done is done
+            writer.finish(_Update(update.row, update.kind, record))
+    except (KeyboardInterrupt, RsicrcError):  # keep the finished rows
         writer.commit()
         raise
     writer.commit()
@@ -141,57 +142,57 @@ def add_rows(
 
 
 class _Writer:
-    """Collects finished rows and commits them every little while."""
+    """Buffer of finished rows that are committed at intervals."""
 
-    def __init__(self, store: Store, added: Added, advance: ProgressCallback) -> None:
+    def __init__(self, store: Store, added: AddResult, advance: ProgressCallback) -> None:
         self._store = store
         self._added = added
         self._advance = advance
-        self._full: list[_Plan] = []
-        self._partial: list[_Plan] = []
+        self._full: list[_Update] = []
+        self._partial: list[_Update] = []
         self._since = time.monotonic()
 
-    def settle(self, plan: _Plan) -> None:
-        """Take a finished row."""
-        if plan.kind == "failed":
-            self._added.failures[plan.row.id] = plan.problem
+    def finish(self, update: _Update) -> None:
+        """Count a finished row, and commit if an interval is over."""
+        if update.kind == "failed":
+            self._added.failures[update.row.id] = update.problem
         else:
-            (self._full if plan.needs_model else self._partial).append(plan)
+            (self._full if update.needs_model else self._partial).append(update)
         failed = len(self._added.failures)
         self._advance(note=f"{failed} failed" if failed else None)
-        pending = len(self._full) + sum(bool(plan.record) for plan in self._partial)
+        pending = len(self._full) + sum(bool(update.record) for update in self._partial)
         if pending >= _COMMIT_ROWS or (pending and time.monotonic() - self._since > _COMMIT_SECONDS):
             self.commit()
 
     def commit(self) -> None:
-        """Write what is finished."""
+        """Write the finished rows."""
         if self._full:
-            self._store.upsert([plan.record for plan in self._full])
-        partial = [plan.record for plan in self._partial if plan.record]
+            self._store.upsert([update.record for update in self._full])
+        partial = [update.record for update in self._partial if update.record]
         if partial:
             self._store.update(partial)
-        for plan in [*self._full, *self._partial]:
-            setattr(self._added, plan.kind, getattr(self._added, plan.kind) + 1)
+        for update in [*self._full, *self._partial]:
+            setattr(self._added, update.kind, getattr(self._added, update.kind) + 1)
         self._full, self._partial = [], []
         self._since = time.monotonic()
 
 
-def _details(row: PairRow, types: Mapping[str, pa.DataType]) -> dict[str, Any]:
-    """Return a row's id, paths and columns as the index holds them; a column that the row lacks is null."""
+def _columns_of(row: PairRow, types: Mapping[str, pa.DataType]) -> dict[str, Any]:
+    """Return the id, paths and user columns of a row with the types of the index; missing columns are None."""
     before, after = (str(path.absolute()) for path in row.paths)
-    extra = {name: fit(row.extra.get(name), kind, name, row.id) for name, kind in types.items()}
+    extra = {name: convert(row.extra.get(name), kind, name, row.id) for name, kind in types.items()}
     return {"id": row.id, "before": before, "after": after, **extra}
 
 
-def _plans(
-    rows: Sequence[PairRow], details: Mapping[str, Mapping[str, Any]], known: _Known, captions: bool
-) -> Iterator[_Plan]:
-    """Decide about row after row, in order, a little ahead of who takes the plans: checksums are read meanwhile."""
+def _updates(
+    rows: Sequence[PairRow], details: Mapping[str, Mapping[str, Any]], known: _IndexedRows, captions: bool
+) -> Iterator[_Update]:
+    """Yield the update of each row in order. Threads compute the checksums of the next rows in advance."""
     with ThreadPoolExecutor(_WORKERS, thread_name_prefix="rsicrc-sums") as pool:
-        pending: deque[Future[_Plan]] = deque()
+        pending: deque[Future[_Update]] = deque()
         try:
             for row in rows:
-                pending.append(pool.submit(_plan, row, details[row.id], known.get(row.id), captions))
+                pending.append(pool.submit(_update, row, details[row.id], known.get(row.id), captions))
                 if len(pending) > 16 * _WORKERS:
                     yield pending.popleft().result()
             while pending:
@@ -200,25 +201,25 @@ def _plans(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _plan(row: PairRow, details: Mapping[str, Any], known: Mapping[str, Any] | None, captions: bool) -> _Plan:
+def _update(row: PairRow, details: Mapping[str, Any], known: Mapping[str, Any] | None, captions: bool) -> _Update:
     if row.problem is not None:
-        return _Plan(row, "failed", {}, row.problem)
+        return _Update(row, "failed", {}, row.problem)
     try:
         same = known is not None and bool(known["stamp"]) and known["stamp"] == stamp_of(row.paths)
-        sums = _sums_of(known) if same and known is not None else fingerprint(row.paths)
+        sums = _checksums(known) if same and known is not None else fingerprint(row.paths)
     except ImageError as error:
-        return _Plan(row, "failed", {}, str(error))
+        return _Update(row, "failed", {}, str(error))
     record = {**details, **sums.to_dict()}
     if known is None:
-        return _Plan(row, "new", record)
+        return _Update(row, "new", record)
     if (sums.before_sha256, sums.after_sha256) != (known["before_sha256"], known["after_sha256"]):
-        return _Plan(row, "changed", record)
+        return _Update(row, "changed", record)
     if captions and known["caption"] is None:
-        return _Plan(row, "captioned", record)
-    others = {name for name, value in record.items() if known[name] != value}
-    # A stamp alone says nothing new about the pair, but saves reading its files the next time.
-    return _Plan(row, "updated" if others - {"stamp"} else "unchanged", record if others else {})
+        return _Update(row, "captioned", record)
+    differing = {name for name, value in record.items() if known[name] != value}
+    # A new stamp does not count as an update, but is stored to avoid reading the files the next time.
+    return _Update(row, "updated" if differing - {"stamp"} else "unchanged", record if differing else {})
 
 
-def _sums_of(known: Mapping[str, Any]) -> Fingerprint:
-    return Fingerprint(*(known[name] for name in SUM_COLUMNS))
+def _checksums(known: Mapping[str, Any]) -> Fingerprint:
+    return Fingerprint(*(known[name] for name in CHECKSUM_COLUMNS))

@@ -1,4 +1,4 @@
-"""A query: a sentence that the model can read, or a pair as an example."""
+"""Text queries: removal of words that are not in the vocabulary."""
 
 from __future__ import annotations
 
@@ -13,38 +13,36 @@ logger = logging.getLogger("rsicrc")
 
 @dataclass(frozen=True)
 class TextQuery:
-    """A sentence as the model gets it.
+    """A text query.
 
     Attributes:
-        given: what was asked for.
-        text: the words of it that the model knows.
-        unknown: the words that it does not know; they are left out.
+        text: The known words of the query.
+        unknown: The words of the query that are not in the vocabulary.
     """
 
-    given: str
     text: str
     unknown: tuple[str, ...]
 
 
 def read_query(text: str, vocabulary: Vocabulary) -> TextQuery:
-    """Make a sentence into a query. What is left out of it is said in the log `rsicrc`.
+    """Make a query from a sentence; unknown words and truncation are logged as warnings.
 
-    Unknown words are left out, not read as UNK: the model learned what UNK stands for from rare words, and an unknown
-    word in a query is rarely one of those.
+    Unknown words are removed instead of being replaced by UNK: the model learned UNK from the rare words of the
+    training data, and an unknown word of a query is rarely one of these words.
 
     Raises:
-        ArgumentError: it has no words, or none that the model knows.
+        ArgumentError: The sentence has no words, or no known words.
     """
     unknown = tuple(vocabulary.unknown_words(text))
     ids = vocabulary.encode(text)[1:-1]
     if not ids:
-        raise ArgumentError(f"an empty query ({text!r:.80}): say what to look for")
+        raise ArgumentError(f"an empty query ({text!r:.80}): describe a change")
     known = [number for number in ids if number != UNK]
     if not known:
         names = ", ".join(unknown)
-        raise ArgumentError(f"the model knows none of the query's words ({names:.200}): say it with other words")
+        raise ArgumentError(f"the model knows none of the query's words ({names:.200}): use other words")
     if unknown:
         logger.warning("not in the model's vocabulary, left out of the query: %s", ", ".join(unknown))
     if vocabulary.is_cut(text):
         logger.warning("the query is cut to its first %d words, the most that the model reads", len(ids))
-    return TextQuery(text, vocabulary.decode(known), unknown)
+    return TextQuery(vocabulary.decode(known), unknown)

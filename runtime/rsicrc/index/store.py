@@ -1,8 +1,8 @@
 """The LanceDB table of an index on disk: its identity, its commits, filters, and vector search.
 
-LanceDB commits are atomic, so whatever ends a writer leaves the table as it was before a commit or after it. Two
-writers take turns by a lock file: LanceDB settles conflicts between commits itself, but two upserts of the same new id
-that run at the same time would both insert it.
+LanceDB commits are atomic, so an interrupted writer leaves the table in the state before or after a commit. A lock file
+serializes writers: LanceDB resolves conflicts between commits, but two concurrent upserts of the same new id would both
+insert a row.
 """
 
 from __future__ import annotations
@@ -16,24 +16,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import lancedb
 import numpy as np
 import pyarrow as pa
-from lancedb.index import IvfSq
 from numpy.typing import NDArray
 
 from rsicrc.errors import ArgumentError, IndexFolderError
-from rsicrc.index.columns import base_schema, extra_names
+from rsicrc.index.columns import base_schema, user_columns
 from rsicrc.index.exact_search import Ranked
 
 FORMAT_VERSION = 1
-# From so many rows on, a scan of all vectors takes longer than people like to wait for an answer.
+# Number of rows from which an approximate index is built, because a scan of all vectors takes too long.
 APPROXIMATE_FROM = 200_000
 _TABLE = "pairs"
 _LOCK = ".lock"
 _METADATA = b"rsicrc"
 _READ_ROWS = 8192
-# Measured on a million vectors (docs/search.md): fewer lists or candidates lose more than one neighbor in a hundred.
+# Measured on a million vectors (docs/measurements/search.md): with fewer lists or candidates, recall@10 is below 0.99.
 _PROBES = 32
 _REFINE = 4
 _ITERATIONS = 10
@@ -44,12 +42,12 @@ _NOISE = re.compile(r"^(lance error: |Invalid input, |Schema error: )*|\. Valid 
 
 @dataclass(frozen=True)
 class Identity:
-    """What the vectors of an index were made with.
+    """Identity of the model of an index.
 
     Attributes:
         checkpoint: SHA-256 of the checkpoint that the model folder was exported from.
-        model: where the model folder was.
-        width: numbers in a vector.
+        model: Path of the model folder.
+        width: Length of a vector.
     """
 
     checkpoint: str
@@ -58,12 +56,12 @@ class Identity:
 
 
 class Store:
-    """The table of an index. One object sees the table as it was when it was opened, and what it writes itself.
+    """The table of an index, with the rows from the time of opening and the rows written through this object.
 
     Attributes:
-        folder: where the index is.
-        identity: what it was made with.
-        approximate: whether vectors are found through an approximate index.
+        folder: Folder of the index.
+        identity: Identity of the model of the index.
+        approximate: True if vectors are searched through an approximate index.
     """
 
     def __init__(self, folder: Path, table: Any) -> None:
@@ -77,38 +75,38 @@ class Store:
         """Open an index.
 
         Raises:
-            IndexFolderError: there is none, it is damaged, or a newer version made it.
+            IndexFolderError: The index is missing, damaged, or of a newer version.
         """
         if not is_index(folder):
             raise IndexFolderError(f"{folder}: no index here. Make one with `rsicrc-run index PAIRS -o {folder}`")
         try:
-            return cls(folder, lancedb.connect(str(folder)).open_table(_TABLE))
+            return cls(folder, _connect(folder).open_table(_TABLE))
         except (ValueError, RuntimeError, OSError) as error:
             if isinstance(error, IndexFolderError):
                 raise
-            raise IndexFolderError(f"{folder}: damaged ({_reason(error)}). Remove it and index anew") from error
+            raise IndexFolderError(f"{folder}: damaged ({_reason(error)}). Remove it and index again") from error
 
     @classmethod
     def create(cls, folder: Path, identity: Identity) -> Store:
-        """Make an empty index, or open the one that another process has just made.
+        """Create an empty index, or open the index that another process has just created.
 
         Raises:
-            IndexFolderError: the folder holds something else.
-            OSError: it cannot be written.
+            IndexFolderError: The folder contains other files.
+            OSError: The folder cannot be written.
         """
         if folder.exists() and not folder.is_dir():
             raise IndexFolderError(f"{folder}: a file. An index is a folder: give another name")
         if folder.is_dir() and not is_index(folder):
-            strangers = {path.name for path in folder.iterdir()} - {_LOCK, f"{_TABLE}.lance"}
-            if strangers:
-                raise IndexFolderError(f"{folder}: not an index, and not empty ('{min(strangers)}'). Give another name")
+            others = {path.name for path in folder.iterdir()} - {_LOCK, f"{_TABLE}.lance"}
+            if others:
+                raise IndexFolderError(f"{folder}: not an index, and not empty ('{min(others)}'). Give another name")
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder):
             if not is_index(folder):
                 fields = {"format_version": FORMAT_VERSION, **asdict(identity)}
                 schema = base_schema(identity.width, {_METADATA: json.dumps(fields).encode()})
                 with _writing(folder):
-                    lancedb.connect(str(folder)).create_table(_TABLE, schema=schema)
+                    _connect(folder).create_table(_TABLE, schema=schema)
         return cls.open(folder)
 
     def __len__(self) -> int:
@@ -116,11 +114,11 @@ class Store:
 
     @property
     def schema(self) -> pa.Schema:
-        """The columns, without LanceDB's own."""
+        """The schema of the table."""
         return self._table.schema
 
     def refresh(self) -> None:
-        """See what others have written since."""
+        """Include rows that other processes have written since the table was opened."""
         self._table.checkout_latest()
         self.approximate = self._has_vector_index()
 
@@ -129,10 +127,10 @@ class Store:
         return self._table.search().select(list(names)).to_arrow()
 
     def add_columns(self, types: Mapping[str, pa.DataType]) -> None:
-        """Make sure that there are columns of these names; those that are there keep their types.
+        """Add columns with these names and types; existing columns keep their types.
 
         Raises:
-            OSError: it could not be written.
+            OSError: The table could not be written.
         """
         with _locked(self.folder):
             self.refresh()
@@ -142,42 +140,44 @@ class Store:
                     self._table.add_columns(pa.schema(missing))
 
     def upsert(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write rows in one commit: new ids are added, known ones replaced. Columns that are not given become null.
+        """Write rows in one commit: new ids are added, existing ids are replaced. Missing columns become null.
 
         Raises:
-            OSError: nothing was written.
+            OSError: Nothing was written.
         """
         self.merge(pa.Table.from_pylist([dict(row) for row in rows], schema=self._table.schema))
 
     def merge(self, rows: pa.Table) -> None:
-        """As `upsert`, from an Arrow table with all columns."""
+        """Write rows like `upsert`, from an Arrow table with all columns."""
         self._merge(rows, insert=True)
 
     def update(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write some columns of rows that are there, in one commit; all rows give the same columns, `id` among them.
+        """Write some columns of existing rows in one commit; all rows have the same columns, including `id`.
 
         Raises:
-            OSError: nothing was written.
+            OSError: Nothing was written.
         """
         schema = pa.schema([self._table.schema.field(name) for name in rows[0]])
         self._merge(pa.Table.from_pylist([dict(row) for row in rows], schema=schema), insert=False)
 
     def tidy(self) -> None:
-        """Join small pieces, and build or extend the approximate index where the table is large.
+        """Merge small fragments, and build or extend the approximate index of a large table.
 
         Raises:
-            OSError: it could not be written; the table is good all the same.
+            OSError: The table could not be written; it is still valid.
         """
         with _locked(self.folder), _writing(self.folder):
             self._table.optimize()
             if len(self) >= APPROXIMATE_FROM and not self.approximate:
-                # A byte for each number. Product quantization takes thirty times as long to build and loses more.
+                from lancedb.index import IvfSq
+
+                # One byte per number. Product quantization takes thirty times as long to build and has a lower recall.
                 config = IvfSq(distance_type="dot", max_iterations=_ITERATIONS)
                 self._table.create_index("vector", config=config)
             self.refresh()
 
     def vectors(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Read all vectors, float32 [d, N], and the row numbers by which `take` knows them, ascending."""
+        """Read all vectors, float32 [d, N], and their row numbers for `take`, int64 [N], ascending."""
         matrix = np.empty((self.identity.width, len(self)), np.float32)
         numbers = np.empty(matrix.shape[1], np.int64)
         start = 0
@@ -187,17 +187,19 @@ class Store:
             numbers[start : start + len(part)] = batch.column("_rowid").to_numpy()
             start += len(part)
         if start != len(numbers):
-            raise IndexFolderError(f"{self.folder}: damaged ({start} of {len(numbers)} rows). Remove it and index anew")
-        if (np.diff(numbers) > 0).all():  # the rule; LanceDB does not promise it
+            raise IndexFolderError(
+                f"{self.folder}: damaged ({start} of {len(numbers)} rows). Remove it and index again"
+            )
+        if (np.diff(numbers) > 0).all():  # usual, but not guaranteed by LanceDB
             return matrix, numbers
         order = np.argsort(numbers)
         return matrix[:, order], numbers[order]
 
     def matching(self, where: str) -> NDArray[np.int64]:
-        """Return the row numbers of the rows for which an SQL condition holds, ascending.
+        """Return the row numbers of all rows that meet an SQL condition, ascending.
 
         Raises:
-            ArgumentError: it is not a condition on the table's columns.
+            ArgumentError: `where` is not a condition on the columns of the table.
         """
         with self._filtering(where):
             found = self._table.search().where(where).select(["_rowid"]).with_row_id(True).to_arrow()
@@ -207,10 +209,10 @@ class Store:
         """Find the rows with the most similar vectors through the approximate index, best first.
 
         Raises:
-            ArgumentError: `where` is not a condition on the table's columns.
+            ArgumentError: `where` is not a condition on the columns of the table.
         """
         query = self._table.search(vector).distance_type("dot").limit(count)
-        # Where a condition leaves few rows, the search goes on until it has enough: 0 is no maximum.
+        # With a condition, the search continues until enough rows are found: 0 means no maximum.
         query = query.minimum_nprobes(_PROBES).maximum_nprobes(_PROBES if where is None else 0).refine_factor(_REFINE)
         query = query.select(["_rowid", "_distance"]).with_row_id(True)
         if where is None:
@@ -218,18 +220,18 @@ class Store:
         else:
             with self._filtering(where):
                 found = query.where(where, prefilter=True).to_arrow()
-        distances = found.column("_distance").to_numpy()  # for dot products: 1 - the product
+        distances = found.column("_distance").to_numpy()  # for dot products, the distance is 1 - the product
         return Ranked(found.column("_rowid").to_numpy().astype(np.int64), 1 - distances.astype(np.float32))
 
     def take(self, numbers: NDArray[np.int64]) -> pa.Table:
-        """Read rows by number, in the order given, without vectors and checksums."""
-        names = ["id", "before", "after", "caption", "score", "change_score", *extra_names(self._table.schema)]
+        """Read rows by number, in the given order, without vectors and checksums."""
+        names = ["id", "before", "after", "caption", "score", "change_score", *user_columns(self._table.schema)]
         if not len(numbers):
             return self._table.schema.empty_table().select(names)
         query = self._table.take_row_ids([int(number) for number in numbers])
         rows = query.select(names).with_row_id().to_arrow()
-        place = {number: row for row, number in enumerate(rows.column("_rowid").to_pylist())}
-        return rows.take([place[int(number)] for number in numbers]).select(names)
+        position = {number: row for row, number in enumerate(rows.column("_rowid").to_pylist())}
+        return rows.take([position[int(number)] for number in numbers]).select(names)
 
     def _has_vector_index(self) -> bool:
         return any("vector" in index.columns for index in self._table.list_indices())
@@ -252,8 +254,14 @@ class Store:
 
 
 def is_index(folder: Path) -> bool:
-    """Tell whether an index, or at least a LanceDB table of its name, is in a folder."""
+    """Return True if a folder contains an index, or a LanceDB table with the name of an index."""
     return any((folder / f"{_TABLE}.lance" / "_versions").glob("*.manifest"))
+
+
+def _connect(folder: Path) -> Any:
+    import lancedb  # here, because the import takes more than a second
+
+    return lancedb.connect(str(folder))
 
 
 def _read_identity(folder: Path, schema: pa.Schema) -> Identity:
@@ -262,17 +270,17 @@ def _read_identity(folder: Path, schema: pa.Schema) -> Identity:
         version = fields.pop("format_version")
         identity = Identity(**fields)
     except (KeyError, TypeError, ValueError) as error:
-        raise IndexFolderError(f"{folder}: a LanceDB table, but no index of rsicrc. Name another folder") from error
+        raise IndexFolderError(f"{folder}: a LanceDB table, but not an index of rsicrc. Name another folder") from error
     if version != FORMAT_VERSION:
         raise IndexFolderError(
-            f"{folder}: made by another rsicrc (index format {version}; this one reads {FORMAT_VERSION}). Index anew"
+            f"{folder}: made by another rsicrc (index format {version}; this one reads {FORMAT_VERSION}). Index again"
         )
     return identity
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Wait until no other process writes to the index. The system frees the lock of a process that dies."""
+    """Hold the lock of the index. The operating system releases the lock of a process that ends."""
     with (folder / _LOCK).open("wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -280,18 +288,18 @@ def _locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """Turn LanceDB's errors into one that names the index and the reason; a commit that fails leaves nothing behind."""
+    """Convert errors of LanceDB to an OSError that names the index and the reason; a failed commit changes nothing."""
     try:
         yield
     except (RuntimeError, OSError, ValueError) as error:
-        reason = f"{_reason(error)}; what was indexed before is kept, run the same again to go on"
+        reason = f"{_reason(error)}; earlier commits are kept, run the same command again to continue"
         raise OSError(None, reason, str(folder)) from error
 
 
 def _reason(error: Exception) -> str:
-    """Say what LanceDB says, without its source locations and lists of columns, on one line."""
+    """Return the message of LanceDB in one line, without source locations and lists of columns."""
     text = " ".join(str(error).split())
-    for wanted in (_SYSTEM_ERROR, _SYNTAX_ERROR):
-        if found := wanted.search(text):
+    for pattern in (_SYSTEM_ERROR, _SYNTAX_ERROR):
+        if found := pattern.search(text):
             return found.group(1)
     return _NOISE.sub("", text).rstrip(" .") or type(error).__name__

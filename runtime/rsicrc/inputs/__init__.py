@@ -1,1 +1,1 @@
-"""Image pairs on their way to the image encoder: decoding, tables of pairs, reading ahead."""
+"""Input of image pairs: decoding of images, tables of pairs, prefetching and upload."""

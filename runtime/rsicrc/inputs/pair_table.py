@@ -13,7 +13,7 @@ from typing import Any
 from rsicrc.errors import PairsError
 
 COLUMNS = ("before", "after")
-# What a captions file adds to a row; a table's own columns must not hide behind these names.
+# Columns that a captions file adds to a row. A table must not have columns with these names.
 RESULT_COLUMNS = ("caption", "score", "change_score", "n_best", "error", "model", "search")
 
 
@@ -22,13 +22,13 @@ class PairRow:
     """One row of a table.
 
     Attributes:
-        id: Its name in the table, or its number among the rows (from 1), as text.
-        before: Path of the earlier image, as the table has it.
-        after: Path of the later image, as the table has it.
-        folder: What relative paths start from: the table's folder.
+        id: Id from the table, or the number of the row (from 1) as text.
+        before: Path of the earlier image, as written in the table.
+        after: Path of the later image, as written in the table.
+        folder: Folder of the table, which relative paths start from.
         extra: The other columns, passed through to the captions file.
-        problem: Why the row cannot be used, where reading the table showed it already.
-        named: Whether the table gives it its id.
+        problem: Reason why the row cannot be used, if it is known from the table.
+        named: True if the id is from the table.
     """
 
     id: str
@@ -41,26 +41,26 @@ class PairRow:
 
     @property
     def paths(self) -> tuple[Path, Path]:
-        """The two images, where they really are."""
+        """Paths of the two images, with the folder of the table."""
         return self.folder / self.before, self.folder / self.after
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the row's part of a line in a captions file."""
+        """Return the row's fields in a line of a captions file."""
         return {"id": self.id, "before": self.before, "after": self.after, **self.extra}
 
 
 def read_pairs(path: Path) -> list[PairRow]:
     """Read a table of pairs.
 
-    Columns `before` and `after` are needed; `id` names the rows and is their number without it. A row that lacks a path
-    is returned with its `problem`, so that a job can report it in its place and do the others.
+    The columns `before` and `after` are required. The column `id` is optional; by default the id is the number of the
+    row. A row without a path is returned with a `problem`, so that a job can report the row and process the others.
 
     Args:
-        path: `*.jsonl` or `*.ndjson` is read as JSON lines, `*.parquet` as Parquet (this needs pyarrow), anything else
-            as CSV (UTF-8, comma).
+        path: Table to read: `*.jsonl` or `*.ndjson` as JSON lines, `*.parquet` as Parquet (needs pyarrow), any other
+            file as CSV (UTF-8, comma).
 
     Raises:
-        PairsError: The table as a whole cannot be used: no rows, a column missing, an id twice, not UTF-8, …
+        PairsError: The table as a whole cannot be used: no rows, a missing column, a duplicate id, not UTF-8, …
         OSError: The file cannot be read.
     """
     suffix = path.suffix.lower()
@@ -74,23 +74,23 @@ def read_pairs(path: Path) -> list[PairRow]:
     for line, fields in records:
         row = _row(fields, number=len(rows) + 1, folder=path.parent, where=f"{path}: line {line}")
         if row.id in lines:
-            raise PairsError(f"{path}: id '{row.id}' stands in lines {lines[row.id]} and {line}. Make ids unique")
+            raise PairsError(f"{path}: id '{row.id}' occurs in lines {lines[row.id]} and {line}. Make ids unique")
         lines[row.id] = line
         rows.append(row)
     if not rows:
-        raise PairsError(f"{path}: no rows. The table needs the columns 'before' and 'after', and a row for each pair")
+        raise PairsError(f"{path}: no rows. The table needs the columns 'before' and 'after', and one row per pair")
     return rows
 
 
 def _text(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8-sig")  # spreadsheets put a byte order mark first
+        return path.read_bytes().decode("utf-8-sig")  # spreadsheets write a byte order mark
     except UnicodeDecodeError as error:
         raise PairsError(f"{path}: not UTF-8 text (byte {error.start}). Save the table as 'CSV UTF-8'") from error
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[Any, Any]]]:
-    with path.open("rb") as file:  # a file that is not there is an OSError like that of the other tables
+    with path.open("rb") as file:  # a missing file raises OSError, as for the other formats
         try:
             from pyarrow import ArrowException
             from pyarrow.parquet import read_table
@@ -120,7 +120,7 @@ def _csv_rows(text: str, path: Path) -> Iterator[tuple[int, dict[Any, Any]]]:
                 "The first line must name the columns, separated by commas"
             )
         if len(set(header)) < len(header):
-            raise PairsError(f"{path}: a column name stands twice in the header. Rename one")
+            raise PairsError(f"{path}: a column name occurs twice in the header. Rename one")
         reader.fieldnames = header
         for fields in reader:
             yield reader.line_num, fields
@@ -129,7 +129,7 @@ def _csv_rows(text: str, path: Path) -> Iterator[tuple[int, dict[Any, Any]]]:
 
 
 def _json_rows(text: str, path: Path) -> Iterator[tuple[int, dict[Any, Any]]]:
-    # Not splitlines(): JSON strings may hold line separators of Unicode's.
+    # Not splitlines(): JSON strings may contain Unicode line separators.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -146,12 +146,12 @@ def _row(fields: dict[Any, Any], number: int, folder: Path, where: str) -> PairR
     taken = [name for name in RESULT_COLUMNS if name in fields]
     if taken:
         raise PairsError(f"{where}: '{taken[0]}' is a column of the results. Rename it in the table")
-    surplus = fields.pop(None, None)  # csv puts the cells that the header does not name here
+    surplus = fields.pop(None, None)  # csv stores surplus cells under the key None
     given_id = fields.pop("id", None)
     row_id = str(number if given_id is None else given_id).strip()
     if not row_id:
-        raise PairsError(f"{where}: the id is empty. Give every row one, or leave the column out")
-    problem = None if surplus is None else "more cells than the header has columns: is a comma in a path not quoted?"
+        raise PairsError(f"{where}: the id is empty. Give every row an id, or remove the column")
+    problem = None if surplus is None else "more cells than columns in the header: is a comma in a path not quoted?"
     paths = []
     for name in COLUMNS:
         value = fields.pop(name, None)

@@ -1,13 +1,13 @@
-"""The pairs of an evaluation that say most, as a page of pictures: the best, the worst, and the most wrong."""
+"""HTML page of an evaluation: the best and worst captions, and the most wrong change decisions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rsicrc.evaluation.evaluate import THRESHOLD, Prediction, Report
+from rsicrc.evaluation.evaluate import THRESHOLD, EvaluationReport, Prediction
 from rsicrc.evaluation.metrics.captioning import caption_scores
-from rsicrc.reports.html import Card, Heading, make_card, write_sections
+from rsicrc.reports.html import Card, Heading, make_card, render_sections
 from rsicrc.results import Caption
 
 if TYPE_CHECKING:
@@ -15,41 +15,42 @@ if TYPE_CHECKING:
 
 BEST, WORST = "Best captions of changed pairs", "Worst captions of changed pairs"
 WRONG = "Most wrong about whether anything changed"
-PAIRS = 8  # in each section: what one looks through at a sitting
+PAIRS = 8  # in each section
 
 
-def draw_showcase(engine: Engine, report: Report, title: str) -> str:
-    """Return one HTML page that needs no other file and no network.
+def render_evaluation_page(engine: Engine, report: EvaluationReport, title: str) -> str:
+    """Return one HTML page with all pictures embedded, which needs no other file and no network.
 
     Args:
-        engine: the model that was evaluated; it is asked where it looked for each caption.
-        report: its evaluation.
-        title: what stands on top.
+        engine: The evaluated model, which computes the attention for each caption.
+        report: The evaluation of the model.
+        title: Title of the page.
     """
-    sections = {name: _cards(engine, rows) for name, rows in choose(report, PAIRS).items() if rows}
-    figures = [f"{name} {value:.3f}" for name, value in report.decisive().items()]
-    notes = [f"{report.pairs:,} pairs, {report.changed:,} of them changed", *figures, *report.notes]
-    return write_sections(Heading(title, notes), sections)
+    sections = {name: _cards(engine, rows) for name, rows in select_pairs(report, PAIRS).items() if rows}
+    metrics = [f"{name} {value:.3f}" for name, value in report.headline().items()]
+    notes = [f"{report.pairs:,} pairs, {report.changed:,} of them changed", *metrics, *report.notes]
+    return render_sections(Heading(title, notes), sections)
 
 
-def choose(report: Report, count: int) -> dict[str, list[dict[str, Any]]]:
-    """Choose the pairs that say most.
+def select_pairs(report: EvaluationReport, count: int) -> dict[str, list[dict[str, Any]]]:
+    """Select the most informative pairs.
 
-    Captions of unchanged pairs are nearly always right or of no interest, so captions are judged on changed pairs, each
-    by its own CIDEr. Among captions of the same CIDEr, the worse is the one that the model was surer of. Most wrong are
-    the pairs whose `change_score` is farthest from the truth, on the wrong side of 0.5.
+    The best and worst captions are those of changed pairs, by the CIDEr of each caption; captions of unchanged pairs
+    are rarely informative. Among captions with the same CIDEr, the caption with the higher score of the model is worse.
+    The most wrong pairs are those whose `change_score` is farthest from the truth, on the wrong side of 0.5.
 
     Args:
-        report: an evaluation.
-        count: how many pairs of each sort, at most.
+        report: The evaluation.
+        count: Maximum number of pairs of each kind.
 
     Returns:
-        `BEST`, `WORST` and `WRONG` → rows as `rsicrc.reports.html.make_card` takes them. No pair is among both the
-        best and the worst.
+        `BEST`, `WORST` and `WRONG` → rows for `rsicrc.reports.html.make_card`. No pair is in both the best and the
+        worst.
     """
-    said = [(prediction, prediction.result) for prediction in report.predictions]
-    known = [(prediction, caption) for prediction, caption in said if isinstance(caption, Caption)]
-    changed = [(prediction, caption) for prediction, caption in known if prediction.pair.changed]
+    captioned = [
+        (prediction, prediction.result) for prediction in report.predictions if isinstance(prediction.result, Caption)
+    ]
+    changed = [(prediction, caption) for prediction, caption in captioned if prediction.pair.changed]
     scores = (
         caption_scores(
             [caption.text for _, caption in changed], [prediction.pair.sentences for prediction, _ in changed]
@@ -61,7 +62,7 @@ def choose(report: Report, count: int) -> dict[str, list[dict[str, Any]]]:
     half = min(count, (len(order) + 1) // 2)
     wrong = [
         (prediction, caption, abs(caption.change_score - prediction.pair.changed))
-        for prediction, caption in known
+        for prediction, caption in captioned
         if caption.change_score is not None
     ]
     wrong = sorted((each for each in wrong if each[2] > THRESHOLD), key=lambda each: -each[2])[:count]
@@ -85,7 +86,7 @@ def _row(rank: int, prediction: Prediction, caption: Caption, cider: float | Non
         "change_score": caption.change_score,
         "cider": cider,
         "truth:": "changed" if pair.changed else "unchanged",
-        "people wrote:": " | ".join(dict.fromkeys(pair.sentences)),
+        "references:": " | ".join(dict.fromkeys(pair.sentences)),
     }
 
 

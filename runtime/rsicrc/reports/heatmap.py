@@ -1,4 +1,4 @@
-"""A picture of where the model looked for each word of a caption."""
+"""Picture of the cross-attention for each word of a caption."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _WIDTH = 1240
 _MARGIN = 40
 _GAP = 16
 _MAX_PHOTO_HEIGHT = 760
-_COLUMNS = range(4, 7)  # how many word panels stand side by side
+_COLUMNS = range(4, 7)  # number of word panels in a row
 _PAPER = (255, 255, 255)
 _INK = (32, 34, 38)
-_GREY = (122, 126, 132)
+_GRAY = (122, 126, 132)
 _LINE = (214, 216, 220)
 
-# Ten evenly spaced points of matplotlib's "inferno" (CC0): lightness rises evenly, so that equal steps of attention
-# look equally large, in gray and to color-blind eyes too.
+# Ten evenly spaced points of matplotlib's color map "inferno" (CC0), which is perceptually uniform, also in gray and
+# for color-blind readers.
 _INFERNO = np.array(
     [
         (0, 0, 4),
@@ -40,19 +40,19 @@ _INFERNO = np.array(
     ],
     dtype=np.float32,
 )
-_COLOR_START = 0.25  # the darkest colors of the map read as shadows in an aerial image
+_COLOR_START = 0.25  # the darkest colors of the map look like shadows in an aerial image
 
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def draw_heatmap(before: Image.Image, after: Image.Image, explanation: Explanation) -> Image.Image:
-    """Draw the two dates, the caption, and for each word the cross-attention over the image after.
+    """Draw both images, the caption, and for each word the cross-attention over the later image.
 
-    The model sees the centered square of an image. A wider or higher image is shown whole at the top with that square
-    outlined; the word panels show the square. Each panel has a color scale of its own, from none to its strongest
-    place, whose share of the word's attention stands under the word; but attention spread evenly, as articles have it,
-    stays a pale film.
+    The input of the model is the center square of an image. A wider or higher image is shown whole at the top, with
+    that square outlined; the word panels show only the square. The color scale of each panel ends at its strongest
+    position, whose share of the word's attention is printed below the word. Nearly uniform attention, for example of
+    articles, is drawn pale.
 
     Args:
         before: The earlier image.
@@ -60,7 +60,7 @@ def draw_heatmap(before: Image.Image, after: Image.Image, explanation: Explanati
         explanation: Words [n] and their attention [n, h, w], from `Engine.explain`.
 
     Returns:
-        An RGB image, 1240 pixels wide, on white; its height follows from the images and the number of words.
+        An RGB image on white, 1240 pixels wide; the height depends on the images and the number of words.
     """
     before, after = before.convert("RGB"), after.convert("RGB")
     inner = _WIDTH - 2 * _MARGIN
@@ -86,30 +86,30 @@ def draw_heatmap(before: Image.Image, after: Image.Image, explanation: Explanati
         left = _MARGIN + column * (photo_width + _GAP)
         sheet.paste(photo.resize((photo_width, photo_height), Image.Resampling.LANCZOS), (left, photos_top))
         _outline_square(draw, left, photos_top, photo_width, photo_height)
-        draw.text((left, photos_top + photo_height + 10), label, fill=_GREY, font=ImageFont.load_default(20))
+        draw.text((left, photos_top + photo_height + 10), label, fill=_GRAY, font=ImageFont.load_default(20))
 
     if rows:
         _draw_legend(sheet, draw, words_top - 46)
-    square = centred_square(after).resize((panel, panel), Image.Resampling.LANCZOS)
+    square = centered_square(after).resize((panel, panel), Image.Resampling.LANCZOS)
     for index, (word, attention) in enumerate(zip(explanation.tokens, explanation.attention, strict=True)):
         row, column = divmod(index, columns)
         left, top = _MARGIN + column * (panel + _GAP), words_top + row * (panel_height + _GAP)
         sheet.paste(overlay(square, attention), (left, top))
         draw.text((left, top + panel + 6), word, fill=_INK, font=_fitting(word, panel, size=22))
         share = f"{100 * float(attention.max()):.0f} % at its peak"
-        draw.text((left, top + panel + 34), share, fill=_GREY, font=ImageFont.load_default(14))
+        draw.text((left, top + panel + 34), share, fill=_GRAY, font=ImageFont.load_default(14))
     return sheet
 
 
 def _grid(words: int) -> tuple[int, int]:
-    """Lay out panels in rows of about equal length: (columns, rows)."""
+    """Return (columns, rows) of the panels, with rows of about equal length."""
     rows = -(-words // _COLUMNS[-1])
     columns = max(_COLUMNS[0], -(-words // max(rows, 1)))
     return columns, rows
 
 
 def colors(values: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-    """Turn values in [0, 1], of any shape, into RGB colors in [0, 255] of shape [..., 3]."""
+    """Return RGB colors in [0, 255], of shape [..., 3], for values in [0, 1] of any shape."""
     position = (_COLOR_START + (1 - _COLOR_START) * np.clip(values, 0, 1)) * (len(_INFERNO) - 1)
     points = np.arange(len(_INFERNO))
     channels = [np.interp(position, points, _INFERNO[:, channel]) for channel in range(3)]
@@ -117,46 +117,48 @@ def colors(values: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
 
 
 def overlay(photo: Image.Image, attention: NDArray[np.float32]) -> Image.Image:
-    """Lay attention over a square photo, the stronger, the brighter and the more opaque.
+    """Draw attention over a square photo; stronger attention is brighter and more opaque.
 
     Args:
-        photo: what the model sees of an image, see `centred_square`.
+        photo: Center square of an image, see `centered_square`.
         attention: float32 [h, w], summing to 1.
 
     Returns:
-        An RGB image of the photo's size, in which all color is attention.
+        An RGB image of the size of the photo, where the photo is gray and the attention has color.
     """
     smooth = Image.fromarray(attention.astype(np.float32)).resize(photo.size, Image.Resampling.BICUBIC)
-    # A peak counts as strong from four times the even share on; the full scale would make noise look like a finding.
+    # The scale covers at least four times the uniform attention, so that noise does not look like a peak.
     strongest = max(float(attention.max()), 4 / attention.size)
-    strength = np.clip(np.asarray(smooth, dtype=np.float32) / strongest, 0, 1)  # bicubic overshoots on both sides
+    strength = np.clip(
+        np.asarray(smooth, dtype=np.float32) / strongest, 0, 1
+    )  # bicubic interpolation exceeds the range on both sides
     opacity = 0.8 * strength[..., None] ** 0.75
-    # In gray, so that every color in a panel is attention.
+    # The photo is gray, so that every color in a panel shows attention.
     gray = 0.8 * np.asarray(photo.convert("L"), dtype=np.float32)[..., None] + 45
     return Image.fromarray(np.rint((1 - opacity) * gray + opacity * colors(strength)).clip(0, 255).astype(np.uint8))
 
 
 def _draw_legend(sheet: Image.Image, draw: ImageDraw.ImageDraw, top: int) -> None:
-    draw.text((_MARGIN, top), "Where the model looked for each word", fill=_INK, font=ImageFont.load_default(20))
+    draw.text((_MARGIN, top), "Attention for each word", fill=_INK, font=ImageFont.load_default(20))
     width, right = 160, _WIDTH - _MARGIN
     font = ImageFont.load_default(14)
     strongest = "strongest"
     bar_left = round(right - draw.textlength(strongest, font=font) - 10 - width)
     ramp = np.broadcast_to(np.linspace(0, 1, width, dtype=np.float32), (12, width))
     sheet.paste(Image.fromarray(np.rint(colors(ramp)).astype(np.uint8)), (bar_left, top + 7))
-    draw.text((bar_left - 10, top + 13), "none", fill=_GREY, font=font, anchor="rm")
-    draw.text((right, top + 13), strongest, fill=_GREY, font=font, anchor="rm")
+    draw.text((bar_left - 10, top + 13), "none", fill=_GRAY, font=font, anchor="rm")
+    draw.text((right, top + 13), strongest, fill=_GRAY, font=font, anchor="rm")
 
 
-def centred_square(image: Image.Image) -> Image.Image:
-    """Return what the model sees of an image."""
+def centered_square(image: Image.Image) -> Image.Image:
+    """Return the center square of an image, which is the part that the model uses."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     return image.crop((left, top, left + side, top + side))
 
 
 def _outline_square(draw: ImageDraw.ImageDraw, left: int, top: int, width: int, height: int) -> None:
-    """Mark what the model sees of a photo that is not square."""
+    """Outline the center square of a photo that is not square."""
     side = min(width, height)
     if max(width, height) <= side + 1:
         return
@@ -165,7 +167,7 @@ def _outline_square(draw: ImageDraw.ImageDraw, left: int, top: int, width: int, 
 
 
 def wrap(text: str, font: Font, width: int) -> list[str]:
-    """Break a sentence into lines of at most `width` pixels; a single longer word is a line of its own."""
+    """Break a sentence into lines of at most `width` pixels; a longer word gets a line of its own."""
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word
@@ -177,7 +179,7 @@ def wrap(text: str, font: Font, width: int) -> list[str]:
 
 
 def _fitting(word: str, width: int, size: int) -> Font:
-    """The largest font in which a word fits, down to 10."""
+    """Return the largest font, from `size` down to 10, in which a word is at most `width` pixels wide."""
     while size > 10 and ImageFont.load_default(size).getlength(word) > width:
         size -= 1
     return ImageFont.load_default(size)

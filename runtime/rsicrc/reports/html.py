@@ -1,4 +1,4 @@
-"""Pairs as one HTML page: before, after, where the model looked, and what it says."""
+"""HTML pages of pairs: both images, the attention of the model, and the caption."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 from rsicrc.errors import ImageError
 from rsicrc.inputs.images import load_pair
-from rsicrc.reports.heatmap import centred_square, overlay
+from rsicrc.reports.heatmap import centered_square, overlay
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
     from rsicrc.index.hits import Hits
     from rsicrc.results import Explanation
 
-SIDE = 288  # pixels of a picture in the report
-PICTURES = ("Before", "After", "Where the model looked")
+SIDE = 288  # width and height of a picture in pixels
+PICTURES = ("Before", "After", "Attention")
 _QUALITY = 82
-_FIGURES = {"similarity": "similarity", "log_prob": "log p", "cider": "CIDEr", "change_score": "change"}
-# What a card shows in places of its own, or not at all.
-_PLACED = frozenset({"rank", "rank_score", "id", "before", "after", "caption", "score", *_FIGURES})
+_METRICS = {"similarity": "similarity", "log_prob": "log p", "cider": "CIDEr", "change_score": "change"}
+# Columns that are not listed under a card: the card shows them elsewhere or not at all.
+_FIXED_COLUMNS = frozenset({"rank", "rank_score", "id", "before", "after", "caption", "score", *_METRICS})
 
 
 @dataclass(frozen=True)
 class Heading:
-    """What stands above the hits.
+    """The heading of a page.
 
     Attributes:
-        title: what was looked for.
-        notes: what else there is to know about the search, each a few words.
+        title: Title, for example the query.
+        notes: Short facts about the search or the evaluation, a few words each.
     """
 
     title: str
@@ -46,36 +46,36 @@ class Heading:
 
 @dataclass(frozen=True)
 class Card:
-    """One hit.
+    """One pair on a page.
 
     Attributes:
-        rank: from 1.
-        name: the pair's id.
-        caption: what the model says about it; empty where the index has no captions.
-        figures: scores, by label.
-        facts: the columns of the user's table that have a value.
-        paths: the two files.
-        pictures: before, after and the heat map, squares of `SIDE` pixels; none where the images cannot be read.
-        problem: why they cannot.
+        rank: Rank of the pair, from 1.
+        pair_id: Id of the pair.
+        caption: Caption of the pair; empty if the index has no captions.
+        metrics: Scores by label.
+        columns: Columns of the user's table that have a value.
+        paths: Paths of the two images.
+        pictures: Before, after and heat map, squares of `SIDE` pixels; empty if the images cannot be read.
+        problem: Reason why the images cannot be read.
     """
 
     rank: int
-    name: str
+    pair_id: str
     caption: str
-    figures: Mapping[str, str]
-    facts: Mapping[str, str]
+    metrics: Mapping[str, str]
+    columns: Mapping[str, str]
     paths: tuple[str, str]
     pictures: tuple[Image.Image, ...] = ()
     problem: str = ""
 
 
 def make_heading(hits: Hits, pairs: int, where: str | None) -> Heading:
-    """Say what a search looked for.
+    """Make the heading of the page of a search.
 
     Args:
-        hits: what it found.
-        pairs: how many pairs the index holds.
-        where: its condition.
+        hits: Result of the search.
+        pairs: Number of pairs in the index.
+        where: SQL condition of the search.
     """
     notes = [f"{len(hits)} of {pairs:,} pairs"]
     if where is not None:
@@ -88,40 +88,40 @@ def make_heading(hits: Hits, pairs: int, where: str | None) -> Heading:
 
 
 def make_cards(engine: Engine, hits: Hits) -> list[Card]:
-    """Read the images of the hits, and ask the model where it looks for the query's words (or the caption's)."""
+    """Make cards of the hits, with the attention of the model for the words of the query (or of the caption)."""
     return [make_card(engine, row, hits.query) for row in hits]
 
 
 def make_card(engine: Engine, row: Mapping[str, Any], query: str | None) -> Card:
-    """Read the images of one pair, and ask the model where it looks for the words of a sentence.
+    """Read the images of one pair and compute the attention of the model for the words of a sentence.
 
     Args:
-        engine: the model.
-        row: `rank`, `id`, `before`, `after` and `caption`, any of the figures that a card shows, and facts of any name.
-        query: the sentence; None for the caption.
+        engine: The model.
+        row: `rank`, `id`, `before`, `after` and `caption`, any of the metrics that a card shows, and other columns.
+        query: The sentence; None for the caption.
     """
-    figures = {label: f"{row[name]:.3f}" for name, label in _FIGURES.items() if row.get(name) is not None}
-    facts = {name: str(value) for name, value in row.items() if name not in _PLACED and value is not None}
+    metrics = {label: f"{row[name]:.3f}" for name, label in _METRICS.items() if row.get(name) is not None}
+    columns = {name: str(value) for name, value in row.items() if name not in _FIXED_COLUMNS and value is not None}
     paths = (row["before"], row["after"])
     pictures: tuple[Image.Image, ...] = ()
     problem = ""
     try:
         before, after = (_thumbnail(image) for image in load_pair(paths))
         explanation = engine.explain(paths, query or row["caption"] or None)
-        seen = overlay(after, word_focus(explanation)) if explanation.tokens else after
-        pictures = (before, after, seen)
+        heatmap = overlay(after, combined_attention(explanation)) if explanation.tokens else after
+        pictures = (before, after, heatmap)
     except ImageError as error:
         problem = str(error)
-    return Card(row["rank"], row["id"], row["caption"] or "", figures, facts, paths, pictures, problem)
+    return Card(row["rank"], row["id"], row["caption"] or "", metrics, columns, paths, pictures, problem)
 
 
-def write_page(heading: Heading, cards: Sequence[Card]) -> str:
-    """Return the report: one HTML page that needs no other file and no network."""
+def render_page(heading: Heading, cards: Sequence[Card]) -> str:
+    """Return one HTML page with all pictures embedded, which needs no other file and no network."""
     return _page(heading, "\n".join(map(_article, cards)) or "<p>No pair to show.</p>")
 
 
-def write_sections(heading: Heading, sections: Mapping[str, Sequence[Card]]) -> str:
-    """Return a page like `write_page`'s, with a title above each group of cards."""
+def render_sections(heading: Heading, sections: Mapping[str, Sequence[Card]]) -> str:
+    """Return a page like that of `render_page`, with a title above each group of cards."""
     parts = [
         f'<h2 class="section">{html.escape(title)}</h2>\n' + "\n".join(map(_article, cards))
         for title, cards in sections.items()
@@ -129,10 +129,10 @@ def write_sections(heading: Heading, sections: Mapping[str, Sequence[Card]]) -> 
     return _page(heading, "\n".join(parts) or "<p>No pair to show.</p>")
 
 
-def word_focus(explanation: Explanation) -> NDArray[np.float32]:
-    """Return one map [h, w] for all words, summing to 1: words that look somewhere count more than those that do not.
+def combined_attention(explanation: Explanation) -> NDArray[np.float32]:
+    """Return one attention map [h, w] for all words, summing to 1, in which words with a strong peak weigh more.
 
-    Articles and the like spread their attention evenly; an average over all words would drown the others in it.
+    The attention of articles and similar words is nearly uniform and would dominate an unweighted mean.
     """
     maps = explanation.attention
     weights = maps.max(axis=(1, 2)) - 1 / maps[0].size
@@ -150,21 +150,22 @@ def _page(heading: Heading, body: str) -> str:
 
 
 def _thumbnail(image: Image.Image) -> Image.Image:
-    return centred_square(image).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    return centered_square(image).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
 
 
 def _article(card: Card) -> str:
-    figures = "".join(f"<div><dt>{label}</dt><dd>{value}</dd></div>" for label, value in card.figures.items())
-    facts = "".join(f"<li>{html.escape(name)} {html.escape(value)}</li>" for name, value in card.facts.items())
+    metrics = "".join(f"<div><dt>{label}</dt><dd>{value}</dd></div>" for label, value in card.metrics.items())
+    columns = "".join(f"<li>{html.escape(name)} {html.escape(value)}</li>" for name, value in card.columns.items())
     if card.pictures:
         pictures = "".join(map(_figure, card.pictures, PICTURES, (*card.paths, "")))
     else:
         pictures = f'<p class="problem">{html.escape(card.problem)}</p>'
-    caption = html.escape(card.caption) or f'<span class="name">{html.escape(card.name)}</span>'
-    name = html.escape(card.name) if card.caption else ""
+    caption = html.escape(card.caption) or f'<span class="name">{html.escape(card.pair_id)}</span>'
+    pair_id = html.escape(card.pair_id) if card.caption else ""
     return (
-        f'<article>\n<h2><span class="rank">{card.rank}</span>{caption}</h2>\n<dl>{figures}</dl>\n'
-        f'<div class="pictures">{pictures}</div>\n<footer><span class="name">{name}</span><ul>{facts}</ul></footer>\n'
+        f'<article>\n<h2><span class="rank">{card.rank}</span>{caption}</h2>\n<dl>{metrics}</dl>\n'
+        f'<div class="pictures">{pictures}</div>\n'
+        f'<footer><span class="name">{pair_id}</span><ul>{columns}</ul></footer>\n'
         "</article>"
     )
 

@@ -1,4 +1,4 @@
-"""Sentences on their way into a graph: checked, encoded, padded."""
+"""Encoding of sentences as ids for a graph: checks, tokenization and padding."""
 
 from __future__ import annotations
 
@@ -14,14 +14,18 @@ from rsicrc.text.vocabulary import PAD, Vocabulary
 logger = logging.getLogger("rsicrc")
 
 
-def encode_sentences(vocabulary: Vocabulary, texts: Sequence[str]) -> list[list[int]]:
-    """Return the ids of each sentence, START and END included.
+def encode_sentences(vocabulary: Vocabulary, texts: Sequence[str], *, warn: bool = True) -> list[list[int]]:
+    """Return the ids of each sentence, including START and END.
 
-    Words that the vocabulary does not hold count as UNK and too long sentences are cut; the log `rsicrc` gets a warning
-    about both.
+    Unknown words become UNK, and sentences that are too long are truncated.
+
+    Args:
+        vocabulary: The vocabulary of the model.
+        texts: The sentences.
+        warn: Log a warning about unknown words and truncated sentences.
 
     Raises:
-        ArgumentError: a sentence has no words, or `texts` is a single string.
+        ArgumentError: A sentence has no words, or `texts` is a single string.
     """
     if isinstance(texts, str):
         raise ArgumentError("texts is a list of sentences: put the one sentence into a list")
@@ -31,9 +35,10 @@ def encode_sentences(vocabulary: Vocabulary, texts: Sequence[str]) -> list[list[
         ids = vocabulary.encode(text)
         if len(ids) == 2:
             raise ArgumentError(f"an empty sentence ({text!r}) has nothing to be compared with")
-        if vocabulary.is_cut(text):
-            logger.warning("cut to the model's %d words: %s", vocabulary.max_len - 2, text)
-        unknown.update(dict.fromkeys(vocabulary.unknown_words(text)))
+        if warn:
+            if vocabulary.is_cut(text):
+                logger.warning("cut to the model's %d words: %s", vocabulary.max_len - 2, text)
+            unknown.update(dict.fromkeys(vocabulary.unknown_words(text)))
         encoded.append(ids)
     if unknown:
         logger.warning("not in the model's vocabulary, read as UNK: %s", ", ".join(unknown))
@@ -41,7 +46,7 @@ def encode_sentences(vocabulary: Vocabulary, texts: Sequence[str]) -> list[list[
 
 
 def pad(sentences: Sequence[list[int]]) -> NDArray[np.int64]:
-    """Return sentences as int64 [N, longest], the shorter ones filled up with PAD on the right."""
+    """Return sentences as int64 [N, longest]; shorter sentences are padded with PAD on the right."""
     longest = max((len(ids) for ids in sentences), default=0)
     padded = np.full((len(sentences), longest), PAD, np.int64)
     for row, ids in zip(padded, sentences, strict=True):

@@ -1,8 +1,8 @@
-"""Captions that say that nothing has changed, for data sets that do not flag it.
+"""Detection of captions that mean "nothing has changed", for data sets without a change flag.
 
-The patterns cover the five sentences of LEVIR-CC and those that Chg2Cap's evaluation lists for Dubai-CC
-(https://github.com/ShizhenChang/Chg2Cap, test.py). A whole sentence has to match: "no change except for a road" tells
-of a change.
+The patterns cover the five sentences of LEVIR-CC, and the sentences that Chg2Cap's evaluation lists for Dubai-CC
+(https://github.com/ShizhenChang/Chg2Cap, test.py). The whole sentence has to match, because "no change except for a
+road" describes a change.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _UNCHANGED = re.compile(
 
 
 def says_unchanged(sentence: str) -> bool:
-    """Whether a sentence (lower case, without punctuation) says that nothing has changed, and nothing else."""
+    """Return True if a sentence (lower case, without punctuation) says only that nothing has changed."""
     return _UNCHANGED.fullmatch(sentence) is not None
 
 
 def mostly_unchanged(sentences: Sequence[str]) -> bool:
-    """Whether more than half of a pair's captions say that nothing has changed."""
+    """Return True if more than half of a pair's captions say that nothing has changed."""
     return 2 * sum(map(says_unchanged, sentences)) > len(sentences)

@@ -1,6 +1,6 @@
-"""The word-level tokenizer: sentences to ids and back.
+"""The word-level vocabulary: encoding of sentences as ids, and decoding.
 
-Stored as a Hugging Face `tokenizers` file (`tokenizer.json`), so other languages' bindings read it too.
+The file format is that of Hugging Face `tokenizers` (`tokenizer.json`), which has bindings for other languages.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from rsicrc.errors import ArgumentError, ModelFolderError
 PAD, START, UNK, END = 0, 1, 2, 3
 SPECIAL_WORDS = ("PAD", "START", "UNK", "END")
 SPECIAL_IDS = {"pad": PAD, "start": START, "unk": UNK, "end": END}
-# Lower case makes sure that no text can spell a special word: those are upper case. Punctuation becomes a space, so
-# that "road,trees" is two words; hyphens and apostrophes inside a word stay ("t-shaped", "road's").
+# Lower case ensures that no text contains a special word, because special words are upper case. Punctuation becomes a
+# space, so that "road,trees" is two words; hyphens and apostrophes inside a word stay ("t-shaped", "road's").
 _NORMALIZER = NormalizerSequence(
     [
         Lowercase(),
@@ -31,8 +31,8 @@ _NORMALIZER = NormalizerSequence(
 )
 
 
-def plain_words(text: str) -> str:
-    """Return a text as the vocabulary reads it: words in lower case, without punctuation, single spaces between."""
+def normalize_text(text: str) -> str:
+    """Return a text as the vocabulary reads it: lower-case words without punctuation, separated by single spaces."""
     return " ".join(_NORMALIZER.normalize_str(text).split())
 
 
@@ -40,8 +40,8 @@ class Vocabulary:
     """A word-level vocabulary: PAD 0, START 1, UNK 2, END 3, then words.
 
     Attributes:
-        words: the word (or special name) of every id.
-        max_len: longest sequence of ids, START and END included; `encode` cuts to it.
+        words: Word (or special word) of every id.
+        max_len: Maximum length of a sequence of ids, including START and END; `encode` truncates to this length.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -50,32 +50,32 @@ class Vocabulary:
         if [ids[word] for word in self.words] != list(range(len(ids))) or self.words[:4] != SPECIAL_WORDS:
             raise ModelFolderError(f"a vocabulary has the ids 0, 1, 2, … and begins with {', '.join(SPECIAL_WORDS)}")
         if tokenizer.truncation is None:
-            raise ModelFolderError("a vocabulary must say how long a sentence may be (truncation)")
+            raise ModelFolderError("a vocabulary must set the maximum length of a sentence (truncation)")
         self.max_len = int(tokenizer.truncation["max_length"])
         self._tokenizer = tokenizer
 
     @classmethod
     def from_words(cls, words: Sequence[str], max_len: int = 41) -> Vocabulary:
-        """Build one from the word of every id.
+        """Build a vocabulary from a list of words.
 
         Args:
-            words: PAD, START, UNK, END (under these names), then the words, lower case, in id order.
-            max_len: longest sequence of ids, START and END included.
+            words: The word of every id: PAD, START, UNK, END (with these names), then words in lower case.
+            max_len: Maximum length of a sequence of ids, including START and END.
 
         Raises:
-            ArgumentError: the special words are not in place, a word occurs twice, or `max_len` is under 3.
+            ArgumentError: The special words are not at the beginning, a word occurs twice, or `max_len` is under 3.
         """
         if tuple(words[:4]) != SPECIAL_WORDS:
             raise ArgumentError(f"a vocabulary begins with {', '.join(SPECIAL_WORDS)}, not {', '.join(words[:4])}")
         if max_len < 3:
-            raise ArgumentError(f"max_len must leave room for START, a word and END, so at least 3, not {max_len}")
+            raise ArgumentError(f"max_len must be at least 3 (START, a word and END), not {max_len}")
         ids = {word: number for number, word in enumerate(words)}
         if len(ids) != len(words):
-            raise ArgumentError("a vocabulary holds a word twice")
+            raise ArgumentError("a vocabulary contains a word twice")
         tokenizer = Tokenizer(WordLevel(ids, unk_token=SPECIAL_WORDS[UNK]))
         tokenizer.normalizer = _NORMALIZER
         tokenizer.pre_tokenizer = WhitespaceSplit()
-        # In the file too, so that whoever reads it with another language's binding gets the same ids.
+        # Part of the file, so that bindings for other languages return the same ids.
         special = [(SPECIAL_WORDS[START], START), (SPECIAL_WORDS[END], END)]
         tokenizer.post_processor = TemplateProcessing(single="START $A END", special_tokens=special)
         tokenizer.enable_truncation(max_len)
@@ -86,7 +86,7 @@ class Vocabulary:
         """Read a `tokenizer.json`.
 
         Raises:
-            ModelFolderError: not such a file.
+            ModelFolderError: The file is not a vocabulary.
         """
         try:
             return cls(Tokenizer.from_file(str(path)))
@@ -101,8 +101,11 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.words)
 
+    def __repr__(self) -> str:
+        return f"Vocabulary({len(self)} words, max_len={self.max_len})"
+
     def encode(self, text: str) -> list[int]:
-        """Return [START, …, END]: at most `max_len` ids, END always kept; words not in the vocabulary are UNK."""
+        """Return [START, …, END]: at most `max_len` ids, always with END; words outside the vocabulary are UNK."""
         return list(self._tokenizer.encode(text).ids)
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -116,11 +119,11 @@ class Vocabulary:
         return " ".join(words)
 
     def is_cut(self, text: str) -> bool:
-        """Tell whether `encode` drops words because the sentence is too long."""
+        """Return True if `encode` drops words because the sentence is too long."""
         return bool(self._tokenizer.encode(text).overflowing)
 
     def unknown_words(self, text: str) -> list[str]:
-        """Return the words of a sentence that are not in the vocabulary, each once, in order."""
+        """Return the words of a sentence that are not in the vocabulary, without duplicates, in order."""
         encoding = self._tokenizer.encode(text)
         spans = zip(encoding.ids, encoding.offsets, strict=True)
         return list(dict.fromkeys(text[begin:end].lower() for number, (begin, end) in spans if number == UNK))

@@ -124,7 +124,7 @@ def test_another_model_or_search_is_refused(
     [
         ("before,then\na,b\n", "no column 'after'"),
         ("", "no rows"),
-        ("id,before,after\n1,a,b\n1,a,b\n", "id '1' stands in lines 2 and 3"),
+        ("id,before,after\n1,a,b\n1,a,b\n", "id '1' occurs in lines 2 and 3"),
         (None, "table.csv: No such file or directory"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Reading captioned data sets, each from a small folder in exactly its published layout."""
+"""Captioned data sets, each read from a small folder in its published layout."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def write(path: Path, content: Any) -> None:
     path.write_text(content if isinstance(content, str) else json.dumps(content))
 
 
-def spoken(*texts: str) -> list[dict[str, Any]]:
-    """Sentences as the captions files have them."""
+def caption_entries(*texts: str) -> list[dict[str, Any]]:
+    """Return sentences in the format of the captions files."""
     return [{"tokens": text.strip(" .").split(), "raw": text, "imgid": 0, "sentid": 0} for text in texts]
 
 
@@ -34,7 +34,7 @@ def dubai(tmp_path: Path) -> Path:
         "Validation_Dubai_CC.json": ("An artificial island was built.", "No change", "A new island"),
         "Test_Dubai_CC.json": ("All remained the same.",),
     }.items():
-        entry = {"filename": "37.tif", "imgid": 37, "sentences": spoken(*texts)}
+        entry = {"filename": "37.tif", "imgid": 37, "sentences": caption_entries(*texts)}
         write(folder / "description_jsontr_te_val" / name, {"images": [entry], "dataset": "DubaiCC"})
     return folder
 
@@ -49,9 +49,9 @@ def clevr(tmp_path: Path) -> Path:
     return folder
 
 
-def test_levir_and_second(tmp_path: Path) -> None:
+def test_levir_cc_and_second_cc_are_read(tmp_path: Path) -> None:
     entry = {"filepath": "train", "filename": "1.png", "imgid": 0, "split": "train", "changeflag": 1}
-    entry["sentences"] = spoken("A Road is built .")
+    entry["sentences"] = caption_entries("A Road is built .")
     write(tmp_path / "levir/LevirCCcaptions.json", {"images": [entry]})
     write(tmp_path / "second/SECOND-CC-AUG.json", {"images": [entry]})
     levir, second = tmp_path / "levir/images/train", tmp_path / "second/train/rgb"
@@ -63,7 +63,7 @@ def test_levir_and_second(tmp_path: Path) -> None:
     ]
 
 
-def test_dubai(dubai: Path) -> None:
+def test_dubai_cc_is_read(dubai: Path) -> None:
     splits = read_splits(dubai)
     assert {name: [pair.changed for pair in pairs] for name, pairs in splits.items()} == {
         "train": [False],
@@ -81,7 +81,7 @@ def test_dubai(dubai: Path) -> None:
         read_split(dubai, "test")
 
 
-def test_clevr_change(clevr: Path) -> None:
+def test_clevr_change_is_read(clevr: Path) -> None:
     train = read_split(clevr, "train")
     assert [pair.changed for pair in train] == [True, False, True, False]
     assert train[2] == CaptionedPair(
@@ -101,7 +101,7 @@ def test_clevr_change(clevr: Path) -> None:
         read_split(clevr, "val")
 
 
-def test_own_pairs_as_csv_and_json_lines(tmp_path: Path) -> None:
+def test_csv_and_json_lines_tables_are_read(tmp_path: Path) -> None:
     table = tmp_path / "pairs.csv"
     write(
         table,
@@ -139,7 +139,7 @@ def test_own_pairs_as_csv_and_json_lines(tmp_path: Path) -> None:
         ("before,after,captions,split,changed\na,b,a road,train,perhaps\n", "not 'perhaps'"),
     ],
 )
-def test_wrong_tables_are_one_clear_line(tmp_path: Path, row: str, message: str) -> None:
+def test_wrong_tables_are_refused_in_one_line(tmp_path: Path, row: str, message: str) -> None:
     write(tmp_path / "pairs.csv", row)
     with pytest.raises((DataError, PairsError), match=message) as caught:
         read_split(tmp_path / "pairs.csv", "train")
@@ -147,7 +147,7 @@ def test_wrong_tables_are_one_clear_line(tmp_path: Path, row: str, message: str)
 
 
 @pytest.mark.parametrize("captions", [7, [1, 2], {"a": "road"}])
-def test_a_caption_list_of_the_wrong_shape_in_a_table(tmp_path: Path, captions: Any) -> None:
+def test_wrong_caption_lists_in_a_table_are_refused(tmp_path: Path, captions: Any) -> None:
     line = {"before": "a.png", "after": "b.png", "split": "train", "captions": captions}
     write(tmp_path / "pairs.jsonl", json.dumps(line))
     with pytest.raises(DataError, match="row 1: 'captions' is a list of sentences"):
@@ -165,14 +165,14 @@ def test_a_caption_list_of_the_wrong_shape_in_a_table(tmp_path: Path, captions: 
         (["a road"], "a sentence of another shape"),
     ],
 )
-def test_a_caption_list_of_the_wrong_shape(tmp_path: Path, sentences: Any, message: str) -> None:
+def test_wrong_caption_lists_are_refused(tmp_path: Path, sentences: Any, message: str) -> None:
     entry = {"filename": "1.png", "split": "train", "changeflag": 1, "sentences": sentences}
     write(tmp_path / "LevirCCcaptions.json", {"images": [entry]})
     with pytest.raises(DataError, match=rf"1\.png: .*{message}"):
         read_split(tmp_path, "train")
 
 
-def test_what_is_no_data_set_says_what_would_be(tmp_path: Path) -> None:
+def test_unknown_data_set_error_names_all_layouts(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"not a data set that can be read\. Known are LEVIR-CC: a folder with"
     ) as caught:
@@ -186,7 +186,7 @@ def test_what_is_no_data_set_says_what_would_be(tmp_path: Path) -> None:
         read_splits(tmp_path)
 
 
-def test_what_says_that_nothing_has_changed() -> None:
+def test_no_change_sentences_are_recognized() -> None:
     more = "all remained the same;nothing changed in this area;no changes to mention;no change was made;no change;"
     more += "the area appears the same;no change occurred in this area;no difference in this area;"
     more += "there is no change to mention;everything remains the same;nothing has changed in this area"
@@ -199,6 +199,6 @@ def test_what_says_that_nothing_has_changed() -> None:
 
 
 @pytest.mark.shared
-def test_captions_tell_change_as_levir_flags_it(shared_folder: Path) -> None:
+def test_captions_agree_with_the_change_flags_of_levir_cc(shared_folder: Path) -> None:
     for pairs in read_splits(shared_folder / "data" / "captions").values():
         assert [pair.changed for pair in pairs] == [not mostly_unchanged(pair.sentences) for pair in pairs]

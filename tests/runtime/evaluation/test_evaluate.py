@@ -1,45 +1,53 @@
-"""Evaluation through an exported folder: the report against figures put together by hand, and the command."""
+"""Evaluation of an exported folder: the report compared with metrics computed by hand, and the command."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
-import click
 import numpy as np
 import pytest
 from PIL import Image
 
 import rsicrc
-from rsicrc.cli.commands.evaluate import evaluate as evaluate_command
-from rsicrc.cli.console import run_command
 from rsicrc.datasets.levir_cc import CaptionedPair, read_levir
 from rsicrc.engine import Engine
 from rsicrc.errors import ArgumentError, DataError, ImageError
-from rsicrc.evaluation.evaluate import Prediction, Report, evaluate
+from rsicrc.evaluation.evaluate import EvaluationReport, Prediction, evaluate
 from rsicrc.evaluation.metrics import captioning
 from rsicrc.evaluation.metrics.captioning import caption_metrics
-from rsicrc.reports.evaluation_page import BEST, WORST, WRONG, choose
+from rsicrc.reports.evaluation_page import BEST, WORST, WRONG, select_pairs
 from rsicrc.results import Caption, PairFailure
-from tests.models import NO_CHANGE
-from tests.runtime.conftest import Ended
+from tests.runtime.conftest import Command, Ended
 
-# The first captions; the random model knows all the words. The third and the fifth are the same.
+NO_CHANGE = ("the scene is the same as before", "nothing has changed", "there is no change")
+# The first captions, in words of the random model. The third and the fifth caption are equal.
 FIRST = [NO_CHANGE[0], "a road is built", "houses are built", NO_CHANGE[1], "houses are built", "trees along the road"]
 CHANGED = [text not in NO_CHANGE for text in FIRST]
 
 
 @pytest.fixture(autouse=True)
 def _no_java(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Starting Java takes longer than all these tests; METEOR has one of its own."""
+    """Hide Java, which takes longer to start than all these tests; METEOR has a test of its own."""
     monkeypatch.setenv("PATH", "")
     captioning.meteor_problem.cache_clear()
 
 
 @pytest.fixture(scope="module")
 def engine(model_folder: Path) -> Engine:
-    return rsicrc.load(model_folder)
+    pytest.importorskip("pycocoevalcap", reason="needs rsicrc[train]")
+    engine = rsicrc.load(model_folder)
+    assert engine.manifest.no_change_sentences == NO_CHANGE
+    return engine
+
+
+class Progress:
+    """A progress callback that counts the steps."""
+
+    steps = 0
+
+    def __call__(self, steps: int = 1, note: str | None = None) -> None:
+        self.steps += steps
 
 
 def write_captions(data: Path, sentences: list[list[str]], changed: list[bool]) -> None:
@@ -57,7 +65,7 @@ def write_captions(data: Path, sentences: list[list[str]], changed: list[bool]) 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Six pairs in LEVIR-CC's layout, two of them unchanged."""
+    """Return a folder of six pairs in LEVIR-CC's layout, two of them unchanged."""
     generator = np.random.default_rng(5)
     for date in "AB":
         folder = tmp_path / "data" / "images" / "test" / date
@@ -71,29 +79,25 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
-    """`rsicrc-run evaluate` with the random model, in this process."""
+def run(model_folder: Path, rsicrc_run: Command) -> Command:
+    """Return a function that runs `rsicrc-run evaluate` with the random model, in this process."""
+    pytest.importorskip("pycocoevalcap", reason="needs rsicrc[train]")
 
     def command(*args: str | Path) -> Ended:
-        capsys.readouterr()
-        group = click.Group(commands=[evaluate_command])
-        with pytest.raises(SystemExit) as caught:
-            run_command(group, "rsicrc-run", ["evaluate", *map(str, args), "--model", str(model_folder)])
-        assert isinstance(caught.value.code, int)
-        return Ended(caught.value.code, *capsys.readouterr())
+        return rsicrc_run("evaluate", *args, "--model", model_folder)
 
     return command
 
 
-def test_the_report_against_the_engine(engine: Engine, data: Path) -> None:
-    steps: list[int] = []
-    report = evaluate(engine, data, beams=2, on_progress=steps.append)
+def test_report_matches_metrics_computed_by_hand(engine: Engine, data: Path) -> None:
+    progress = Progress()
+    report = evaluate(engine, data, beams=2, advance=progress)
     pairs = read_levir(data, "test")
     paths = [(pair.before, pair.after) for pair in pairs]
     captions = engine.caption(paths, beams=2)
 
     assert (report.pairs, report.changed, report.failed, report.beams) == (6, 4, 0, 2)
-    assert sum(steps) == 6
+    assert progress.steps == 6
     assert [prediction.result for prediction in report.predictions] == captions
     assert report.notes == ("METEOR was skipped: it needs Java, and there is no `java` on the PATH",)
     for protocol in "published", "period-free":
@@ -108,28 +112,28 @@ def test_the_report_against_the_engine(engine: Engine, data: Path) -> None:
     best = similarity.argmax(axis=1)
     assert report.retrieval["all"]["published"]["P@1"] == pytest.approx(np.mean([best[i] in same[i] for i in range(6)]))
     best = similarity[np.ix_(rows, rows)].argmax(axis=1)
-    hits = [rows[best[place]] in same[row] for place, row in enumerate(rows)]
+    hits = [rows[best[number]] in same[row] for number, row in enumerate(rows)]
     assert report.retrieval["changed"]["published"]["P@1"] == pytest.approx(np.mean(hits))
     own = [(row, sentence) for row in rows for sentence in pairs[row].sentences]
     similarity = engine.embed_texts([sentence for _, sentence in own]) @ engine.embed_images(paths).T
-    found = [similarity[place].argmax() == row for place, (row, _) in enumerate(own)]
+    found = [similarity[number].argmax() == row for number, (row, _) in enumerate(own)]
     assert report.retrieval["all"]["strict"]["R@1"] == pytest.approx(np.mean(found))
 
     scores = np.array([each.change_score for each in captions])
     assert report.change["change_score"]["accuracy"] == np.mean((scores >= 0.5) == CHANGED)
     assert report.change["change_score"]["Brier"] == pytest.approx(np.mean((scores - CHANGED) ** 2))
-    said = [each.text not in NO_CHANGE for each in captions]
-    assert report.change["caption"]["accuracy"] == np.mean(np.array(said) == CHANGED)
+    decided = [each.text not in NO_CHANGE for each in captions]
+    assert report.change["caption"]["accuracy"] == np.mean(np.array(decided) == CHANGED)
 
 
-def test_a_model_is_perfect_on_its_own_captions(engine: Engine, data: Path) -> None:
+def test_model_is_perfect_on_its_own_captions(engine: Engine, data: Path) -> None:
     pairs = read_levir(data, "test")
     own = [each.text for each in engine.caption([(pair.before, pair.after) for pair in pairs])]
     write_captions(data, [[text, "the road"] for text in own], [text not in NO_CHANGE for text in own])
-    decisive = evaluate(engine, data).decisive()
-    assert decisive["BLEU-4, changed pairs, period-free"] == pytest.approx(1.0)
-    assert decisive["change/no-change accuracy, by caption"] == 1.0
-    assert list(decisive) == [
+    headline = evaluate(engine, data).headline()
+    assert headline["BLEU-4, changed pairs, period-free"] == pytest.approx(1.0)
+    assert headline["change/no-change accuracy, by caption"] == 1.0
+    assert list(headline) == [
         "change/no-change accuracy, by caption",
         "change/no-change accuracy, by change_score",
         "BLEU-4, changed pairs, period-free",
@@ -138,14 +142,14 @@ def test_a_model_is_perfect_on_its_own_captions(engine: Engine, data: Path) -> N
     ]
 
 
-def test_without_changed_pairs(engine: Engine, data: Path) -> None:
+def test_metrics_of_changed_pairs_are_absent_without_any(engine: Engine, data: Path) -> None:
     report = evaluate(engine, data, limit=1)
     assert (report.pairs, report.changed, report.beams) == (1, 0, engine.manifest.search.beams)
     assert list(report.captions) == ["all"]
     assert list(report.retrieval) == ["all"]
     assert list(report.retrieval["all"]) == ["published"]
-    assert report.notes[-1] == "no changed pairs: their figures and strict retrieval are absent"
-    assert len(report.decisive()) == 2
+    assert report.notes[-1] == "no changed pairs: metrics of changed pairs and strict retrieval are absent"
+    assert len(report.headline()) == 2
 
 
 def test_unknown_words_are_counted_in_one_note(engine: Engine, data: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -154,16 +158,16 @@ def test_unknown_words_are_counted_in_one_note(engine: Engine, data: Path, caplo
     assert not caplog.records
 
 
-def test_a_broken_pair_is_left_out(engine: Engine, data: Path) -> None:
+def test_damaged_pair_is_left_out(engine: Engine, data: Path) -> None:
     (data / "images" / "test" / "B" / "1.png").write_bytes(b"")
-    steps: list[int] = []
-    report = evaluate(engine, data, on_progress=steps.append)
-    assert (report.pairs, report.changed, report.failed, sum(steps)) == (5, 3, 1, 6)
+    progress = Progress()
+    report = evaluate(engine, data, advance=progress)
+    assert (report.pairs, report.changed, report.failed, progress.steps) == (5, 3, 1, 6)
     assert report.notes[-1] == "1 of 6 pairs could not be read and are left out"
     assert "the file is empty" in report.predictions[1].to_dict()["error"]
 
 
-def test_mistakes(engine: Engine, data: Path) -> None:
+def test_wrong_arguments_are_refused(engine: Engine, data: Path) -> None:
     with pytest.raises(ArgumentError, match="limit must be at least 1"):
         evaluate(engine, data, limit=0)
     with pytest.raises(DataError, match="no pairs in the split 'val'"):
@@ -177,7 +181,7 @@ def test_mistakes(engine: Engine, data: Path) -> None:
         evaluate(engine, data)
 
 
-def test_the_command_for_people(run: Callable[..., Ended], data: Path) -> None:
+def test_evaluate_command_prints_tables(run: Command, data: Path) -> None:
     ended = run(data, "--beams", "1")
     lines = ended.out.splitlines()
     assert ended.code == 0
@@ -189,55 +193,55 @@ def test_the_command_for_people(run: Callable[..., Ended], data: Path) -> None:
     assert [title for title in titles if any(line.startswith(title) for line in lines)] == titles
 
 
-def test_the_command_as_json(run: Callable[..., Ended], engine: Engine, data: Path) -> None:
-    output = data.parent / "said.jsonl"
+def test_evaluate_command_prints_json(run: Command, engine: Engine, data: Path) -> None:
+    output = data.parent / "predictions.jsonl"
     ended = run(data, "--json", "--limit", "5", "-o", output)
     document = json.loads(ended.out)
     assert ended.code == 0
     assert (document["data"], document["split"], len(document["model"])) == (str(data), "test", 12)
     report = evaluate(engine, data, limit=5)
     assert {name: document[name] for name in report.to_dict()} == json.loads(json.dumps(report.to_dict()))
-    assert list(document["decisive"]) == list(report.decisive())
+    assert list(document["headline"]) == list(report.headline())
     written = [json.loads(line) for line in output.read_text().splitlines()]
     assert written == [prediction.to_dict() for prediction in report.predictions]
-    assert [path.name for path in data.parent.iterdir() if path.is_file()] == ["said.jsonl"]
+    assert [path.name for path in data.parent.iterdir() if path.is_file()] == ["predictions.jsonl"]
 
 
-def test_the_command_reports_a_broken_pair_and_does_the_others(run: Callable[..., Ended], data: Path) -> None:
+def test_evaluate_command_reports_a_damaged_pair(run: Command, data: Path) -> None:
     (data / "images" / "test" / "A" / "0.png").unlink()
-    output = data.parent / "said.jsonl"
+    output = data.parent / "predictions.jsonl"
     ended = run(data, "-o", output)
     assert ended.code == 1
     assert "note: 1 of 6 pairs could not be read" in ended.err
     assert ["error" in json.loads(line) for line in output.read_text().splitlines()] == [True, *[False] * 5]
 
 
-def test_mistakes_on_the_command_line(run: Callable[..., Ended], data: Path) -> None:
+def test_evaluate_command_refuses_wrong_arguments(run: Command, data: Path) -> None:
     assert run(data / "nowhere").code == 1
     assert run(data, "--limit", "0").code == 2
-    ended = run(data, "-o", data / "nowhere" / "said.jsonl")
+    ended = run(data, "-o", data / "nowhere" / "predictions.jsonl")
     assert (ended.code, ended.out) == (1, "")
     assert "No such file or directory" in ended.err
 
 
-def test_the_pairs_that_say_most() -> None:
-    def said(text: str, change: float, score: float, references: tuple[str, ...]) -> Prediction:
+def test_evaluation_page_selects_best_worst_and_wrong_pairs() -> None:
+    def predict(text: str, change: float, score: float, references: tuple[str, ...]) -> Prediction:
         pair = CaptionedPair(Path("a.png"), Path(f"{text}.png"), references, changed=references[0] not in NO_CHANGE)
         return Prediction(pair, Caption(text, score, (), (), change))
 
     predictions = (
-        said("a road is built", 0.9, -1.0, ("a road is built", "there is a road")),
-        said("trees along the road", 0.7, -3.0, ("houses are built",)),
-        said("many trees", 0.6, -2.0, ("a pond appears",)),
-        said(NO_CHANGE[0], 0.2, -1.0, (NO_CHANGE[0],)),
-        said("a pond", 0.95, -1.0, (NO_CHANGE[1],)),
-        said(NO_CHANGE[2], 0.1, -1.0, ("a house appears",)),
+        predict("a road is built", 0.9, -1.0, ("a road is built", "there is a road")),
+        predict("trees along the road", 0.7, -3.0, ("houses are built",)),
+        predict("many trees", 0.6, -2.0, ("a pond appears",)),
+        predict(NO_CHANGE[0], 0.2, -1.0, (NO_CHANGE[0],)),
+        predict("a pond", 0.95, -1.0, (NO_CHANGE[1],)),
+        predict(NO_CHANGE[2], 0.1, -1.0, ("a house appears",)),
         Prediction(
             CaptionedPair(Path("a"), Path("b"), ("a road",), changed=True), PairFailure(6, ImageError("broken"))
         ),
     )
-    report = Report(6, 4, 1, {}, {}, {}, (), predictions)
-    chosen = choose(report, 2)
+    report = EvaluationReport(6, 4, 1, {}, {}, {}, (), predictions)
+    chosen = select_pairs(report, 2)
     names = {section: [row["id"] for row in rows] for section, rows in chosen.items()}
     assert names == {
         BEST: ["a road is built.png", "trees along the road.png"],
@@ -245,17 +249,17 @@ def test_the_pairs_that_say_most() -> None:
         WRONG: ["a pond.png", f"{NO_CHANGE[2]}.png"],
     }
     assert chosen[BEST][0]["cider"] > 1 > chosen[WORST][0]["cider"]
-    assert chosen[WORST][0]["people wrote:"] == "a house appears"
-    assert [len(rows) for rows in choose(report, 8).values()] == [2, 2, 2]
+    assert chosen[WORST][0]["references:"] == "a house appears"
+    assert [len(rows) for rows in select_pairs(report, 8).values()] == [2, 2, 2]
 
 
-def test_the_page_of_pictures(run: Callable[..., Ended], data: Path) -> None:
+def test_evaluate_command_writes_the_page(run: Command, data: Path) -> None:
     page = data.parent / "page.html"
     assert run(data, "--html", page).code == 0
     content = page.read_text()
     assert content.startswith("<!doctype html>")
     assert content.count("data:image/jpeg;base64,") >= 3 * 4
-    for text in (BEST, WORST, "6 pairs, 4 of them changed", "people wrote:", "CIDEr"):
+    for text in (BEST, WORST, "6 pairs, 4 of them changed", "references:", "CIDEr"):
         assert text in content
     ended = run(data, "--html", data / "nowhere" / "page.html")
     assert (ended.code, ended.out) == (1, "")

@@ -1,4 +1,4 @@
-"""Captioning metrics: values known by hand, both protocols, METEOR with and without Java, and mistakes."""
+"""Captioning metrics: values computed by hand, both protocols, METEOR with and without Java, wrong arguments."""
 
 from __future__ import annotations
 
@@ -14,58 +14,60 @@ from rsicrc.errors import ArgumentError, BackendError
 from rsicrc.evaluation.metrics import captioning
 from rsicrc.evaluation.metrics.captioning import caption_metrics, meteor_problem
 
+pytest.importorskip("pycocoevalcap", reason="needs rsicrc[train]")
+
 SENTENCES = ["a road is built", "some houses appear on bareland", "the scene is the same as before"]
 NAMES = ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr"]
 
 
 @pytest.fixture(autouse=True)
 def _fresh_meteor() -> Iterator[None]:
-    """Whether there is Java is looked up once; here it changes from test to test."""
-    for remembered in captioning.meteor_problem, captioning._meteor:
-        remembered.cache_clear()
+    """Clear the cached availability of Java, which differs between the tests."""
+    for cached in captioning.meteor_problem, captioning._meteor:
+        cached.cache_clear()
     yield
-    for remembered in captioning.meteor_problem, captioning._meteor:
-        remembered.cache_clear()
+    for cached in captioning.meteor_problem, captioning._meteor:
+        cached.cache_clear()
 
 
 def measure(hypotheses: list[str], references: list[list[str]], protocol: str = "period-free") -> dict[str, float]:
     return caption_metrics(hypotheses, references, protocol, meteor=False)
 
 
-def test_perfect_captions(capsys: pytest.CaptureFixture[str]) -> None:
+def test_perfect_captions_have_the_best_metrics(capsys: pytest.CaptureFixture[str]) -> None:
     metrics = measure(SENTENCES, [[sentence] for sentence in SENTENCES])
     assert list(metrics) == NAMES
     assert metrics == pytest.approx({**dict.fromkeys(NAMES, 1.0), "CIDEr": 10.0})
     assert capsys.readouterr() == ("", "")
 
 
-def test_the_period_of_the_published_references_costs_a_perfect_caption() -> None:
+def test_published_protocol_penalizes_a_perfect_caption() -> None:
     metrics = measure(SENTENCES, [[sentence] for sentence in SENTENCES], "published")
     words = sum(len(sentence.split()) for sentence in SENTENCES)
-    # Every n-gram is right, so only BLEU's brevity penalty is left: one word short in each sentence.
+    # Every n-gram matches, so the result is BLEU's brevity penalty: each sentence is one word too short.
     assert metrics["BLEU-4"] == pytest.approx(math.exp(1 - (words + len(SENTENCES)) / words))
     assert metrics["ROUGE-L"] < 1
     assert metrics["CIDEr"] < 10
 
 
 @pytest.mark.parametrize("protocol", ["published", "period-free"])
-def test_a_period_in_the_input_changes_nothing(protocol: str) -> None:
+def test_final_period_in_the_input_is_ignored(protocol: str) -> None:
     hypotheses = ["a road is built", "houses appear", "the scene is the same"]
     without = measure(hypotheses, [[sentence] for sentence in SENTENCES], protocol)
     spellings = [[f" {sentence}  ."] for sentence in SENTENCES]
     assert measure([f"{text}." for text in hypotheses], spellings, protocol) == without
 
 
-def test_bleu_by_hand() -> None:
+def test_bleu_and_rouge_match_values_computed_by_hand() -> None:
     metrics = measure(["the the road"], [["the road is long", "a road"]])
-    # Clipped: "the" counts once, "road" once. Nearest reference length: 2 and 4 are as near to 3, the shorter counts.
+    # Clipped counts: "the" 1, "road" 1. Reference lengths 2 and 4 are equally near to 3; BLEU takes the shorter length.
     assert metrics["BLEU-1"] == pytest.approx(2 / 3)
     assert metrics["BLEU-2"] == pytest.approx(math.sqrt(2 / 3 * 1 / 2))
     # ROUGE-L: precision 2/3 (the road), recall 1/2 of each reference at most: (1 + β²)PR / (R + β²P), β = 1.2
     assert metrics["ROUGE-L"] == pytest.approx(2.44 * (2 / 3) * (1 / 2) / (1 / 2 + 1.44 * 2 / 3))
 
 
-def test_an_empty_caption_scores_nothing() -> None:
+def test_empty_caption_has_zero_scores() -> None:
     metrics = measure(["", *SENTENCES[1:]], [[sentence] for sentence in SENTENCES])
     assert metrics["CIDEr"] == pytest.approx(20 / 3)
     assert metrics["ROUGE-L"] == pytest.approx(2 / 3)
@@ -81,12 +83,14 @@ def test_an_empty_caption_scores_nothing() -> None:
         (["a", "b"], [["."], ["b"]], "published", "pair 0, counted from 0, has no reference"),
     ],
 )
-def test_mistakes(hypotheses: list[str], references: list[list[str]], protocol: str, message: str) -> None:
+def test_wrong_arguments_are_refused(
+    hypotheses: list[str], references: list[list[str]], protocol: str, message: str
+) -> None:
     with pytest.raises(ArgumentError, match=message):
         measure(hypotheses, references, protocol)
 
 
-def test_without_pycocoevalcap(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_pycocoevalcap_error_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.startswith("pycocoevalcap.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "pycocoevalcap", None)
@@ -96,13 +100,13 @@ def test_without_pycocoevalcap(monkeypatch: pytest.MonkeyPatch) -> None:
         meteor_problem()
 
 
-def test_without_java(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_meteor_is_skipped_without_java(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert list(caption_metrics(["a road"], [["a road"]])) == NAMES
     assert meteor_problem() == "METEOR was skipped: it needs Java, and there is no `java` on the PATH"
 
 
-def test_with_a_java_that_does_not_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_meteor_is_skipped_if_java_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     java = tmp_path / "java"
     java.write_text("#!/bin/sh\nexit 1\n")
     java.chmod(0o755)
@@ -113,10 +117,10 @@ def test_with_a_java_that_does_not_run(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("java") is None, reason="METEOR needs Java")
-def test_meteor() -> None:
+def test_meteor_counts_synonyms_and_stems() -> None:
     perfect = caption_metrics(SENTENCES, [[sentence] for sentence in SENTENCES])
     assert perfect["METEOR"] == pytest.approx(1.0)
     assert sorted(perfect) == sorted([*NAMES, "METEOR"])
-    # Synonyms and stems are METEOR's point: BLEU sees one common word here.
+    # METEOR matches synonyms and stems; the only common word for BLEU is "a".
     near = caption_metrics(["a road was constructed", "", ""], [["a roads is built"], ["a"], ["b"]])
     assert near["METEOR"] > 0.1

@@ -1,4 +1,4 @@
-"""Change/no-change metrics: by hand, and against slow, obvious implementations."""
+"""Change/no-change metrics, compared with values computed by hand and with slow, simple implementations."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from rsicrc.errors import ArgumentError
 from rsicrc.evaluation.metrics.change import calibration_metrics, decision_metrics, says_changed
 
 
-def test_a_caption_spells_out_the_decision() -> None:
+def test_no_change_captions_decide_for_unchanged() -> None:
     captions = ["the scene is the same as before", "a road is built", "", "No change has occurred ."]
     sentences = ["The scene is the same as before.", "no change  has occurred", "there is no difference"]
     assert says_changed(captions, sentences).tolist() == [False, True, True, False]
 
 
-def test_decisions_by_hand() -> None:
+def test_decision_metrics_match_values_computed_by_hand() -> None:
     metrics = decision_metrics([True, True, True, False, False], [True, True, False, True, False])
     assert metrics == pytest.approx({"accuracy": 3 / 5, "precision": 2 / 3, "recall": 2 / 3, "F1": 2 / 3})
 
 
-def test_nothing_changed_and_nothing_found() -> None:
+def test_decision_metrics_without_changed_pairs() -> None:
     assert decision_metrics([False], [False]) == {"accuracy": 1.0, "precision": 0.0, "recall": 0.0, "F1": 0.0}
 
 
@@ -42,18 +42,18 @@ def slow_calibration(changed: list[bool], scores: list[float]) -> dict[str, floa
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_calibration_against_the_slow_one(seed: int) -> None:
+def test_calibration_matches_a_slow_implementation(seed: int) -> None:
     generator = random.Random(seed)
     scores = [generator.choice([0.0, 0.1, 0.5, 1.0, generator.random()]) for _ in range(generator.randint(1, 60))]
     changed = [generator.random() < score for score in scores]
     assert calibration_metrics(changed, scores) == pytest.approx(slow_calibration(changed, scores))
 
 
-def test_certain_and_right_is_perfectly_calibrated() -> None:
+def test_certain_correct_scores_are_perfectly_calibrated() -> None:
     assert calibration_metrics([True, False], [1.0, 0.0]) == {"ECE": 0.0, "Brier": 0.0}
 
 
-def test_mistakes() -> None:
+def test_wrong_arguments_are_refused() -> None:
     with pytest.raises(ArgumentError, match="1 decisions cannot be compared with 2 pairs"):
         decision_metrics([True, False], [True])
     with pytest.raises(ArgumentError, match="0 decisions"):

@@ -1,4 +1,4 @@
-"""Retrieval metrics against slow, obvious implementations, on small random cases full of ties."""
+"""Retrieval metrics, compared with slow, simple implementations on small random cases with many ties."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Case = tuple[Floats, Floats, NDArray[np.bool_]]
 
 
 def random_case(seed: int) -> Case:
-    """Whole numbers, so that similarities are exact and many are equal; every query has a relevant candidate."""
+    """Return vectors of whole numbers, for exact and often equal similarities; all queries have relevant pairs."""
     generator = np.random.default_rng(seed)
     queries, candidates = (int(count) for count in generator.integers(1, 25, 2))
     vectors = [generator.integers(-1, 2, (count, 3)).astype(np.float32) for count in (queries, candidates)]
@@ -40,7 +40,7 @@ def slow_published(queries: Floats, candidates: Floats, relevant: NDArray[np.boo
             values.setdefault(f"P@{k}", []).append(sum(hits[:k]) / k)
             values.setdefault(f"R@{k}", []).append(sum(hits[:k]) / sum(hits))
             values.setdefault(f"MRR@{k}", []).append(1 / first if first <= k else 0.0)
-        precisions = [sum(hits[: place + 1]) / (place + 1) for place, hit in enumerate(hits) if hit]
+        precisions = [sum(hits[: number + 1]) / (number + 1) for number, hit in enumerate(hits) if hit]
         values.setdefault("mAP", []).append(sum(precisions) / len(precisions))
     return {name: sum(each) / len(each) for name, each in values.items()}
 
@@ -58,21 +58,21 @@ def slow_strict(queries: Floats, candidates: Floats, targets: list[int]) -> dict
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_published_against_the_slow_one(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_published_metrics_match_a_slow_implementation(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retrieval, "_CHUNK", 4)
     case = random_case(seed)
     assert published_retrieval(*case) == pytest.approx(slow_published(*case))
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_strict_against_the_slow_one(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strict_metrics_match_a_slow_implementation(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retrieval, "_CHUNK", 4)
     queries, candidates, relevant = random_case(seed)
     targets = relevant.argmax(axis=1).tolist()
     assert strict_retrieval(queries, candidates, targets) == pytest.approx(slow_strict(queries, candidates, targets))
 
 
-def test_strict_map_is_what_one_relevant_pair_gives() -> None:
+def test_strict_map_equals_published_map_of_one_relevant_pair() -> None:
     queries, candidates, relevant = random_case(3)
     targets = relevant.argmax(axis=1)
     only = np.zeros_like(relevant)
@@ -81,7 +81,7 @@ def test_strict_map_is_what_one_relevant_pair_gives() -> None:
     assert strict["mAP"] == pytest.approx(published_retrieval(queries, candidates, only)["mAP"])
 
 
-def test_relevance_is_same_label_or_same_sentence() -> None:
+def test_relevant_pairs_share_the_label_or_the_sentence() -> None:
     relevant = relevance([0, -1, 2, -1, 4], ["a road", "no change", "a road", "nothing", "a pond"])
     assert relevant.tolist() == [
         [True, False, True, False, False],
@@ -92,7 +92,7 @@ def test_relevance_is_same_label_or_same_sentence() -> None:
     ]
 
 
-def test_a_collapsed_model_does_not_look_good() -> None:
+def test_equal_embeddings_have_the_metrics_of_chance() -> None:
     ones = np.ones((100, 2), np.float32)
     metrics = strict_retrieval(ones, ones, range(100))
     assert metrics["R@10"] == pytest.approx(0.1)
@@ -117,6 +117,6 @@ YES = np.ones((1, 1), np.bool_)
         (lambda: strict_retrieval(ONE, ONE, [0, 0]), "1 queries need one row"),
     ],
 )
-def test_mistakes(call: Callable[[], object], message: str) -> None:
+def test_wrong_arguments_are_refused(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         call()

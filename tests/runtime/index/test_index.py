@@ -1,4 +1,4 @@
-"""An index of pairs with a real model: what is added, what is found, and what is refused."""
+"""An index of pairs with a real model: addition, search and refused input."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def engine(model_folder: Path) -> Engine:
 
 @pytest.fixture
 def images(pictures: Path, tmp_path: Path) -> Path:
-    """A copy of the pictures, to be changed."""
+    """Return a copy of the pictures, which may be changed."""
     return shutil.copytree(pictures, tmp_path / "images")
 
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Files that a test has just written count as settled, where the test does not say otherwise.
+    # Times of files that a test has just written are reliable, unless the test changes this setting.
     monkeypatch.setattr(fingerprint, "_SETTLED_NS", 0)
 
 
@@ -55,13 +55,13 @@ def rows_of(folder: Path, count: int = 5) -> list[dict[str, object]]:
 
 @pytest.fixture(scope="module")
 def filled(engine: Engine, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Index:
-    """An index of five pairs with captions, to be searched only."""
+    """Return an index of five pairs with captions, which must not be changed."""
     index = Index.create(tmp_path_factory.mktemp("filled") / "index", engine)
     index.add(rows_of(pictures), captions=True)
     return index
 
 
-def test_a_search_is_the_ranking_by_cosine(filled: Index, engine: Engine, pictures: Path) -> None:
+def test_search_ranks_by_cosine(filled: Index, engine: Engine, pictures: Path) -> None:
     pairs = [(pictures / f"{number}a.png", pictures / f"{number}b.png") for number in range(1, 6)]
     expected = engine.embed_images(pairs) @ engine.embed_texts([QUERY])[0]
     order = np.argsort(-expected)
@@ -78,7 +78,7 @@ def test_a_search_is_the_ranking_by_cosine(filled: Index, engine: Engine, pictur
     assert len(filled.search(QUERY, k=2)) == 2
 
 
-def test_the_rows_go_into_other_tables(filled: Index) -> None:
+def test_hits_convert_to_arrow_and_pandas(filled: Index) -> None:
     hits = filled.search(QUERY, where="year = 2018")
     assert isinstance(hits.to_arrow(), pa.Table)
     assert hits.to_arrow().column("id").to_pylist() == ["p3"]
@@ -95,12 +95,12 @@ def test_the_rows_go_into_other_tables(filled: Index) -> None:
         ("year = 1999", set()),
     ],
 )
-def test_a_condition_on_columns(filled: Index, where: str, ids: set[str]) -> None:
+def test_search_with_a_condition(filled: Index, where: str, ids: set[str]) -> None:
     assert {row["id"] for row in filled.search(QUERY, where=where)} == ids
 
 
 @pytest.mark.parametrize("where", ["", "year = 2020 and", "yeer = 2020", "year = 'x y'", "id", "vector > 3"])
-def test_what_is_no_condition(filled: Index, where: str) -> None:
+def test_invalid_condition_is_refused(filled: Index, where: str) -> None:
     with pytest.raises(rsicrc.ArgumentError) as caught:
         filled.search(QUERY, where=where)
     message = str(caught.value)
@@ -110,7 +110,7 @@ def test_what_is_no_condition(filled: Index, where: str) -> None:
     assert ".rs" not in message
 
 
-def test_the_decoder_orders_the_first_hits_anew(filled: Index, engine: Engine, pictures: Path) -> None:
+def test_rerank_orders_the_first_hits_by_log_probability(filled: Index, engine: Engine, pictures: Path) -> None:
     plain = filled.search(QUERY).to_list()
     hits = filled.search(QUERY, rerank=3).to_list()
     assert {row["id"] for row in hits[:3]} == {row["id"] for row in plain[:3]}
@@ -124,14 +124,14 @@ def test_the_decoder_orders_the_first_hits_anew(filled: Index, engine: Engine, p
     assert [row["id"] for row in filled.search(QUERY, k=1, rerank=3)] == [hits[0]["id"]]
 
 
-def test_scores_without_a_log_probability_come_last() -> None:
+def test_scores_without_a_log_probability_are_last() -> None:
     scores = rank_scores(np.array([0.9, 0.1, 0.8], np.float32), np.array([np.nan, -20.0, np.nan]))
     assert list(np.argsort(-scores)) == [1, 0, 2]
     scores = rank_scores(np.array([0.1, 0.9], np.float32), np.array([np.nan, np.nan]))
     assert list(np.argsort(-scores)) == [1, 0]
 
 
-def test_a_pair_whose_images_are_gone_is_still_found(
+def test_rerank_keeps_pairs_without_images(
     engine: Engine, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     index = Index.create(tmp_path / "index", engine)
@@ -142,7 +142,7 @@ def test_a_pair_whose_images_are_gone_is_still_found(
     assert "not reranked" in caplog.text
 
 
-def test_by_example(filled: Index, pictures: Path) -> None:
+def test_search_by_example(filled: Index, pictures: Path) -> None:
     hits = filled.search((pictures / "4a.png", pictures / "4b.png"), k=2)
     assert hits.query is None
     assert hits.to_list()[0]["id"] == "p4"
@@ -153,7 +153,7 @@ def test_by_example(filled: Index, pictures: Path) -> None:
         filled.search((pictures / "absent.png", pictures / "4b.png"))
 
 
-def test_words_that_the_model_does_not_know(filled: Index, caplog: pytest.LogCaptureFixture) -> None:
+def test_unknown_words_are_left_out_of_the_query(filled: Index, caplog: pytest.LogCaptureFixture) -> None:
     known = filled.search("a road is built").to_list()
     hits = filled.search("a zeppelin road is built, Zeppelin quux")
     assert hits.unknown == ("zeppelin", "quux")
@@ -164,7 +164,7 @@ def test_words_that_the_model_does_not_know(filled: Index, caplog: pytest.LogCap
         filled.search("zeppelin quux")
 
 
-def test_queries_that_are_too_short_or_too_long(filled: Index, caplog: pytest.LogCaptureFixture) -> None:
+def test_empty_and_long_queries(filled: Index, caplog: pytest.LogCaptureFixture) -> None:
     for empty in ("", "  ", "?!"):
         with pytest.raises(rsicrc.ArgumentError, match="empty query"):
             filled.search(empty)
@@ -176,7 +176,7 @@ def test_queries_that_are_too_short_or_too_long(filled: Index, caplog: pytest.Lo
             filled.search("road", k, rerank=rerank)
 
 
-def test_only_what_is_new_or_changed_is_embedded(engine: Engine, images: Path, tmp_path: Path) -> None:
+def test_add_embeds_only_new_and_changed_pairs(engine: Engine, images: Path, tmp_path: Path) -> None:
     folder = tmp_path / "index"
     index = Index.create(folder, engine)
     assert index.add(rows_of(images, 3)).new == 3
@@ -201,7 +201,7 @@ def test_only_what_is_new_or_changed_is_embedded(engine: Engine, images: Path, t
     assert index.add(rows[:2], captions=True).unchanged == 2
 
 
-def test_a_fresh_file_is_read_again_and_not_trusted_by_its_times(
+def test_times_of_recent_files_are_not_trusted(
     engine: Engine, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fingerprint, "_SETTLED_NS", 3_600_000_000_000)
@@ -214,7 +214,7 @@ def test_a_fresh_file_is_read_again_and_not_trusted_by_its_times(
     assert index.store.columns(["stamp"]).column("stamp").to_pylist() != [""]
 
 
-def test_broken_pairs_are_reported_and_the_others_indexed(engine: Engine, images: Path, tmp_path: Path) -> None:
+def test_damaged_pairs_are_reported_and_left_out(engine: Engine, images: Path, tmp_path: Path) -> None:
     (images / "2a.png").write_bytes(b"no picture")
     (images / "4b.png").unlink()
     Image.new("RGB", (50, 60)).save(images / "3b.png")
@@ -227,7 +227,7 @@ def test_broken_pairs_are_reported_and_the_others_indexed(engine: Engine, images
     assert "the same grid" in done.failures["p3"]
 
 
-def test_columns_may_be_added_but_not_change_their_type(engine: Engine, images: Path, tmp_path: Path) -> None:
+def test_columns_can_be_added_but_not_change_type(engine: Engine, images: Path, tmp_path: Path) -> None:
     index = Index.create(tmp_path / "index", engine)
     index.add(rows_of(images, 2))
     more: dict[str, object] = {"id": "p3", "before": images / "3a.png", "after": images / "3b.png", "cloud": 0.5}
@@ -239,7 +239,7 @@ def test_columns_may_be_added_but_not_change_their_type(engine: Engine, images: 
     assert len(index) == 3
 
 
-def test_another_model_is_refused(filled: Index, model_copy: Path) -> None:
+def test_index_refuses_another_model(filled: Index, model_copy: Path) -> None:
     manifest = json.loads((model_copy / "manifest.json").read_text())
     manifest["checkpoint"]["sha256"] = "0" * 64
     (model_copy / "manifest.json").write_text(json.dumps(manifest))
@@ -249,18 +249,18 @@ def test_another_model_is_refused(filled: Index, model_copy: Path) -> None:
         Index.create(filled.store.folder, model_copy)
 
 
-def test_an_index_knows_its_model(filled: Index) -> None:
+def test_index_opens_its_model(filled: Index) -> None:
     assert Index.open(filled.store.folder).engine.folder == filled.engine.folder
 
 
-def test_an_empty_index_finds_nothing(engine: Engine, tmp_path: Path) -> None:
+def test_empty_index_has_no_hits(engine: Engine, tmp_path: Path) -> None:
     index = Index.create(tmp_path / "index", engine)
     assert len(index) == 0
     assert index.search(QUERY, rerank=5).to_list() == []
     assert index.search(QUERY, where="id = 'p1'").to_list() == []
 
 
-def test_folders_that_are_no_index(engine: Engine, tmp_path: Path) -> None:
+def test_other_folders_are_refused(engine: Engine, tmp_path: Path) -> None:
     with pytest.raises(rsicrc.IndexFolderError, match="no index here"):
         Index.open(tmp_path / "absent", engine)
     (tmp_path / "file").touch()
@@ -270,7 +270,7 @@ def test_folders_that_are_no_index(engine: Engine, tmp_path: Path) -> None:
         Index.create(tmp_path, engine)
 
 
-def test_a_damaged_index(engine: Engine, images: Path, tmp_path: Path) -> None:
+def test_damaged_index_is_refused(engine: Engine, images: Path, tmp_path: Path) -> None:
     index = Index.create(tmp_path / "index", engine)
     index.add(rows_of(images, 2))
     for manifest in (tmp_path / "index" / "pairs.lance" / "_versions").glob("*.manifest"):
@@ -279,7 +279,7 @@ def test_a_damaged_index(engine: Engine, images: Path, tmp_path: Path) -> None:
         Index.open(tmp_path / "index", engine)
 
 
-def test_nothing_is_logged_by_the_way(
+def test_index_and_search_log_no_warnings(
     engine: Engine, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):

@@ -1,4 +1,4 @@
-"""What can be indexed: tables with typed columns, data sets, folders; and ids that never take each other's place."""
+"""Sources of an index: tables with typed columns, data sets and folders; and unique ids."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from pyarrow import parquet
 
 from rsicrc.errors import DataError, PairsError
-from rsicrc.index.columns import column_types, fit
-from rsicrc.index.source import given_rows, read_source
+from rsicrc.index.columns import column_types, convert
+from rsicrc.index.source import read_source, rows_from_pairs
 from rsicrc.inputs.pair_table import PairRow
 
 
@@ -26,7 +26,7 @@ def touch(*paths: Path) -> None:
         path.touch()
 
 
-def test_the_columns_of_a_csv_file_get_types(tmp_path: Path) -> None:
+def test_csv_columns_have_inferred_types(tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
     table.write_text(
         "id,before,after,year,cloud,ok,tile,date,empty\n"
@@ -52,7 +52,7 @@ def test_the_columns_of_a_csv_file_get_types(tmp_path: Path) -> None:
     }
 
 
-def test_json_and_parquet_keep_their_types(tmp_path: Path) -> None:
+def test_json_and_parquet_columns_keep_their_types(tmp_path: Path) -> None:
     lines = tmp_path / "t.jsonl"
     lines.write_text(json.dumps({"before": "a", "after": "b", "year": "2020", "n": 1, "tags": ["x"]}) + "\n")
     assert extras(lines) == [{"year": "2020", "n": 1, "tags": ["x"]}]
@@ -64,7 +64,7 @@ def test_json_and_parquet_keep_their_types(tmp_path: Path) -> None:
     assert column_types([row]) == {"day": pa.date32(), "n": pa.float64()}
 
 
-def test_parquet_that_is_none(tmp_path: Path) -> None:
+def test_wrong_parquet_files_are_refused(tmp_path: Path) -> None:
     table = tmp_path / "t.parquet"
     table.write_text("before,after\n")
     with pytest.raises(PairsError, match="not a Parquet file"):
@@ -76,7 +76,7 @@ def test_parquet_that_is_none(tmp_path: Path) -> None:
         read_source(tmp_path / "absent.parquet")
 
 
-def test_pairs_without_an_id_get_one_of_their_own(tmp_path: Path) -> None:
+def test_pairs_without_an_id_get_a_unique_id(tmp_path: Path) -> None:
     names = []
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
@@ -88,30 +88,30 @@ def test_pairs_without_an_id_get_one_of_their_own(tmp_path: Path) -> None:
     assert all(name.startswith("b-") for name in names)
 
 
-def test_one_thing_twice_is_refused(tmp_path: Path) -> None:
+def test_duplicates_are_refused(tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
     table.write_text("id,before,after\n1,a,b\n1,c,d\n")
-    with pytest.raises(PairsError, match="id '1' stands in lines 2 and 3"):
+    with pytest.raises(PairsError, match="id '1' occurs in lines 2 and 3"):
         read_source(table)
     table.write_text("before,after\na,b\na,b\n")
-    with pytest.raises(PairsError, match="a and b are there twice"):
+    with pytest.raises(PairsError, match="a and b occur twice"):
         read_source(table)
     with pytest.raises(PairsError, match="id 'x' stands for two pairs"):
-        given_rows([{"id": "x", "before": "a", "after": "b"}, {"id": "x", "before": "c", "after": "d"}])
+        rows_from_pairs([{"id": "x", "before": "a", "after": "b"}, {"id": "x", "before": "c", "after": "d"}])
 
 
-def test_pairs_from_python() -> None:
-    rows = given_rows([("a", Path("b")), {"before": "c", "after": "d", "id": 7, "year": 2020}])
+def test_pairs_from_python_objects() -> None:
+    rows = rows_from_pairs([("a", Path("b")), {"before": "c", "after": "d", "id": 7, "year": 2020}])
     assert [row.paths for row in rows] == [(Path("a"), Path("b")), (Path("c"), Path("d"))]
     assert (rows[1].id, rows[1].extra) == ("7", {"year": 2020})
     for wrong in ("ab", ("a",), {"before": "a"}, (1, 2)):
         with pytest.raises(PairsError, match="pair 1: a pair to index is two paths"):
-            given_rows([wrong])  # type: ignore[list-item]
+            rows_from_pairs([wrong])  # type: ignore[list-item]
     with pytest.raises(PairsError, match="no pairs"):
-        given_rows([])
+        rows_from_pairs([])
 
 
-def test_a_folder_in_levir_layout(tmp_path: Path) -> None:
+def test_levir_cc_folder_is_read(tmp_path: Path) -> None:
     sentence = {"raw": "a road", "tokens": ["a", "road"]}
     entries = [
         {"filename": f"{split}_1.png", "split": split, "changeflag": flag, "sentences": [sentence]}
@@ -142,8 +142,8 @@ def test_two_folders_are_paired_by_name(tmp_path: Path) -> None:
     assert [row.paths for row in read_source(tmp_path / "A", tmp_path / "B")] == [row.paths for row in rows]
 
 
-def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
-    with pytest.raises(PairsError, match="neither a data set that is known"):
+def test_unsuitable_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(PairsError, match="neither a data set of a known layout"):
         read_source(tmp_path)
     touch(tmp_path / "A/1.png")
     (tmp_path / "B").mkdir()
@@ -154,19 +154,19 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["vector", "stamp", "similarity", "_rowid", "a.b", ""])
-def test_names_that_an_index_cannot_hold(name: str) -> None:
+def test_reserved_column_names_are_refused(name: str) -> None:
     with pytest.raises(PairsError, match=f"column '{name}'"):
         column_types([PairRow("1", "a", "b", Path(), {name: 1})])
 
 
-def test_values_fit_the_column_or_are_refused() -> None:
-    assert fit(3, pa.float64(), "n", "1") == 3.0
-    assert fit(3.0, pa.int64(), "n", "1") == 3
-    assert fit(3, pa.string(), "n", "1") == "3"
-    assert fit(["x"], pa.string(), "n", "1") == '["x"]'
-    assert fit(None, pa.int64(), "n", "1") is None
+def test_values_are_converted_or_refused() -> None:
+    assert convert(3, pa.float64(), "n", "1") == 3.0
+    assert convert(3.0, pa.int64(), "n", "1") == 3
+    assert convert(3, pa.string(), "n", "1") == "3"
+    assert convert(["x"], pa.string(), "n", "1") == '["x"]'
+    assert convert(None, pa.int64(), "n", "1") is None
     noon = datetime.datetime(2020, 1, 1, 12, tzinfo=datetime.timezone(datetime.timedelta(hours=2)))
-    assert fit(noon, pa.timestamp("us"), "n", "1") == datetime.datetime(2020, 1, 1, 10)
+    assert convert(noon, pa.timestamp("us"), "n", "1") == datetime.datetime(2020, 1, 1, 10)
     for value in ("n/a", 0.5, True):
         with pytest.raises(PairsError, match="id '1': column 'year' of the index holds whole numbers, not"):
-            fit(value, pa.int64(), "year", "1")
+            convert(value, pa.int64(), "year", "1")

@@ -1,4 +1,4 @@
-"""The table on disk: commits that survive a kill, two writers and a full disk; and approximate search."""
+"""The table on disk: commits with a killed writer, concurrent writers and a full disk; approximate search."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ IDENTITY = Identity("0" * 64, "model", WIDTH)
 
 
 def unit_vectors(count: int, seed: int = 0) -> NDArray[np.float32]:
-    """Vectors in clusters, as those of images are."""
+    """Return clustered vectors, like those of images."""
     generator = np.random.default_rng(seed)
     centers = np.random.default_rng(7).standard_normal((20, WIDTH))
     vectors = centers[generator.integers(0, 20, count)] + 0.5 * generator.standard_normal((count, WIDTH))
@@ -44,7 +44,7 @@ def ids_of(store: Store) -> list[str]:
     return ids
 
 
-def test_rows_are_added_and_replaced(tmp_path: Path) -> None:
+def test_upsert_adds_and_replaces_rows(tmp_path: Path) -> None:
     store = Store.create(tmp_path / "index", IDENTITY)
     store.upsert(records(range(5)))
     store.upsert([{**row, "caption": "new"} for row in records(range(3, 7))])
@@ -59,7 +59,7 @@ def test_rows_are_added_and_replaced(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.linalg.norm(matrix, axis=0).round(5), 1)
 
 
-def test_another_table_or_version_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_tables_and_versions_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "FORMAT_VERSION", 2)
     Store.create(tmp_path / "index", IDENTITY)
     monkeypatch.undo()
@@ -68,11 +68,11 @@ def test_another_table_or_version_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     import lancedb
 
     lancedb.connect(str(tmp_path / "other")).create_table("pairs", [{"id": "1"}])
-    with pytest.raises(IndexFolderError, match="no index of rsicrc"):
+    with pytest.raises(IndexFolderError, match="not an index of rsicrc"):
         Store.open(tmp_path / "other")
 
 
-def test_a_folder_left_by_a_killed_process_is_used(tmp_path: Path) -> None:
+def test_folder_of_a_killed_process_is_usable(tmp_path: Path) -> None:
     (tmp_path / "index" / "pairs.lance" / "data").mkdir(parents=True)
     (tmp_path / "index" / "pairs.lance" / "data" / "orphan.lance").write_bytes(b"half")
     store = Store.create(tmp_path / "index", IDENTITY)
@@ -80,7 +80,7 @@ def test_a_folder_left_by_a_killed_process_is_used(tmp_path: Path) -> None:
     assert len(Store.open(tmp_path / "index")) == 2
 
 
-def test_two_writers_leave_every_row_once(tmp_path: Path) -> None:
+def test_concurrent_writers_insert_every_row_once(tmp_path: Path) -> None:
     folder = tmp_path / "index"
     Store.create(folder, IDENTITY)
     script = f"""
@@ -113,7 +113,7 @@ for start in range(0, 60, 6):
     assert sorted(ids_of(Store.open(folder))) == sorted(f"p{number}" for number in range(66))
 
 
-def test_a_kill_loses_nothing_that_was_committed(tmp_path: Path) -> None:
+def test_killed_writer_keeps_its_commits(tmp_path: Path) -> None:
     folder = tmp_path / "index"
     script = f"""
 from pathlib import Path
@@ -127,18 +127,18 @@ for start in range(0, 100_000, 10):
     command = [sys.executable, "-c", script]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3]) as process:
         assert process.stdout is not None
-        said = [process.stdout.readline() for _ in range(5)]
+        lines = [process.stdout.readline() for _ in range(5)]
         process.send_signal(signal.SIGKILL)
-        said += process.stdout.readlines()
+        lines += process.stdout.readlines()
     store = Store.open(folder)
     ids = ids_of(store)
-    assert len(ids) >= int(said[-1])
+    assert len(ids) >= int(lines[-1])
     assert len(ids) % 10 == 0
     store.upsert(records(range(len(ids) + 10)))
     assert sorted(ids_of(store)) == sorted(f"p{number}" for number in range(len(ids) + 10))
 
 
-def test_a_full_disk_is_one_error_and_harms_nothing(tmp_path: Path) -> None:
+def test_full_disk_error_keeps_the_table(tmp_path: Path) -> None:
     folder = tmp_path / "index"
     store = Store.create(folder, IDENTITY)
     store.upsert(records(range(10)))
@@ -155,7 +155,7 @@ def test_a_full_disk_is_one_error_and_harms_nothing(tmp_path: Path) -> None:
     assert len(Store.open(folder)) == 20
 
 
-def test_large_tables_get_an_approximate_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_table_has_an_approximate_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "APPROXIMATE_FROM", 3000)
     store = Store.create(tmp_path / "index", IDENTITY)
     store.upsert(records(range(2000), unit_vectors(2000)))
@@ -183,7 +183,7 @@ def test_large_tables_get_an_approximate_index(tmp_path: Path, monkeypatch: pyte
     assert store.take(newest.numbers).column("id").to_pylist() == ["p4000"]
 
 
-def test_without_lancedb_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_lancedb_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.split(".")[:2] == ["rsicrc", "index"]]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "lancedb", None)

@@ -1,4 +1,4 @@
-"""The heat map: where things stand in the picture, and that its colors say what the attention says."""
+"""The heat map: its layout, and its colors compared with the attention."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def photo(width: int = 64, height: int = 64, gray: int = 128) -> Image.Image:
 
 
 def saturation(sheet: Image.Image) -> NDArray[np.float32]:
-    """How colored each pixel is: the photos in these tests are gray, so color is attention (or the legend)."""
+    """Return the saturation of each pixel: the photos in these tests are gray, so color is attention or the legend."""
     pixels = np.asarray(sheet, np.float32)
     spread: NDArray[np.float32] = pixels.max(axis=-1) - pixels.min(axis=-1)
     return spread
 
 
 def panels_top(sheet: Image.Image) -> int:
-    """First row below the photos and the legend."""
+    """Return the first row below the photos and the legend."""
     return sheet.height - 40 - 58 - 278
 
 
-def test_a_picture_on_white_with_margins() -> None:
+def test_heatmap_has_white_margins() -> None:
     sheet = draw_heatmap(photo(), photo(), explanation(("houses", "appear")))
     assert (sheet.mode, sheet.width) == ("RGB", 1240)
     pixels = np.asarray(sheet)
@@ -41,7 +41,7 @@ def test_a_picture_on_white_with_margins() -> None:
         assert (edge == 255).all()
 
 
-def test_color_stands_where_the_attention_is() -> None:
+def test_color_is_at_the_attention_peak() -> None:
     attention = np.full((1, 7, 7), 1e-4, np.float32)
     attention[0, 1, 5] = 1  # second row, sixth column
     sheet = draw_heatmap(photo(), photo(), explanation(("houses",), attention))
@@ -53,7 +53,7 @@ def test_color_stands_where_the_attention_is() -> None:
     assert colored[panel // 2 :, : panel // 2].max() < 20
 
 
-def test_even_attention_is_fainter_than_a_peak() -> None:
+def test_uniform_attention_is_paler_than_a_peak() -> None:
     attention = np.full((2, 7, 7), 1 / 49, np.float32)
     attention[1] = 0
     attention[1, 3, 3] = 1
@@ -62,22 +62,22 @@ def test_even_attention_is_fainter_than_a_peak() -> None:
     assert colored[:, 40:318].max() < 0.5 * colored[:, 334:612].max()
 
 
-def test_words_wrap_into_rows_of_even_length() -> None:
+def test_panels_are_in_rows_of_even_length() -> None:
     heights = {count: draw_heatmap(photo(), photo(), explanation(("x",) * count)).height for count in (1, 4, 6, 7, 13)}
     assert heights[1] == heights[4]
-    assert heights[6] < heights[4]  # six in a row are smaller
+    assert heights[6] < heights[4]  # six panels in a row are smaller
     assert heights[7] > heights[4]  # 4 + 3, not 6 + 1
     assert heights[13] > heights[7]
 
 
 @pytest.mark.parametrize("size", [(400, 100), (100, 400), (16, 4000), (256, 255)])
-def test_any_shape_of_image(size: tuple[int, int]) -> None:
+def test_heatmap_of_any_image_shape_is_bounded(size: tuple[int, int]) -> None:
     sheet = draw_heatmap(photo(*size), photo(*size), explanation(("a", "road")))
     assert sheet.width == 1240
     assert sheet.height < 1700
 
 
-def test_only_the_square_that_the_model_saw_is_in_the_panels() -> None:
+def test_panels_show_the_center_square() -> None:
     after = photo(300, 100, gray=0)
     after.paste((200, 200, 200), (100, 0, 200, 100))  # the centered square
     sheet = draw_heatmap(photo(300, 100), after, explanation(("road",), np.zeros((1, 7, 7), np.float32)))
@@ -85,17 +85,19 @@ def test_only_the_square_that_the_model_saw_is_in_the_panels() -> None:
     assert panel.min() > 150
 
 
-def test_long_words_captions_and_no_words() -> None:
+def test_long_words_and_empty_captions_fit() -> None:
     endless = draw_heatmap(photo(), photo(), explanation(("a" * 24,) * 40))
     assert (np.asarray(endless)[:, -30:] == 255).all()
     assert draw_heatmap(photo(), photo(), explanation(())).height > 500
 
 
-def test_other_modes_are_drawn_too() -> None:
-    draw_heatmap(photo().convert("L"), photo().convert("RGBA"), explanation(("x",)))
+def test_other_image_modes_are_drawn_like_rgb() -> None:
+    expected = draw_heatmap(photo(), photo(), explanation(("x",)))
+    sheet = draw_heatmap(photo().convert("L"), photo().convert("RGBA"), explanation(("x",)))
+    np.testing.assert_array_equal(np.asarray(sheet), np.asarray(expected))
 
 
-def test_colors_grow_lighter_evenly() -> None:
+def test_colors_have_increasing_lightness() -> None:
     ramp = colors(np.linspace(0, 1, 64))
     assert ramp.shape == (64, 3)
     assert ramp.min() >= 0

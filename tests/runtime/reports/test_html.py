@@ -1,17 +1,15 @@
-"""The report of a search: one page without links outward, its text escaped; and the sheet."""
+"""The HTML page and the contact sheet of a search."""
 
 from __future__ import annotations
 
 import re
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from PIL import Image
 
-from rsicrc.index.hits import Hits
-from rsicrc.reports.contact_sheet import draw_sheet
-from rsicrc.reports.html import SIDE, Card, Heading, make_heading, word_focus, write_page
+from rsicrc.reports.contact_sheet import draw_contact_sheet
+from rsicrc.reports.html import SIDE, Card, Heading, combined_attention, make_heading, render_page
 from rsicrc.results import Explanation
 
 PICTURES = tuple(Image.new("RGB", (SIDE, SIDE), color) for color in ("tan", "olive", "navy"))
@@ -21,8 +19,8 @@ CARDS = [
 ]
 
 
-def test_the_page_is_whole_and_escaped() -> None:
-    page = write_page(Heading("roads < houses", ["2 of 1,000 pairs", "where a < 'b'"]), CARDS)
+def test_page_is_self_contained_and_escaped() -> None:
+    page = render_page(Heading("roads < houses", ["2 of 1,000 pairs", "where a < 'b'"]), CARDS)
     assert page.startswith("<!doctype html>")
     assert page.count("data:image/jpeg;base64,") == 3
     assert not re.search(r"https?://|<script|<link|url\(", page)
@@ -33,15 +31,22 @@ def test_the_page_is_whole_and_escaped() -> None:
     assert "p2" in page
 
 
-def test_the_sheet_shows_every_picture() -> None:
-    sheet = draw_sheet(Heading("new houses " * 20, ["2 of 1,000 pairs"]), CARDS)
-    colors = {color for _, color in sheet.getcolors(1 << 24) or ()}
-    assert {(210, 180, 140), (128, 128, 0), (0, 0, 128)} <= colors
-    assert sheet.size[0] == 972
-    assert draw_sheet(Heading("nothing", []), []).size[1] < 200
+def test_contact_sheet_shows_every_picture() -> None:
+    sheet = draw_contact_sheet(Heading("new houses " * 20, ["2 of 1,000 pairs"]), CARDS)
+    pixels = np.asarray(sheet)
+    for color in (210, 180, 140), (128, 128, 0), (0, 0, 128):
+        assert (pixels == color).all(axis=-1).sum() >= SIDE * SIDE  # the whole picture
+    for edge in pixels[:20], pixels[-20:], pixels[:, :20], pixels[:, -20:]:
+        assert (edge == 255).all()
+    empty = draw_contact_sheet(Heading("nothing", []), [])
+    assert (empty.width, empty.height < 200) == (sheet.width, True)
 
 
-def test_the_heading_says_what_was_asked() -> None:
+def test_heading_names_query_and_settings() -> None:
+    pa = pytest.importorskip("pyarrow", reason="needs rsicrc[search]")
+    pytest.importorskip("lancedb", reason="needs rsicrc[search]")
+    from rsicrc.index.hits import Hits
+
     table = pa.table({"rank": [1], "similarity": [0.5], "log_prob": [-3.0]})
     heading = make_heading(Hits("a road", ("zeppelin",), table), 1234, "year = 2020")
     assert heading.title == "a road"
@@ -49,10 +54,10 @@ def test_the_heading_says_what_was_asked() -> None:
     assert make_heading(Hits(None, (), table.select(["rank"])), 1, None).title == "Changes like the example"
 
 
-def test_words_that_look_somewhere_count_more() -> None:
+def test_words_with_an_attention_peak_weigh_more() -> None:
     even = np.full((2, 2), 0.25)
     peak = np.array([[1.0, 0.0], [0.0, 0.0]])
     explanation = Explanation("the road", ("the", "road"), np.stack([even, peak]).astype(np.float32), even)
-    focus = word_focus(explanation)
+    focus = combined_attention(explanation)
     assert focus.sum() == pytest.approx(1)
     assert focus[0, 0] == pytest.approx(1, abs=1e-3)

@@ -15,7 +15,7 @@ def vocabulary() -> Vocabulary:
     return Vocabulary.from_words(WORDS, max_len=8)
 
 
-def test_lower_case_and_no_punctuation(vocabulary: Vocabulary) -> None:
+def test_case_and_punctuation_are_ignored(vocabulary: Vocabulary) -> None:
     expected = [START, 4, 5, 7, 8, END]
     assert vocabulary.encode("the road is built") == expected
     assert vocabulary.encode("  The ROAD,is\tbuilt .\n") == expected
@@ -27,7 +27,7 @@ def test_hyphens_and_apostrophes_inside_words_stay(vocabulary: Vocabulary) -> No
     assert vocabulary.encode("'road' -two-") == [START, 5, 10, END]
 
 
-def test_no_text_can_spell_a_special_word(vocabulary: Vocabulary) -> None:
+def test_special_words_in_a_text_are_unknown(vocabulary: Vocabulary) -> None:
     assert vocabulary.encode("END PAD start UNK") == [START, UNK, UNK, UNK, UNK, END]
 
 
@@ -38,8 +38,12 @@ def test_long_sentences_keep_their_end(vocabulary: Vocabulary) -> None:
     assert vocabulary.is_cut("the road is built two two the road")
 
 
-def test_empty_text_has_no_words(vocabulary: Vocabulary) -> None:
+def test_empty_text_has_only_start_and_end(vocabulary: Vocabulary) -> None:
     assert vocabulary.encode("") == vocabulary.encode(" . ") == [START, END]
+
+
+def test_repr_names_the_size(vocabulary: Vocabulary) -> None:
+    assert repr(vocabulary) == "Vocabulary(12 words, max_len=8)"
 
 
 def test_decode_stops_at_end(vocabulary: Vocabulary) -> None:
@@ -48,19 +52,19 @@ def test_decode_stops_at_end(vocabulary: Vocabulary) -> None:
     assert vocabulary.decode([]) == ""
 
 
-def test_unknown_words_are_named_once_in_order(vocabulary: Vocabulary) -> None:
+def test_unknown_words_are_unique_and_in_order(vocabulary: Vocabulary) -> None:
     assert vocabulary.unknown_words("The Volcano, the road; volcano? glacier") == ["volcano", "glacier"]
     assert vocabulary.unknown_words("the road") == []
 
 
-def test_file_round_trip(vocabulary: Vocabulary, tmp_path: Path) -> None:
+def test_vocabulary_file_round_trip(vocabulary: Vocabulary, tmp_path: Path) -> None:
     vocabulary.save(tmp_path / "tokenizer.json")
     read = Vocabulary.load(tmp_path / "tokenizer.json")
     assert (read.words, read.max_len, len(read)) == (WORDS, 8, 12)
     assert read.encode("The road is BUILT, two two two two.") == vocabulary.encode("the road is built two two two two")
 
 
-def test_plain_tokenizers_gives_the_same_ids(vocabulary: Vocabulary, tmp_path: Path) -> None:
+def test_tokenizers_library_returns_the_same_ids(vocabulary: Vocabulary, tmp_path: Path) -> None:
     from tokenizers import Tokenizer
 
     vocabulary.save(tmp_path / "tokenizer.json")
@@ -76,7 +80,7 @@ def test_other_files_are_refused(content: str, tmp_path: Path) -> None:
         Vocabulary.load(path)
 
 
-def test_a_tokenizer_of_another_kind_is_refused(tmp_path: Path) -> None:
+def test_other_tokenizers_are_refused(tmp_path: Path) -> None:
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
 

@@ -16,7 +16,7 @@ from rsicrc.cli.options import FILE, engine_options, json_option, model_id, mode
 from rsicrc.files import replacing
 
 if TYPE_CHECKING:
-    from rsicrc.evaluation.evaluate import Report
+    from rsicrc.evaluation.evaluate import EvaluationReport
 
 _ABSENT = "–"
 
@@ -93,7 +93,7 @@ def run_evaluation(
     pairs = read_split(data, split)[:limit]
     engine = load(model, **settings)
     with progress(len(pairs), "evaluating") as advance:
-        report = evaluate_pairs(engine, pairs, beams=beams, on_progress=advance)
+        report = evaluate_pairs(engine, pairs, beams=beams, advance=advance)
     if as_json:
         source = {"data": str(data), "split": split, "model": model_id(engine.folder, engine.manifest.precision)}
         click.echo(json.dumps({**source, **report.to_dict()}, ensure_ascii=False, indent=2))
@@ -107,20 +107,20 @@ def run_evaluation(
             for prediction in report.predictions:
                 file.write(json.dumps(prediction.to_dict(), ensure_ascii=False) + "\n")
     if html is not None:
-        from rsicrc.reports.evaluation_page import draw_showcase
+        from rsicrc.reports.evaluation_page import render_evaluation_page
 
-        page = draw_showcase(engine, report, f"{data.name}, {split}")
+        page = render_evaluation_page(engine, report, f"{data.name}, {split}")
         with replacing(html) as temporary:
             temporary.write_text(page, encoding="utf-8")
     if report.failed:
         ctx.exit(FAILED)
 
 
-def _tables(report: Report) -> Iterator[_Table]:
+def _tables(report: EvaluationReport) -> Iterator[_Table]:
     from rsicrc.evaluation.evaluate import ALL, BY_CAPTION, BY_SCORE, CHANGED, STRICT
     from rsicrc.evaluation.metrics.captioning import PERIOD_FREE, PROTOCOLS, PUBLISHED
 
-    yield _Table("What decides", ("",), {name: [value] for name, value in report.decisive().items()})
+    yield _Table("What decides", ("",), {name: [value] for name, value in report.headline().items()})
     subsets = {ALL: "all pairs", CHANGED: "changed"}
     parts = [report.captions.get(subset, {}).get(protocol, {}) for subset in subsets for protocol in PROTOCOLS]
     columns = [f"{name}, {protocol}" for name in subsets.values() for protocol in (PERIOD_FREE, PUBLISHED)]

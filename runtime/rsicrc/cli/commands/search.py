@@ -103,17 +103,17 @@ def _print(hits: Hits) -> None:
 
 def _report(index: Index, hits: Hits, where: str | None, html: Path | None, sheet: Path | None) -> None:
     from rsicrc.files import replacing
-    from rsicrc.reports.contact_sheet import draw_sheet
-    from rsicrc.reports.html import make_cards, make_heading, write_page
+    from rsicrc.reports.contact_sheet import draw_contact_sheet
+    from rsicrc.reports.html import make_cards, make_heading, render_page
 
     heading = make_heading(hits, len(index), where)
     cards = make_cards(index.engine, hits)
     if html is not None:
         with replacing(html) as temporary:
-            temporary.write_text(write_page(heading, cards), encoding="utf-8")
+            temporary.write_text(render_page(heading, cards), encoding="utf-8")
         click.echo(f"report: {html}", err=True)
     if sheet is not None:
-        picture = draw_sheet(heading, cards)
+        picture = draw_contact_sheet(heading, cards)
         with replacing(sheet) as temporary:
             picture.save(temporary)
         click.echo(f"sheet: {sheet}", err=True)

@@ -1,1 +1,1 @@
-"""How good captions, text search and change decisions are; all from plain strings and numpy arrays, no model needed."""
+"""Metrics of captions, text retrieval and change decisions, from strings and NumPy arrays; no model is needed."""

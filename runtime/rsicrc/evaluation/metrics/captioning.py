@@ -1,7 +1,7 @@
-"""Captioning metrics: BLEU-1…4, ROUGE-L, CIDEr and, where there is Java, METEOR; all computed by pycocoevalcap.
+"""Captioning metrics by pycocoevalcap: BLEU-1…4, ROUGE-L, CIDEr and, if Java is available, METEOR.
 
-Captions are words with single spaces between them. They go to the metrics as they are, as in the published code:
-pycocoevalcap's own tokenizer would only drop the period that tells the two protocols apart.
+Captions are words separated by single spaces. As in the published code, they are not tokenized by pycocoevalcap: its
+tokenizer would drop the period that distinguishes the two protocols.
 """
 
 from __future__ import annotations
@@ -30,36 +30,37 @@ def caption_metrics(
     *,
     meteor: bool = True,
 ) -> dict[str, float]:
-    """Compare captions with what people wrote.
+    """Compare captions with reference captions.
 
-    The two protocols differ in one thing. In "published" (the code of Ferrod et al. 2024) the references keep their
-    final " .", which the hypotheses never have, so that not even a perfect caption reaches BLEU-4 1; in "period-free"
-    (what the peers report) nobody has it. A final period in what is given here is put aside first, in either case.
+    The two protocols differ in the final period. In "published" (the code of Ferrod et al. 2024) the references end
+    with " ." and the hypotheses do not, so that even a perfect caption has a BLEU-4 below 1. In "period-free" (used by
+    other papers) neither has a period. A final period in the arguments is removed first, in both protocols.
 
-    CIDEr weighs words by how rare they are in the references given, so its figures for a set and for a part of it are
-    on different scales.
+    CIDEr weighs words by their rarity in the given references, so its values for a data set and for a part of the data
+    set are on different scales.
 
     Args:
         hypotheses: N captions.
-        references: for each, one sentence or more.
-        protocol: "period-free" or "published".
-        meteor: compute METEOR where it can be (see `meteor_problem`); the first time costs the start of a Java
-            machine, several seconds.
+        references: N lists of one or more reference sentences.
+        protocol: Either "period-free" or "published".
+        meteor: Compute METEOR if possible (see `meteor_problem`). The first call starts a Java machine, which takes
+            several seconds.
 
     Returns:
-        "BLEU-1" … "BLEU-4", "METEOR", "ROUGE-L" in [0, 1] and "CIDEr" in [0, 10]; no "METEOR" where it is skipped.
+        "BLEU-1" … "BLEU-4", "METEOR", "ROUGE-L" in [0, 1] and "CIDEr" in [0, 10]; without "METEOR" if it is skipped.
 
     Raises:
-        ArgumentError: an unknown protocol, nothing to compare, a pair without references, or lists of unequal length.
-        BackendError: pycocoevalcap is not installed.
+        ArgumentError: The protocol is unknown, there is nothing to compare, a pair has no references, or the lists have
+            different lengths.
+        BackendError: Pycocoevalcap is not installed.
     """
     if protocol not in PROTOCOLS:
         raise ArgumentError(f"no such protocol: {protocol!r}; there are {', '.join(PROTOCOLS)}")
     if len(hypotheses) != len(references) or not hypotheses:
         raise ArgumentError(f"{len(hypotheses)} captions cannot be compared with the references of {len(references)}")
     end = " ." if protocol == PUBLISHED else ""
-    result = {number: [bare(text)] for number, text in enumerate(hypotheses)}
-    truth = {number: [bare(text) + end for text in texts] for number, texts in enumerate(references)}
+    result = {number: [strip_period(text)] for number, text in enumerate(hypotheses)}
+    truth = {number: [strip_period(text) + end for text in texts] for number, texts in enumerate(references)}
     for number, texts in truth.items():
         if not any(text not in ("", " .") for text in texts):
             raise ArgumentError(f"pair {number}, counted from 0, has no reference sentence")
@@ -75,35 +76,35 @@ def caption_metrics(
 
 
 def caption_scores(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
-    """CIDEr of each caption by itself, period-free; their mean is `caption_metrics`'s CIDEr.
+    """Compute the period-free CIDEr of each caption; the mean is the CIDEr of `caption_metrics`.
 
     Args:
         hypotheses: N captions.
-        references: for each, one sentence or more.
+        references: N lists of one or more reference sentences.
 
     Returns:
-        N figures in [0, 10].
+        N values in [0, 10].
 
     Raises:
-        BackendError: pycocoevalcap is not installed.
+        BackendError: Pycocoevalcap is not installed.
     """
-    result = {number: [bare(text)] for number, text in enumerate(hypotheses)}
-    truth = {number: list(map(bare, texts)) for number, texts in enumerate(references)}
+    result = {number: [strip_period(text)] for number, text in enumerate(hypotheses)}
+    truth = {number: list(map(strip_period, texts)) for number, texts in enumerate(references)}
     _, _, cider = _scorers()
     return [float(score) for score in cider.compute_score(truth, result)[1]]
 
 
-def bare(sentence: str) -> str:
-    """Return a sentence with single spaces between its words and without a final period."""
+def strip_period(sentence: str) -> str:
+    """Return a sentence with single spaces between the words and without a final period."""
     return " ".join(sentence.split()).removesuffix(".").rstrip()
 
 
 @cache
 def meteor_problem() -> str | None:
-    """Say in one line why METEOR cannot be computed here; None when it can.
+    """Return the reason why METEOR cannot be computed, in one line, or None if it can.
 
     Raises:
-        BackendError: pycocoevalcap is not installed.
+        BackendError: Pycocoevalcap is not installed.
     """
     _scorers()
     if shutil.which("java") is None:
@@ -112,7 +113,7 @@ def meteor_problem() -> str | None:
     try:
         meteor.compute_score({0: ["a road is built"]}, {0: ["a road is built"]})
     except (OSError, ValueError) as error:
-        # compute_score left it locked, and with text that nobody reads: the object's end would hang or complain.
+        # compute_score leaves the object locked and the pipe with unread text: its finalizer would hang or fail.
         meteor.lock.release()
         with suppress(OSError):
             meteor.meteor_p.stdin.close()
@@ -122,7 +123,7 @@ def meteor_problem() -> str | None:
 
 @cache
 def _meteor() -> Meteor:
-    # One for the life of the process: the Java machine takes seconds to read its tables of synonyms.
+    # One object per process: the Java machine takes seconds to read its tables of synonyms.
     from pycocoevalcap.meteor.meteor import Meteor
 
     return Meteor()

@@ -1,7 +1,7 @@
-"""Text → pair retrieval metrics, in the published protocol and in the strict one that later work reports.
+"""Text → pair retrieval metrics, in the published protocol and in the strict protocol of later work.
 
-Candidates with equal similarity keep their order in the data, so figures do not depend on a sort's whims. Similarities
-are computed a few queries at a time: a search among 10,077 pairs needs some 0.3 GB, most of it the relevance matrix.
+Candidates with equal similarity keep their order in the data, so that the metrics are deterministic. Similarities are
+computed for a few queries at a time: 10,077 pairs need about 0.3 GB, most of it for the relevance matrix.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _CHUNK = 256
 
 
 def relevance(labels: Sequence[int], sentences: Sequence[Hashable]) -> NDArray[np.bool_]:
-    """Say which pairs answer which query in the published protocol, where pair i's query is its first caption.
+    """Compute the relevant pairs of each query in the published protocol; query i is the first caption of pair i.
 
-    A pair is relevant when it has the query's label (its own pair; all unchanged pairs share one label), or when its
-    first caption is the same sentence: that is what a threshold of 1.0 on the similarity of sentence embeddings means,
-    rounding aside. For a lower threshold, combine the labels with a matrix of your own.
+    A pair is relevant if it has the label of the query (only the query's own pair, or all unchanged pairs, which share
+    one label), or if its first caption is the same sentence. The latter corresponds to a threshold of 1.0 on the
+    similarity of sentence embeddings, up to rounding. For a lower threshold, compute a relevance matrix of your own.
 
     Args:
         labels: N labels.
@@ -40,23 +40,25 @@ def relevance(labels: Sequence[int], sentences: Sequence[Hashable]) -> NDArray[n
 def published_retrieval(
     queries: NDArray[np.float32], candidates: NDArray[np.float32], relevant: NDArray[np.bool_]
 ) -> dict[str, float]:
-    """Rank all pairs for each query and count the relevant ones, as the published code does; means over the queries.
+    """Compute retrieval metrics as the published code does; each is a mean over the queries.
 
-    P@K is the relevant share of the first K pairs, whether or not there are K relevant ones. R@K is the share of *all*
-    the relevant pairs that is among the first K, so that a query with 900 relevant pairs cannot pass K / 900. (On the
-    LEVIR-CC test split a perfect ranking has R@5 0.465 on all pairs and 0.925 on the changed ones.) MRR@K is 1 / the
-    first relevant pair's rank, or 0 beyond K. mAP is over the whole ranking.
+    P@K is the share of relevant pairs among the first K pairs, even if fewer than K pairs are relevant. R@K is the
+    share of *all* relevant pairs that is among the first K, so that a query with 900 relevant pairs has at most
+    K / 900. (On the LEVIR-CC test split, a perfect ranking has R@5 0.465 on all pairs and 0.925 on changed pairs.)
+    MRR@K is 1 / rank of the first relevant pair, or 0 if that rank is larger than K. mAP is computed over the whole
+    ranking.
 
     Args:
         queries: float [Q, d], text embeddings of length 1.
         candidates: float [N, d], pair embeddings of length 1.
-        relevant: bool [Q, N], for example from `relevance`; every row has a True.
+        relevant: bool [Q, N], for example from `relevance`; every row has at least one True.
 
     Returns:
         "P@K", "R@K", "MRR@K" for K = 1, 3, 5, 10, and "mAP".
 
     Raises:
-        ArgumentError: shapes that do not fit, no queries, embeddings that hold NaN, or a query without relevant pairs.
+        ArgumentError: Shapes do not match, there are no queries, embeddings contain NaN, or a query has no relevant
+            pairs.
     """
     _check(queries, candidates)
     if relevant.shape != (len(queries), len(candidates)) or not relevant.any(axis=1).all():
@@ -66,7 +68,7 @@ def published_retrieval(
         )
     precision, recall, reciprocal = np.zeros((3, len(CUTOFFS)))
     average_precision = 0.0
-    places = np.arange(1, len(candidates) + 1)
+    ranks = np.arange(1, len(candidates) + 1)
     ends = np.minimum(CUTOFFS, len(candidates)) - 1
     for rows, similarity in _similarities(queries, candidates):
         order = np.argsort(-similarity, axis=1, kind="stable")
@@ -77,7 +79,7 @@ def published_retrieval(
         precision += (found[:, ends] / CUTOFFS).sum(axis=0)
         recall += (found[:, ends] / total).sum(axis=0)
         reciprocal += np.where(first <= CUTOFFS, 1 / first, 0).sum(axis=0)
-        average_precision += float((found / places / total).sum(where=hits))
+        average_precision += float((found / ranks / total).sum(where=hits))
     count = len(queries)
     metrics = {
         f"{name}@{cutoff}": float(value) / count
@@ -90,19 +92,19 @@ def published_retrieval(
 def strict_retrieval(
     queries: NDArray[np.float32], candidates: NDArray[np.float32], targets: Sequence[int]
 ) -> dict[str, float]:
-    """Rank all pairs for each query; only the query's own pair counts.
+    """Compute retrieval metrics where only the query's own pair is relevant.
 
     Args:
         queries: float [Q, d], text embeddings of length 1.
         candidates: float [N, d], pair embeddings of length 1.
-        targets: for each query, the row of its own pair in `candidates`.
+        targets: Row of each query's own pair in `candidates`, Q numbers.
 
     Returns:
-        "R@K" for K = 1, 3, 5, 10: the share of queries that find their pair among the first K; "MRR"; "mAP" (the same
-        number, as each query has one relevant pair); "median rank", from 1.
+        "R@K" for K = 1, 3, 5, 10: the share of queries whose pair is among the first K; "MRR"; "mAP" (equal to MRR,
+        because each query has one relevant pair); "median rank", from 1.
 
     Raises:
-        ArgumentError: shapes that do not fit, no queries, or embeddings that hold NaN.
+        ArgumentError: Shapes do not match, there are no queries, or embeddings contain NaN.
     """
     _check(queries, candidates)
     if len(targets) != len(queries) or not all(0 <= target < len(candidates) for target in targets):
@@ -137,4 +139,4 @@ def _check(queries: NDArray[np.float32], candidates: NDArray[np.float32]) -> Non
             f"queries are [Q, d] and candidates [N, d], not {list(queries.shape)} and {list(candidates.shape)}"
         )
     if not (np.isfinite(queries).all() and np.isfinite(candidates).all()):
-        raise ArgumentError("embeddings hold NaN or infinite numbers: the model is broken")
+        raise ArgumentError("embeddings contain NaN or infinite numbers: the model is damaged")

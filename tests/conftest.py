@@ -1,4 +1,4 @@
-"""Fixtures for all tests: a small random model, exported once, and the optional folder `shared`."""
+"""What all rooms' tests share: a small random model, exported once, and the optional folder of shared material."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 @pytest.fixture(scope="session")
 def checkpoint_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write the checkpoint of `model_folder`."""
+    """The checkpoint of `model_folder`."""
     from tests.models import save_checkpoint
 
     return save_checkpoint(tmp_path_factory.mktemp("checkpoint"), seed=0)
@@ -20,7 +20,7 @@ def checkpoint_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def model_folder(checkpoint_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Export a small random model. The folder is shared by all tests: copy it before changing it."""
+    """A small random model as an exported folder. Read it; to change it, copy it first."""
     from rsicrc_export.model_folder import export_checkpoint
 
     folder = tmp_path_factory.mktemp("exported") / "model"
@@ -30,7 +30,7 @@ def model_folder(checkpoint_file: Path, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="session")
 def calibration_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write a table of 40 generated pairs."""
+    """A table of 40 generated pairs."""
     from PIL import Image
 
     from rsicrc_train.synth import make_pair
@@ -49,7 +49,7 @@ def calibration_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def variants_folder(calibration_table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Export the trained example model in all precisions, which cannot be judged on random weights."""
+    """The trained example model as an exported folder, in all precisions: random weights say nothing about them."""
     from rsicrc_export.model_folder import export_checkpoint
 
     folder = tmp_path_factory.mktemp("variants") / "model"
@@ -59,7 +59,7 @@ def variants_folder(calibration_table: Path, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(scope="session")
 def shared_folder() -> Path:
-    """Return the folder `shared` next to the checkout, or skip the test. Mark such tests `shared`."""
+    """The shared material beside the checkout; skips the test where it is not there. Mark such tests `shared`."""
     if not SHARED.is_dir():
-        pytest.skip("no folder `shared` next to the checkout")
+        pytest.skip("no shared folder beside the checkout")
     return SHARED

@@ -20,7 +20,7 @@ MOST_CLAUSES = 1 / 1000  # per word
 
 @pytest.fixture(scope="module")
 def headless() -> re.Pattern[str]:
-    """The pattern of the pre-commit hook `headless-docstrings`, so that hook and test cannot differ."""
+    """Return the pattern of the pre-commit hook `headless-docstrings`, so that hook and test cannot differ."""
     yaml = pytest.importorskip("yaml")
     config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
     hooks = {hook["id"]: hook for repository in config["repos"] for hook in repository["hooks"]}

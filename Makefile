@@ -1,10 +1,14 @@
-# make demo    from nothing to a caption: environment, export of the example checkpoint, captions of two generated pairs
-#              (BEFORE=a.png AFTER=b.png captions a pair of your own as well)
-# make test    the tests that need a few minutes;  make test-slow   the others, the C++ engine's among them (docs/cpp.md)
-# make test-gpu  all that needs an NVIDIA GPU: tests, then latency and throughput. Installs and fetches nothing: it takes the
-#              Python it is given (PYTHON=python3) and skips what is missing. GPU_MODEL=folder brings an exported model along,
-#              GPU_OPTIONS="--steps tests --device cuda:1" go to benchmarks/gpu.py
-# make lint    ruff and mypy;  make wheel   the wheel;  make example   train examples/tiny.pt anew (about 90 minutes)
+# make demo      from nothing to a caption: create the environment, export the example checkpoint, caption two generated
+#                pairs; BEFORE=a.png AFTER=b.png also captions a pair of yours
+# make test      the tests that take a few minutes
+# make test-slow the other tests, including those of the C++ engine (docs/cpp.md)
+# make test-gpu  tests, then latency and throughput, on a machine with an NVIDIA GPU. Nothing is installed or downloaded:
+#                PYTHON=python3 names the Python to use, and steps whose packages are missing are skipped.
+#                GPU_MODEL=folder names an exported model folder; GPU_OPTIONS="--steps tests --device cuda:1" are passed
+#                to benchmarks/gpu.py
+# make lint      ruff, mypy, clang-format, and the tests of the import graph and of the prose
+# make wheel     build the wheel
+# make example   train examples/tiny.pt again (about 90 minutes)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -24,17 +28,17 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(MODEL): $(VENV)/.installed examples/tiny.pt
 	mkdir -p demo
-	$(BIN)/rsicrc-export examples/tiny.pt --output $(MODEL) --force
+	$(BIN)/rsicrc export examples/tiny.pt --output $(MODEL) --force
 	touch $(MODEL)
 
 demo: $(MODEL)
 	@echo; echo "A generated pair with a change:"
-	@$(BIN)/rsicrc-run caption examples/changed_before.png examples/changed_after.png --model $(MODEL) --heatmap demo/changed.png
+	@$(BIN)/rsicrc caption examples/changed_before.png examples/changed_after.png --model $(MODEL) --heatmap demo/changed.png
 	@echo; echo "A generated pair without one:"
-	@$(BIN)/rsicrc-run caption examples/unchanged_before.png examples/unchanged_after.png --model $(MODEL) --heatmap demo/unchanged.png
+	@$(BIN)/rsicrc caption examples/unchanged_before.png examples/unchanged_after.png --model $(MODEL) --heatmap demo/unchanged.png
 	@if [ -n "$(BEFORE)$(AFTER)" ]; then \
 		echo; echo "Your pair, $(BEFORE) and $(AFTER):"; \
-		$(BIN)/rsicrc-run caption "$(BEFORE)" "$(AFTER)" --model $(MODEL) --heatmap demo/yours.png; \
+		$(BIN)/rsicrc caption "$(BEFORE)" "$(AFTER)" --model $(MODEL) --heatmap demo/yours.png; \
 	fi
 
 test: install
@@ -52,6 +56,7 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m pytest -q --noconftest -p no:cacheprovider tests/test_architecture.py tests/test_prose.py
 
 wheel: install
 	rm -rf dist

@@ -1,4 +1,4 @@
-"""What the PyTorch contestants share: the checkpoint's model, its vocabulary, its embeddings."""
+"""Common part of the PyTorch baselines: the checkpoint's model, its vocabulary and its embeddings."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from contestants.base import Images, Setup, TwoPart, Vectors
+from baselines.implementation import Images, Setup, TwoStage, Vectors
 from rsicrc.text.encoding import encode_sentences, pad
 from rsicrc.text.vocabulary import Vocabulary
 from rsicrc_train import checkpoint
 from rsicrc_train.model import ImageFeatures
 
 
-class TorchContestant(TwoPart):
-    """The model of the checkpoint, in evaluation mode; `search` is left to the contestant."""
+class TorchBaseline(TwoStage):
+    """The checkpoint's model in evaluation mode; subclasses define `search`."""
 
     def __init__(self, setup: Setup) -> None:
         torch.set_num_threads(setup.threads)
         self.device = torch.device(setup.device)
-        # Float32 means float32 for all; what rounds to TF32 would be another precision.
+        # fp32 is fp32 in every implementation: TF32 rounds to another precision.
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         saved = checkpoint.load(setup.checkpoint)
         self.model = saved.build_model().to(self.device)
@@ -32,40 +32,40 @@ class TorchContestant(TwoPart):
         self.size = setup.checkpoint.stat().st_size
         self.threads = setup.threads
         self.max_length = setup.max_length
-        self.low = setup.precision == "bf16"
+        self.is_bf16 = setup.precision == "bf16"
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Bfloat16 where it was asked for. One context a call: within it, the weights are cast once."""
-        return torch.autocast(self.device.type, torch.bfloat16) if self.low else nullcontext()
+        """Return a bfloat16 autocast context where bf16 is wanted; within one context, weights are cast once."""
+        return torch.autocast(self.device.type, torch.bfloat16) if self.is_bf16 else nullcontext()
 
     def wait(self) -> None:
-        """Wait for the GPU, where it is one."""
+        """Wait for the GPU, if there is one."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
     def pixels(self, images: Images) -> Tensor:
-        """Pairs on the device."""
+        """Copy pairs to the device."""
         return torch.from_numpy(images).to(self.device)
 
     @torch.no_grad()
     def encode(self, images: Images) -> ImageFeatures:
-        """The model's image side."""
+        """Run the model's image encoder."""
         with self.autocast():
             return self.model.encode_images(self.pixels(images))
 
     def embedding(self, encoded: ImageFeatures) -> Vectors:
-        """The image embedding."""
-        return unit(encoded.embedding)
+        """Return the image embeddings."""
+        return normalize(encoded.embedding)
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
-        """The model's text tower."""
+        """Run the model's text encoder."""
         ids = torch.from_numpy(pad(encode_sentences(self.vocabulary, texts))).to(self.device)
         with self.autocast():
-            return unit(self.model.encode_text(ids).embedding)
+            return normalize(self.model.encode_text(ids).embedding)
 
 
-def unit(embedding: Tensor) -> Vectors:
-    """Rows of length 1, float32."""
+def normalize(embedding: Tensor) -> Vectors:
+    """Return rows of length 1, float32."""
     vectors: Vectors = functional.normalize(embedding.float(), dim=-1).cpu().numpy()
     return vectors

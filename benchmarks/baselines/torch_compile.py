@@ -70,13 +70,11 @@ class Compiled(TorchBaseline):
     def search(self, encoded: ImageFeatures, beams: int) -> list[list[int]]:
         """Run a batched beam search over the compiled step."""
         config, rows = self.model.config, len(encoded.tokens) * beams
-        shape = (2, rows, config.num_heads, self.slots, config.d_model // config.num_heads)
+        shape = (rows, config.num_heads, self.slots, config.d_model // config.num_heads)
         with self.autocast():
             cross = self.run_cross(encoded.tokens)
-            caches: list[KeysValues] = []
-            for _ in self.decoder.layers:
-                keys, values = torch.zeros(shape, dtype=torch.bfloat16, device=self.device)
-                caches.append((keys, values))
+            kind: dict[str, Any] = {"dtype": torch.bfloat16, "device": self.device}
+            caches = [(torch.zeros(shape, **kind), torch.zeros(shape, **kind)) for _ in self.decoder.layers]
 
             def step(ids: Tensor, parents: Tensor) -> Tensor:
                 nonlocal caches

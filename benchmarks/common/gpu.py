@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 
+from common.processes import environment
 from rsicrc.backends import cuda
 from rsicrc.errors import BackendError, DeviceMemoryError, RsicrcError
 
@@ -59,9 +59,8 @@ def describe(device: str) -> Gpu:
     Raises:
         BackendError: There is no such GPU, or CUDA cannot be used.
     """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-m", "common.gpu", device]
-    process = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)  # noqa: S603 - ours
+    process = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())  # noqa: S603
     if process.returncode:
         raise BackendError((process.stderr.strip().splitlines() or ["CUDA cannot be used"])[-1])
     facts = json.loads(process.stdout)

@@ -1,13 +1,14 @@
-"""Rounds: every contestant in turn, each time in a fresh process, and what they say kept as it comes.
+"""Rounds: every implementation takes its turn in a fresh process, and its results are saved as they come.
 
-Contestants take turns because a machine is not the same from minute to minute; the order moves on by one from round to
-round. After every line from a worker the results are on disk, so a run that is stopped keeps what it measured.
+Implementations take turns because the speed of a machine changes from minute to minute; the order rotates by one from
+round to round. The results are written after every line of a worker, so a run that is stopped keeps its measurements.
 """
 
 from __future__ import annotations
 
 import json
-import os
+import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -18,43 +19,48 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from contestants import Entry
-from contestants.base import Setup
+from baselines import Entry
+from baselines.implementation import Setup
 
-from common import material, quality
-from common.floors import Counts
-from common.machine import Limits, device_name
-from common.worker import ENCODER, HELD_OUT, SENTENCE_WORDS, SLOW, STEP, TEXTS, Cell, Job
+from common import assets, gpu, quality
+from common.peaks import Peaks
+from common.processes import environment, run_module, say
+from common.roofline import Counts
+from common.worker import ENCODER, HELD_OUT, SENTENCE_WORDS, SLOW, STEP, TEXTS, Case, Job
+from rsicrc.cpu import cpu_fields, cpu_flags
+from rsicrc.files import replacing
 
-ROOM = Path(__file__).resolve().parents[1]
 _ONNX_RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 _PACKAGES = ("rsicrc", "torch", *_ONNX_RUNTIMES, "tensorrt", "tensorrt_rtx", "openvino", "transformers", "numpy")
+_FLAGS = {"amx_tile": "AMX", "avx512f": "AVX-512", "avx512_vnni": "VNNI", "avx512_bf16": "BF16", "avx2": "AVX2"}
+_LONGEST_ERROR = 300
+_BATCHED = (TEXTS, HELD_OUT)  # tasks without one-pair results
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What to measure.
+class RunOptions:
+    """Options of a run.
 
     Attributes:
         command: "latency" or "throughput".
-        work: folder of the model's material.
-        model: the model folder.
-        entries: the contestants.
-        cells: what each of them does; those that take one pair at a time leave out the rest.
-        rounds: how often each gets a turn.
+        work: Folder of the model's assets.
+        model: Model folder.
+        entries: Implementations to measure.
+        cases: Cases for each of them; `_cases_of` leaves out those that an implementation cannot do.
+        rounds: Turns of each implementation.
         device: "cpu", or a GPU: "cuda:0".
-        threads: threads of every library.
-        max_length: longest sequence of ids, START included.
-        seconds: see `Job`.
-        repeats: see `Job`.
-        output: the JSON file.
+        threads: Threads of every library.
+        max_length: Largest number of token ids in a caption, with START.
+        seconds: See `Job`.
+        repeats: See `Job`.
+        output: JSON file for the results.
     """
 
     command: str
     work: Path
     model: Path
     entries: Sequence[Entry]
-    cells: Sequence[Cell]
+    cases: Sequence[Case]
     rounds: int
     device: str
     threads: int
@@ -66,12 +72,12 @@ class Plan:
 
 @dataclass
 class Results:
-    """What a run has measured so far; plain containers inside.
+    """Measurements of a run, in plain containers; in the file, implementations are called contestants, cases cells.
 
     Attributes:
-        about: command, device, model, versions, counts and limits.
-        turns: one for every turn of a contestant: its name, start, first result, cells, and what went wrong.
-        answers: contestant → cell → how its answers compare with the reference's.
+        about: Command, device, model, versions, implementations, work of the graphs ("counts") and peaks ("limits").
+        turns: Turns of the implementations: name, start, first caption, cases, and the error if there was one.
+        answers: Implementation → case → comparison of its answers with the reference; see `common.quality`.
     """
 
     about: dict[str, Any]
@@ -79,135 +85,129 @@ class Results:
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
-        """Replace the file by what there is now."""
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(json.dumps(vars(self), indent=1) + "\n", encoding="utf-8")
-        partial.replace(path)
+        """Write the results, replacing the file in one step."""
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(vars(self), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> Results:
-        """What `write` wrote."""
+        """Read the results of a file."""
         return cls(**json.loads(path.read_text(encoding="utf-8")))
 
 
-def run(plan: Plan) -> Results:
-    """Run all rounds; Ctrl-C ends them early and returns what there is."""
-    facts = material.read_facts(plan.work)
+def run(options: RunOptions) -> Results:
+    """Run all rounds; Ctrl-C ends them early and returns the results so far."""
     about = {
-        "command": plan.command,
-        "device": device_name(plan.device, plan.threads),
-        "threads": plan.threads,
+        "command": options.command,
+        "device": device_name(options.device, options.threads),
+        "threads": options.threads,
         "date": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
-        "model": vars(facts),
-        "max_length": plan.max_length,
-        "versions": {name: _version(name) for name in _PACKAGES if _version(name)},
-        "contestants": {entry.name: vars(entry) for entry in plan.entries},
-        "counts": _counts(plan),
+        "model": vars(assets.read_facts(options.work)),
+        "max_length": options.max_length,
+        "versions": {name: found for name in _PACKAGES if (found := _version(name))},
+        "contestants": {entry.name: vars(entry) for entry in options.entries},
+        "counts": _counts(options),
         "limits": None,
     }
     results = Results(about)
-    plan.output.parent.mkdir(parents=True, exist_ok=True)
-    slow: dict[str, set[Cell]] = {entry.name: set() for entry in plan.entries}
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    slow: dict[str, set[Case]] = {entry.name: set() for entry in options.entries}
     broken: set[str] = set()
     with tempfile.TemporaryDirectory(prefix="rsicrc-benchmark-") as folder:
         answers = Path(folder)
         try:
-            for number in range(plan.rounds):
-                first = number % len(plan.entries)
-                for entry in [*plan.entries[first:], *plan.entries[:first]]:
-                    cells = [cell for cell in _cells_of(plan.cells, entry) if cell not in slow[entry.name]]
-                    if not cells or entry.name in broken:
+            for number in range(options.rounds):
+                first = number % len(options.entries)
+                for entry in [*options.entries[first:], *options.entries[:first]]:
+                    cases = [case for case in _cases_of(options.cases, entry) if case not in slow[entry.name]]
+                    if not cases or entry.name in broken:
                         continue
-                    # As often as what is held against them: a machine changes by the minute.
-                    _measure_limits(results, plan)
-                    say(f"round {number + 1} of {plan.rounds}: {entry.name}")
-                    turn = _turn(plan, entry, cells, answers, results)
+                    # Before every turn, because the speed of a machine changes from minute to minute.
+                    _measure_peaks(results, options)
+                    say(f"round {number + 1} of {options.rounds}: {entry.name}")
+                    turn = _turn(options, entry, cases, answers, results)
                     if turn["error"]:
                         broken.add(entry.name)
-                    # A cell that took long is not repeated: its first time stands, with n = 1.
+                    # A slow case is not repeated: its first time counts, with n = 1.
                     slow[entry.name] |= {
-                        Cell(cell["task"], cell["batch"], cell["beams"])
-                        for cell in turn["cells"]
-                        if cell["task"] == HELD_OUT or max(cell["seconds"]) > SLOW
+                        Case(case["task"], case["batch"], case["beams"])
+                        for case in turn["cells"]
+                        if case["task"] == HELD_OUT or max(case["seconds"]) > SLOW
                     }
-            _measure_limits(results, plan)
+            _measure_peaks(results, options)
         except KeyboardInterrupt:
-            say("stopped: here is what was measured")
-        pairs = material.read_pairs(plan.work, max((cell.batch for cell in plan.cells), default=1))
-        results.answers = quality.compare(answers, [entry.name for entry in plan.entries], pairs)
-        results.write(plan.output)
+            say("stopped: these are the results so far")
+        pairs = assets.read_pairs(options.work, max((case.batch for case in options.cases), default=1))
+        results.answers = quality.compare(answers, [entry.name for entry in options.entries], pairs)
+        results.write(options.output)
     return results
 
 
-def run_module(name: str, *arguments: str, threads: int = 1) -> str:
-    """Run a program of this folder in a process of its own; its stdout.
-
-    Raises:
-        SystemExit: it failed; it has said why on stderr.
-    """
-    done = subprocess.run(  # noqa: S603 - our own program
-        [sys.executable, "-m", name, *arguments],
-        env=_environment(threads),
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise SystemExit(f"error: {name} failed, see above")
-    return done.stdout
+def device_name(device: str, threads: int) -> str:
+    """Return a description for tables: CPU or GPU, its features, threads."""
+    if gpu.is_gpu(device):
+        facts = gpu.describe(device)
+        capability, cuda = (".".join(map(str, numbers)) for numbers in (facts.capability, facts.cuda))
+        return f"{facts.name} (compute capability {capability}, {facts.memory / 2**30:.0f} GiB, CUDA {cuda})"
+    name = cpu_fields().get("model name") or platform.processor() or platform.machine()
+    features = [label for flag, label in _FLAGS.items() if flag in cpu_flags()]
+    if "AVX-512" in features:
+        features.remove("AVX2")
+    return f"{name} ({', '.join(features)}), {threads} threads" if features else f"{name}, {threads} threads"
 
 
-def _turn(plan: Plan, entry: Entry, cells: list[Cell], answers: Path, results: Results) -> dict[str, Any]:
-    """One contestant's turn; a process that dies leaves the cells that it had done."""
-    turn: dict[str, Any] = {
-        "contestant": entry.name,
-        "start": None,
-        "first": None,
-        "warm": None,
-        "cells": [],
-        "error": "",
-    }
+def slug(device: str) -> str:
+    """Return a device's name for a file."""
+    return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\(.*?\)", "", device).lower()).strip("-")
+
+
+def _turn(options: RunOptions, entry: Entry, cases: list[Case], answers: Path, results: Results) -> dict[str, Any]:
+    """Measure one implementation in a process; if the process fails, the finished cases stay."""
+    turn: dict[str, Any] = dict.fromkeys(("start", "first", "warm"))
+    turn = {"contestant": entry.name, **turn, "cells": [], "error": ""}
     results.turns.append(turn)
     setup = Setup(
-        checkpoint=plan.work / material.CHECKPOINT,
-        folder=plan.model,
-        plain=plan.work / material.PLAIN,
-        device=plan.device,
-        threads=plan.threads,
+        checkpoint=options.work / assets.CHECKPOINT,
+        folder=options.model,
+        plain=options.work / assets.PLAIN,
+        device=options.device,
+        threads=options.threads,
         precision=entry.precision,
         backend=entry.backend,
-        max_length=plan.max_length,
+        max_length=options.max_length,
     )
-    first = plan.command == "latency"
-    started = time.time()
-    job = Job(entry, setup, tuple(cells), plan.work, answers, plan.seconds, plan.repeats, first, started)
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as complaints:
+    is_latency = options.command == "latency"
+    limits = (options.seconds, options.repeats, is_latency, time.time())
+    job = Job(entry, setup, tuple(cases), options.work, answers, *limits)
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", "common.worker"],
-            env=_environment(plan.threads, plan.work.parent / "inductor"),
+            env=environment(options.threads, options.work.parent / "inductor"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=complaints,
+            stderr=errors,
             text=True,
         )
         try:
-            _listen(process, job, turn, results, plan.output)
+            _listen(process, job, turn, results, options.output)
         finally:
             if process.poll() is None:
                 process.kill()
             process.wait()
         if process.returncode:
-            complaints.seek(0)
-            lines = [line for line in complaints.read().splitlines() if line.strip()]
-            # Results are published: where this machine keeps its files is nobody's business.
+            errors.seek(0)
+            lines = [line for line in errors.read().splitlines() if line.strip()]
+            # Results are published, so they must not contain the paths of this machine.
             reason = (lines or [f"ended with {process.returncode}"])[-1]
-            turn["error"] = reason.replace(str(plan.model), "MODEL").replace(str(plan.work), "WORK")[:300]
+            reason = reason.replace(str(options.model), "MODEL").replace(str(options.work), "WORK")
+            turn["error"] = reason[:_LONGEST_ERROR]
             say(f"  {entry.name}: {turn['error']}")
-            results.write(plan.output)
+            results.write(options.output)
     return turn
 
 
 def _listen(process: Any, job: Job, turn: dict[str, Any], results: Results, output: Path) -> None:
+    """Send the job to a worker, and add its events to the results."""
     with process.stdin as stream:
         stream.write(job.to_json())
     for line in process.stdout:
@@ -219,54 +219,44 @@ def _listen(process: Any, job: Job, turn: dict[str, Any], results: Results, outp
             turn["first"], turn["warm"] = event["seconds"], event["warm"]
         else:
             turn["cells"].append(event)
-            cell = Cell(event["task"], event["batch"], event["beams"])
-            shortest = min(event["seconds"])
-            rate = event["items"] / shortest
-            say(f"  {cell.name}: {shortest * 1e3:.0f} ms, {rate:.2f}/s, n = {len(event['seconds'])}")
+            case, seconds = Case(event["task"], event["batch"], event["beams"]), event["seconds"]
+            rate = event["items"] / min(seconds)
+            say(f"  {case.name}: {min(seconds) * 1e3:.0f} ms, {rate:.2f}/s, n = {len(seconds)}")
         results.write(output)
     process.wait()
 
 
-def _cells_of(cells: Sequence[Cell], entry: Entry) -> list[Cell]:
-    """One that takes one pair at a time, greedily, does that whatever the others do; single graphs are the engine's."""
-    cells = [cell for cell in cells if entry.backend or cell.task not in (ENCODER, STEP)]
+def _cases_of(cases: Sequence[Case], entry: Entry) -> list[Case]:
+    """Return the cases of an implementation: single graphs only for the engine, one pair where it takes only one."""
+    cases = [case for case in cases if entry.backend or case.task not in (ENCODER, STEP)]
     if not entry.alone:
-        return list(cells)
-    alone = [Cell(cell.task, 1, min(cell.beams, 1)) for cell in cells if cell.task not in (TEXTS, HELD_OUT)]
-    return list(dict.fromkeys(alone))
+        return cases
+    return list(dict.fromkeys(Case(case.task, 1, min(case.beams, 1)) for case in cases if case.task not in _BATCHED))
 
 
-def _measure_limits(results: Results, plan: Plan) -> None:
-    say("limits of the machine")
-    options = ("--device", plan.device, "--threads", str(plan.threads))
+def _measure_peaks(results: Results, options: RunOptions) -> None:
+    say("peak rates of the device")
+    arguments = ("--device", options.device, "--threads", str(options.threads))
     try:
-        limits = Limits(**json.loads(run_module("common.machine", *options, threads=plan.threads)))
+        peaks = Peaks(**json.loads(run_module("common.peaks", *arguments, threads=options.threads)))
     except SystemExit:
-        return  # it has said why; the tables are then without floors
+        return  # the process has printed the reason; the tables have no roofline then
     known = results.about["limits"]
-    results.about["limits"] = vars(limits if known is None else limits.best(Limits(**known)))
-    results.write(plan.output)
+    results.about["limits"] = vars(peaks if known is None else peaks.best(Peaks(**known)))
+    results.write(options.output)
 
 
-def _counts(plan: Plan) -> dict[str, int] | None:
-    """What the graphs cost; None where the library is not there that reads them."""
-    path = plan.work / f"counts-{plan.max_length}.json"
+def _counts(options: RunOptions) -> dict[str, int] | None:
+    """Return the work of the graphs; None where onnx is not installed."""
+    path = options.work / f"counts-{options.max_length}.json"
     if not path.is_file():
-        ids = min(SENTENCE_WORDS + 2, material.read_facts(plan.work).max_length)
-        arguments = (str(plan.model), "--max-length", str(plan.max_length), "--sentence-ids", str(ids))
+        ids = min(SENTENCE_WORDS + 2, assets.read_facts(options.work).max_length)
+        arguments = (str(options.model), "--max-length", str(options.max_length), "--sentence-ids", str(ids))
         try:
-            path.write_text(run_module("common.floors", *arguments), encoding="utf-8")
+            path.write_text(run_module("common.roofline", *arguments), encoding="utf-8")
         except SystemExit:
             return None
     return vars(Counts(**json.loads(path.read_text(encoding="utf-8"))))
-
-
-def _environment(threads: int, compiled: Path | None = None) -> dict[str, str]:
-    path = [str(ROOM), os.environ.get("PYTHONPATH", "")]
-    own = {"PYTHONPATH": os.pathsep.join(filter(None, path)), "OMP_NUM_THREADS": str(threads)}
-    if compiled is not None:
-        own["TORCHINDUCTOR_CACHE_DIR"] = str(compiled)
-    return {**os.environ, **own, "PYTHONWARNINGS": "ignore", "HF_HUB_OFFLINE": "1"}
 
 
 def _version(name: str) -> str:
@@ -274,9 +264,3 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return ""
-
-
-def say(line: str) -> None:
-    """Progress, for people."""
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()

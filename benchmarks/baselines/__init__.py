@@ -35,7 +35,7 @@ class Entry:
 
 
 BASELINES = (
-    Entry("published", "published", "fp32", "the published method: PyTorch, one pair, greedy, no cache", alone=True),
+    Entry("published", "pytorch", "fp32", "the published method: PyTorch, one pair, greedy, no cache", alone=True),
     Entry("pytorch", "pytorch", "fp32", "PyTorch with a batched beam search without a cache"),
     Entry("pytorch-bf16", "pytorch", "bf16", "the same under bfloat16 autocast"),
     Entry("compile-bf16", "torch_compile", "bf16", "torch.compile under autocast, key-value cache, static shapes"),

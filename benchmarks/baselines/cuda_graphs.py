@@ -8,7 +8,6 @@ into the captured tensors. On a CPU the same functions are called directly, so t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,35 +16,21 @@ from torch import Tensor
 from baselines.beam_search import IMPOSSIBLE, beam_search
 from baselines.cached_decoder import CachedDecoder, KeysValues
 from baselines.implementation import Images, Setup
-from baselines.torch_base import TorchBaseline
+from baselines.pytorch import PyTorch
 from rsicrc_train.model import ImageFeatures
 
 _DTYPE = torch.bfloat16
 _WARM_UPS = 3  # libraries choose algorithms and allocate memory, which must not happen during a capture
 
 
-@dataclass
-class _CapturedEncoder:
-    """Image encoder for one number of pairs: its input, its outputs, and the function that fills them."""
-
-    pixels: Tensor
-    features: ImageFeatures
-    cross: list[KeysValues]
-    replay: Callable[[], None]
+Replay = Callable[[], None]
+_CapturedEncoder = tuple[Tensor, ImageFeatures, list[KeysValues], Replay]
+"""Input pixels, outputs, cross-attention keys and values, and the function that fills the outputs."""
+_CapturedStep = tuple[Tensor, Tensor, Tensor, Tensor, Replay]
+"""Input ids, parents and position, logits, and the function that fills the logits."""
 
 
-@dataclass
-class _CapturedStep:
-    """Decoder step for one number of rows: its inputs, its logits, and the function that fills them."""
-
-    ids: Tensor
-    parents: Tensor
-    position: Tensor
-    logits: Tensor
-    replay: Callable[[], None]
-
-
-class CudaGraphs(TorchBaseline):
+class CudaGraphs(PyTorch):
     """Two captured graphs per batch size; the step reads the keys where the image encoder wrote them."""
 
     def __init__(self, setup: Setup) -> None:
@@ -70,10 +55,10 @@ class CudaGraphs(TorchBaseline):
         pairs = len(images)
         if pairs not in self.encoders:
             self.encoders[pairs] = self._capture_encoder(self.pixels(images))
-        captured = self.encoders[pairs]
-        captured.pixels.copy_(torch.from_numpy(images))
-        captured.replay()
-        return captured.features
+        pixels, features, _, replay = self.encoders[pairs]
+        pixels.copy_(torch.from_numpy(images))
+        replay()
+        return features
 
     @torch.no_grad()
     def search(self, encoded: ImageFeatures, beams: int) -> list[list[int]]:
@@ -81,14 +66,14 @@ class CudaGraphs(TorchBaseline):
         pairs = len(encoded.tokens)
         if (pairs, beams) not in self.steps:
             self.steps[pairs, beams] = self._capture_step(pairs, beams)
-        captured = self.steps[pairs, beams]
+        last, row_parents, position, logits, replay = self.steps[pairs, beams]
 
         def step(ids: Tensor, parents: Tensor) -> Tensor:
-            captured.ids.copy_(ids[:, -1])
-            captured.parents.copy_(parents)
-            captured.position.fill_(ids.shape[1] - 1)
-            captured.replay()
-            return captured.logits
+            last.copy_(ids[:, -1])
+            row_parents.copy_(parents)
+            position.fill_(ids.shape[1] - 1)
+            replay()
+            return logits
 
         return beam_search(step, pairs, beams, self.max_length, self.device)
 
@@ -104,13 +89,13 @@ class CudaGraphs(TorchBaseline):
                 target.copy_(source)
 
         replay = self._capture(run)
-        return _CapturedEncoder(pixels, *outputs[0], replay)
+        return pixels, *outputs[0], replay
 
     def _capture_step(self, pairs: int, beams: int) -> _CapturedStep:
         rows, config = pairs * beams, self.model.config
         shape = (2, rows, config.num_heads, self.max_length, config.d_model // config.num_heads)
         caches = [torch.zeros(shape, dtype=_DTYPE, device=self.device) for _ in self.decoder.layers]
-        cross = self.encoders[pairs].cross
+        cross = self.encoders[pairs][2]
         ids, parents = torch.zeros((2, rows), dtype=torch.int64, device=self.device)
         position = torch.zeros(1, dtype=torch.int64, device=self.device)
         slots = torch.arange(self.max_length, device=self.device)
@@ -126,9 +111,9 @@ class CudaGraphs(TorchBaseline):
             mask = torch.where(slots > position, IMPOSSIBLE, 0.0).to(_DTYPE).unsqueeze(0)
             logits.copy_(self.decoder(ids, position, cross, update, mask))
 
-        return _CapturedStep(ids, parents, position, logits, self._capture(run))
+        return ids, parents, position, logits, self._capture(run)
 
-    def _capture(self, run: Callable[[], None]) -> Callable[[], None]:
+    def _capture(self, run: Replay) -> Replay:
         if self.device.type != "cuda":
             run()
             return run

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
-import numpy as np
-
 import rsicrc
 from baselines.implementation import Images, Implementation, Paths, Setup, TimedCaptions, Vectors
 from rsicrc.decoding.beam_search import SearchOptions, beam_search
@@ -21,11 +19,7 @@ class RsicrcEngine(Implementation):
         self.engine = rsicrc.load(
             setup.folder, setup.device, backend=setup.backend, precision=setup.precision, threads=setup.threads
         )
-        self.settings: dict[str, Any] = {
-            "length_penalty": 1.0,
-            "early_stopping": True,
-            "max_length": setup.max_length,
-        }
+        self.settings: dict[str, Any] = {"length_penalty": 1.0, "early_stopping": True, "max_length": setup.max_length}
         if setup.backend == "auto":
             self.note = f"chose {self.engine.backend.name}"
         files = {graph.file for graph in self.engine.manifest.graphs.values()}
@@ -63,16 +57,6 @@ class RsicrcEngine(Implementation):
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
         """Call `Engine.embed_texts`."""
         return self.engine.embed_texts(texts)
-
-    def caption_and_embed(self, images: Images, beams: int) -> tuple[list[str], Vectors]:
-        """Call `Engine.encode_stream`, which encodes each pair once."""
-        texts, vectors = [], []
-        for result in self.engine.encode_stream(_pairs(images), captions=True, beams=beams, batch_size=len(images)):
-            if not isinstance(result, rsicrc.EncodedPair) or result.caption is None:
-                raise TypeError(f"no caption: {result}")
-            texts.append(result.caption.text)
-            vectors.append(result.embedding)
-        return texts, np.stack(vectors)
 
     def encoder(self, images: Images) -> float:
         """Return the seconds of the image encoder for pixels on the device; reading its smallest output waits."""

@@ -12,7 +12,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from baselines.beam_search import cut
 from baselines.cached_decoder import CachedDecoder
 from baselines.implementation import Setup
-from baselines.torch_base import TorchBaseline
+from baselines.pytorch import PyTorch
 from rsicrc.text.vocabulary import END, PAD, START
 from rsicrc_train.model import RSICRC, ImageFeatures
 
@@ -46,7 +46,7 @@ class Captioner(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-ca
         return {"input_ids": input_ids, "memory": kwargs["memory"], "past_key_values": kwargs["past_key_values"]}
 
 
-class HuggingFace(TorchBaseline):
+class HuggingFace(PyTorch):
     """The model's image encoder, then `generate`."""
 
     def __init__(self, setup: Setup) -> None:

@@ -100,10 +100,6 @@ class Implementation(ABC):
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
         """Embed sentences as one batch."""
 
-    @abstractmethod
-    def caption_and_embed(self, images: Images, beams: int) -> tuple[list[str], Vectors]:
-        """Caption and embed pairs; each pair is encoded once."""
-
     def encoder(self, images: Images) -> float:
         """Return the seconds of the image encoder's graph by itself."""
         raise NotImplementedError
@@ -119,14 +115,13 @@ class TwoStage(Implementation):
     Attributes:
         vocabulary: Vocabulary of the model.
         preprocessing: Preprocessing of the images.
-        threads: Threads that it may use.
-        max_length: Largest number of token ids in a caption, with START.
     """
 
     vocabulary: Vocabulary
     preprocessing: Preprocessing
-    threads: int
-    max_length: int
+
+    def __init__(self, setup: Setup) -> None:
+        self.threads, self.max_length = setup.threads, setup.max_length
 
     def wait(self) -> None:
         """Wait for the device: without that, a time would be that of the launches."""
@@ -165,8 +160,3 @@ class TwoStage(Implementation):
     def embed_images(self, images: Images) -> Vectors:
         """Run the image encoder."""
         return self.embedding(self.encode(images))
-
-    def caption_and_embed(self, images: Images, beams: int) -> tuple[list[str], Vectors]:
-        """Encode once for both."""
-        encoded = self.encode(images)
-        return [self.vocabulary.decode(ids) for ids in self.search(encoded, beams)], self.embedding(encoded)

@@ -59,22 +59,22 @@ def export(source: Path, folder: Path) -> None:
             ["ids", "tokens"],
         ),
     }
+    options: dict[str, Any] = {"opset_version": _OPSET, "dynamo": True, "external_data": False, "verbose": False}
     for name, (example, axes, inputs) in parts.items():
         # Strict, because the model uses `len(images)`, which non-strict tracing fixes to the example's batch size.
         program = torch.export.export(_Part(model, name).eval(), example, dynamic_shapes={"inputs": axes}, strict=True)
-        options: dict[str, Any] = {"dynamo": True, "external_data": False, "verbose": False}
-        torch.onnx.export(program, f=folder / name, input_names=inputs, opset_version=_OPSET, **options)
+        torch.onnx.export(program, f=folder / name, input_names=inputs, **options)
 
 
 class PlainOnnx(TwoStage):
     """Three sessions; the captions grow by one token per run."""
 
     def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
         torch.set_num_threads(setup.threads)
         self.vocabulary = Vocabulary.load(setup.folder / TOKENIZER_FILE)
         self.preprocessing = Manifest.load(setup.folder, verify=False).preprocessing
         self.size = sum(path.stat().st_size for path in setup.plain.iterdir())
-        self.threads, self.max_length = setup.threads, setup.max_length
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = setup.threads
         options.log_severity_level = 3

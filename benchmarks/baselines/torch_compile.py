@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from baselines.beam_search import IMPOSSIBLE, beam_search
 from baselines.cached_decoder import CachedDecoder, KeysValues
 from baselines.implementation import Images, Setup
-from baselines.torch_base import TorchBaseline
+from baselines.pytorch import PyTorch
 from rsicrc_train.model import ImageFeatures
 
 
@@ -40,7 +40,7 @@ class StaticStep(nn.Module):
         return self.decoder(ids, position, cross, update, mask), following
 
 
-class Compiled(TorchBaseline):
+class Compiled(PyTorch):
     """Image encoder and decoder step as compiled programs with frozen weights."""
 
     def __init__(self, setup: Setup) -> None:

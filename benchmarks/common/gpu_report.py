@@ -1,29 +1,31 @@
-"""What `gpu.py` found on a device: tests, what was skipped, benchmarks; as one JSON file and one table beside it."""
+"""Report of `gpu.py` on a device: tests, skipped parts and benchmarks, as a JSON file and a Markdown file."""
 
 from __future__ import annotations
 
 import json
-import sys
 import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from common import claims, table
-from common.rounds import Results
+from common import table, targets
+from common.processes import BENCHMARKS, say
+from common.runner import Results
+from rsicrc.files import replacing
 from rsicrc.manifest import MANIFEST_FILE, sha256_file
 
-_LONGEST = 300
+_LONGEST_MESSAGE = 300
+_OUTCOMES = ("passed", "failed", "skipped")
+_STEPS = ("latency", "throughput")
 
 
-class Proof:
-    """The file, as it grows.
+class GpuReport:
+    """Contents of the report, which grow step by step.
 
     Attributes:
-        path: of the JSON file.
-        found: what is in it: device, model, skipped, failed, tests, latency, throughput.
+        path: JSON file.
+        found: Contents: device, model, date, skipped, failed, tests, latency, throughput.
     """
 
     def __init__(self, path: Path, found: dict[str, Any]) -> None:
@@ -31,12 +33,10 @@ class Proof:
         self.found = found
 
     @classmethod
-    def open(cls, path: Path, device: str, folder: Path) -> Proof:
-        """Begin; results of earlier steps on the same device and model stay, what was skipped or failed does not."""
+    def open(cls, path: Path, device: str, folder: Path) -> GpuReport:
+        """Begin a report; earlier tests and benchmarks with the same device and model are kept."""
         about = {"device": device, "model": {"name": folder.name, "sha256": sha256_file(folder / MANIFEST_FILE)}}
-        found: dict[str, Any] = {}
-        if path.is_file():
-            found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         if {name: found.get(name) for name in about} != about:
             found = {**about, "tests": None, "latency": None, "throughput": None}
         date = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
@@ -44,61 +44,56 @@ class Proof:
 
     @property
     def failed(self) -> bool:
-        """Whether anything did."""
+        """True if a test or a benchmark failed."""
         return bool(self.found["failed"])
 
     def skip(self, line: str) -> None:
-        """Note what is missing, and say it."""
+        """Add and print a reason why a part was skipped."""
         if line not in self.found["skipped"]:
             self.found["skipped"].append(line)
-            _say(f"skipped: {line}")
+            say(f"skipped: {line}")
 
     def fail(self, line: str) -> None:
-        """Note what went wrong, and say it."""
+        """Add and print a failure."""
         self.found["failed"].append(line)
-        _say(f"failed: {line}")
+        say(f"failed: {line}")
 
-    def add_tests(self, report: Path, status: int) -> None:
-        """Take in a JUnit report and pytest's exit status."""
-        if not report.is_file():
-            self.fail(f"pytest ended with {status} and no report, see above")
+    def add_tests(self, junit: Path, status: int) -> None:
+        """Add the tests of a JUnit XML file, and the exit status of pytest."""
+        if not junit.is_file():
+            self.fail(f"pytest ended with {status} and wrote no results, see above")
             return
-        self.found["tests"] = [_outcome(case) for case in ElementTree.parse(report).iter("testcase")]  # noqa: S314 - ours
-        root = str(Path(__file__).resolve().parents[2])
+        cases = ElementTree.parse(junit).iter("testcase")  # noqa: S314 - our own file
+        self.found["tests"] = [_outcome(case) for case in cases]
         for test in self.found["tests"]:
-            test["message"] = test["message"].replace(root, "")  # results are published
             if test["outcome"] == "failed":
                 self.fail(f"{test['name']}: {test['message']}")
         if status and not self.failed:
             self.fail(f"pytest ended with {status}, see above")
 
     def add_results(self, step: str, path: Path) -> None:
-        """Take in the results of a benchmark."""
+        """Add the results of a benchmark."""
         self.found[step] = json.loads(path.read_text(encoding="utf-8"))
 
     def write(self) -> None:
-        """Replace both files."""
+        """Write both files, replacing each in one step."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         for path, text in ((self.path, json.dumps(self.found, indent=1)), (self.path.with_suffix(".md"), self.text())):
-            partial = path.with_name(f".{path.name}.partial")
-            partial.write_text(text + "\n", encoding="utf-8")
-            partial.replace(path)
+            with replacing(path) as temporary:
+                temporary.write_text(text + "\n", encoding="utf-8")
 
     def text(self) -> str:
-        """Everything as Markdown."""
+        """Return the report as Markdown."""
         found = self.found
-        latency, throughput = (
-            None if found[step] is None else Results(**found[step]) for step in ("latency", "throughput")
-        )
+        latency, throughput = (None if found[step] is None else Results(**found[step]) for step in _STEPS)
         parts = [f"# {found['device']}", f"{found['model']['name']}, {found['date']}"]
-        if found["failed"]:
-            parts.append("Failed:\n\n" + "\n".join(f"- {line}" for line in found["failed"]))
-        if found["skipped"]:
-            parts.append("Skipped:\n\n" + "\n".join(f"- {line}" for line in found["skipped"]))
+        for title in ("failed", "skipped"):
+            if found[title]:
+                parts.append("\n".join([f"{title.capitalize()}:\n", *(f"- {line}" for line in found[title])]))
         if found["tests"] is not None:
             parts.append(f"## Tests\n\n{_tests(found['tests'])}")
         if latency is not None or throughput is not None:
-            parts.append(f"## What must be reached\n\n{claims.tables(latency, throughput)}")
+            parts.append(f"## Targets\n\n{targets.tables(latency, throughput)}")
         if latency is not None:
             parts.append(f"# Latency\n\n{table.latency(latency)}")
         if throughput is not None:
@@ -111,23 +106,18 @@ def _outcome(case: ElementTree.Element) -> dict[str, Any]:
     outcome, message = "passed", ""
     for kind, name in (("skipped", "skipped"), ("failure", "failed"), ("error", "failed")):
         if (part := case.find(kind)) is not None:
-            outcome, message = name, (part.get("message") or "").splitlines()[0][:_LONGEST]
-    seconds = float(case.get("time", "0"))
-    return {"name": f"{module}::{case.get('name')}", "outcome": outcome, "seconds": seconds, "message": message}
+            outcome, message = name, (part.get("message") or "").splitlines()[0][:_LONGEST_MESSAGE]
+    message = message.replace(str(BENCHMARKS.parent), "")  # results are published
+    name, seconds = f"{module}::{case.get('name')}", float(case.get("time", "0"))
+    return {"name": name, "outcome": outcome, "seconds": seconds, "message": message}
 
 
-def _tests(tests: list[Mapping[str, Any]]) -> str:
-    """Tests by name without their parameters, then why some were skipped."""
+def _tests(tests: list[dict[str, Any]]) -> str:
+    """Return a table of the tests by name without parameters, and the reasons of skipped tests."""
     counts: dict[str, Counter[str]] = {}
     for test in tests:
         counts.setdefault(test["name"].partition("[")[0], Counter())[test["outcome"]] += 1
-    outcomes = ("passed", "failed", "skipped")
-    rows = [(name, *(str(count[outcome]) for outcome in outcomes)) for name, count in counts.items()]
+    body = [(name, *(str(count[outcome]) for outcome in _OUTCOMES)) for name, count in counts.items()]
     reasons = Counter(test["message"] for test in tests if test["outcome"] == "skipped")
-    skipped = [f"- {count} skipped: {reason}" for reason, count in reasons.items()]
-    return "\n\n".join(filter(None, [table.markdown(("test", *outcomes), rows), "\n".join(skipped)]))
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
+    skipped = "\n".join(f"- {count} skipped: {reason}" for reason, count in reasons.items())
+    return "\n\n".join(filter(None, [table.markdown(("test", *_OUTCOMES), body), skipped]))

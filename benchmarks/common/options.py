@@ -10,12 +10,13 @@ from pathlib import Path
 from types import FrameType
 
 from baselines import BASELINES, NAMES, entries
+from baselines.implementation import Setup
 
 from common import assets, gpu
 from common.plot import draw
 from common.processes import BENCHMARKS, run_module
-from common.runner import Results, RunOptions, device_name, run, slug
-from common.worker import CAPTION, ENCODER, FILES, HELD_OUT, IMAGES, STEP, TEXTS, Case, pairs_of
+from common.runner import Results, device_name, run, slug
+from common.worker import CAPTION, ENCODER, FILES, HELD_OUT, IMAGES, STEP, TEXTS, Case, RunOptions, pairs_of
 from rsicrc.cpu import available_cpus
 
 TASKS = (CAPTION, IMAGES, TEXTS, FILES)
@@ -108,20 +109,19 @@ def _prepare(command: str, arguments: argparse.Namespace) -> RunOptions:
     facts = assets.read_facts(work)
     steps = arguments.steps or (_FORCED if facts.forced else facts.max_length - 1)
     device = slug(device_name(arguments.device, arguments.threads))
-    return RunOptions(
-        command,
-        work,
+    setup = Setup(
+        work / assets.CHECKPOINT,
         model,
-        chosen,
-        cases,
-        arguments.rounds,
+        work / assets.PLAIN,
         arguments.device,
         arguments.threads,
+        precision="",
+        backend="",
         max_length=min(steps + 1, facts.max_length),
-        seconds=arguments.seconds,
-        repeats=arguments.repeats,
-        output=arguments.json or BENCHMARKS / "results" / f"{command}-{device}.json",
     )
+    output = arguments.json or BENCHMARKS / "results" / f"{command}-{device}.json"
+    limits = (arguments.rounds, arguments.seconds, arguments.repeats)
+    return RunOptions(command, setup, chosen, cases, work, output, *limits)
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

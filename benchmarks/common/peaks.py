@@ -1,6 +1,6 @@
 """Peak rates of a CPU or a GPU: large matrix products in each precision, and memory bandwidth.
 
-The fastest installed library sets the peak of a CPU; PyTorch measures that of a GPU. As a program, the module prints
+The faster of PyTorch and OpenVINO sets the peak of a CPU; PyTorch measures that of a GPU. As a program, the module prints
 one JSON object:
 
     python -m common.peaks --device cpu --threads 2
@@ -74,7 +74,7 @@ def measure_cpu(threads: int) -> Peaks:
 
     torch.set_num_threads(threads)
     peaks = Peaks({}, {}, _bandwidth(CPU, BUFFER))
-    for library in (_torch, _onnxruntime, _openvino):
+    for library in (_torch, _openvino):
         name = library.__name__.strip("_")
         try:
             for precision, size, job in library(threads):
@@ -125,32 +125,6 @@ def _torch_products(device: str, size: int) -> Iterator[tuple[str, Job]]:
         c, d = a.to(dtype), b.to(dtype)
         yield precision, lambda c=c, d=d: c @ d  # type: ignore[misc]
     yield "int8", lambda: torch._int_mm(x, y)
-
-
-def _onnxruntime(threads: int) -> Iterator[tuple[str, int, Job]]:
-    import onnxruntime
-    from onnx import TensorProto, helper, numpy_helper
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    size = SIZES[-1]
-    weights = np.random.default_rng(0).integers(-100, 100, (size, size))
-    for precision, operator, dtype, weight_dtype, result in (
-        ("fp32", "MatMul", np.float32, np.float32, TensorProto.FLOAT),
-        ("int8", "MatMulInteger", np.uint8, np.int8, TensorProto.INT32),
-    ):
-        kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-        graph = helper.make_graph(
-            [helper.make_node(operator, ["a", "b"], ["c"])],
-            "product",
-            [helper.make_tensor_value_info("a", kind, [size, size])],
-            [helper.make_tensor_value_info("c", result, None)],
-            [numpy_helper.from_array(weights.astype(weight_dtype), "b")],
-        )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        feed = {"a": np.abs(weights).astype(dtype)}
-        yield precision, size, lambda session=session, feed=feed: session.run(None, feed)  # type: ignore[misc]
 
 
 def _openvino(threads: int) -> Iterator[tuple[str, int, Job]]:

@@ -7,6 +7,7 @@ round to round. The results are written after every line of a worker, so a run t
 from __future__ import annotations
 
 import json
+import pickle
 import platform
 import re
 import subprocess
@@ -20,13 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from baselines import Entry
-from baselines.implementation import Setup
 
 from common import assets, gpu, quality
 from common.peaks import Peaks
 from common.processes import environment, run_module, say
 from common.roofline import Counts
-from common.worker import ENCODER, HELD_OUT, SENTENCE_WORDS, SLOW, STEP, TEXTS, Case, Job
+from common.worker import ENCODER, HELD_OUT, SENTENCE_WORDS, SLOW, STEP, TEXTS, Case, Job, RunOptions
 from rsicrc.cpu import cpu_fields, cpu_flags
 from rsicrc.files import replacing
 
@@ -35,39 +35,6 @@ _PACKAGES = ("rsicrc", "torch", *_ONNX_RUNTIMES, "tensorrt", "tensorrt_rtx", "op
 _FLAGS = {"amx_tile": "AMX", "avx512f": "AVX-512", "avx512_vnni": "VNNI", "avx512_bf16": "BF16", "avx2": "AVX2"}
 _LONGEST_ERROR = 300
 _BATCHED = (TEXTS, HELD_OUT)  # tasks without one-pair results
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """Options of a run.
-
-    Attributes:
-        command: "latency" or "throughput".
-        work: Folder of the model's assets.
-        model: Model folder.
-        entries: Implementations to measure.
-        cases: Cases for each of them; `_cases_of` leaves out those that an implementation cannot do.
-        rounds: Turns of each implementation.
-        device: "cpu", or a GPU: "cuda:0".
-        threads: Threads of every library.
-        max_length: Largest number of token ids in a caption, with START.
-        seconds: See `Job`.
-        repeats: See `Job`.
-        output: JSON file for the results.
-    """
-
-    command: str
-    work: Path
-    model: Path
-    entries: Sequence[Entry]
-    cases: Sequence[Case]
-    rounds: int
-    device: str
-    threads: int
-    max_length: int
-    seconds: float
-    repeats: int
-    output: Path
 
 
 @dataclass
@@ -99,11 +66,11 @@ def run(options: RunOptions) -> Results:
     """Run all rounds; Ctrl-C ends them early and returns the results so far."""
     about = {
         "command": options.command,
-        "device": device_name(options.device, options.threads),
-        "threads": options.threads,
+        "device": device_name(options.setup.device, options.setup.threads),
+        "threads": options.setup.threads,
         "date": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
         "model": vars(assets.read_facts(options.work)),
-        "max_length": options.max_length,
+        "max_length": options.setup.max_length,
         "versions": {name: found for name in _PACKAGES if (found := _version(name))},
         "contestants": {entry.name: vars(entry) for entry in options.entries},
         "counts": _counts(options),
@@ -163,33 +130,16 @@ def slug(device: str) -> str:
 
 def _turn(options: RunOptions, entry: Entry, cases: list[Case], answers: Path, results: Results) -> dict[str, Any]:
     """Measure one implementation in a process; if the process fails, the finished cases stay."""
-    turn: dict[str, Any] = dict.fromkeys(("start", "first", "warm"))
-    turn = {"contestant": entry.name, **turn, "cells": [], "error": ""}
+    turn: dict[str, Any] = {"contestant": entry.name, "start": None, "first": None, "warm": None}
+    turn |= {"cells": [], "error": ""}
     results.turns.append(turn)
-    setup = Setup(
-        checkpoint=options.work / assets.CHECKPOINT,
-        folder=options.model,
-        plain=options.work / assets.PLAIN,
-        device=options.device,
-        threads=options.threads,
-        precision=entry.precision,
-        backend=entry.backend,
-        max_length=options.max_length,
-    )
-    is_latency = options.command == "latency"
-    limits = (options.seconds, options.repeats, is_latency, time.time())
-    job = Job(entry, setup, tuple(cases), options.work, answers, *limits)
     with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "common.worker"],
-            env=environment(options.threads, options.work.parent / "inductor"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-        )
+        own = environment(options.setup.threads, options.work.parent / "inductor")
+        command = [sys.executable, "-m", "common.worker"]
+        started = time.time()
+        process = subprocess.Popen(command, env=own, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
         try:
-            _listen(process, job, turn, results, options.output)
+            _listen(process, Job(options, entry, cases, answers, started), turn, results)
         finally:
             if process.poll() is None:
                 process.kill()
@@ -199,17 +149,17 @@ def _turn(options: RunOptions, entry: Entry, cases: list[Case], answers: Path, r
             lines = [line for line in errors.read().splitlines() if line.strip()]
             # Results are published, so they must not contain the paths of this machine.
             reason = (lines or [f"ended with {process.returncode}"])[-1]
-            reason = reason.replace(str(options.model), "MODEL").replace(str(options.work), "WORK")
+            reason = reason.replace(str(options.setup.folder), "MODEL").replace(str(options.work), "WORK")
             turn["error"] = reason[:_LONGEST_ERROR]
             say(f"  {entry.name}: {turn['error']}")
             results.write(options.output)
     return turn
 
 
-def _listen(process: Any, job: Job, turn: dict[str, Any], results: Results, output: Path) -> None:
+def _listen(process: Any, job: Job, turn: dict[str, Any], results: Results) -> None:
     """Send the job to a worker, and add its events to the results."""
     with process.stdin as stream:
-        stream.write(job.to_json())
+        pickle.dump(job, stream)
     for line in process.stdout:
         event = json.loads(line)
         kind = event.pop("event")
@@ -222,7 +172,7 @@ def _listen(process: Any, job: Job, turn: dict[str, Any], results: Results, outp
             case, seconds = Case(event["task"], event["batch"], event["beams"]), event["seconds"]
             rate = event["items"] / min(seconds)
             say(f"  {case.name}: {min(seconds) * 1e3:.0f} ms, {rate:.2f}/s, n = {len(seconds)}")
-        results.write(output)
+        results.write(job.options.output)
     process.wait()
 
 
@@ -236,9 +186,9 @@ def _cases_of(cases: Sequence[Case], entry: Entry) -> list[Case]:
 
 def _measure_peaks(results: Results, options: RunOptions) -> None:
     say("peak rates of the device")
-    arguments = ("--device", options.device, "--threads", str(options.threads))
+    arguments = ("--device", options.setup.device, "--threads", str(options.setup.threads))
     try:
-        peaks = Peaks(**json.loads(run_module("common.peaks", *arguments, threads=options.threads)))
+        peaks = Peaks(**json.loads(run_module("common.peaks", *arguments, threads=options.setup.threads)))
     except SystemExit:
         return  # the process has printed the reason; the tables have no roofline then
     known = results.about["limits"]
@@ -248,10 +198,10 @@ def _measure_peaks(results: Results, options: RunOptions) -> None:
 
 def _counts(options: RunOptions) -> dict[str, int] | None:
     """Return the work of the graphs; None where onnx is not installed."""
-    path = options.work / f"counts-{options.max_length}.json"
+    path = options.work / f"counts-{options.setup.max_length}.json"
     if not path.is_file():
         ids = min(SENTENCE_WORDS + 2, assets.read_facts(options.work).max_length)
-        arguments = (str(options.model), "--max-length", str(options.max_length), "--sentence-ids", str(ids))
+        arguments = (str(options.setup.folder), "--max-length", str(options.setup.max_length), "--sentence-ids", str(ids))
         try:
             path.write_text(run_module("common.roofline", *arguments), encoding="utf-8")
         except SystemExit:

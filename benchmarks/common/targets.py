@@ -1,101 +1,93 @@
-"""What the engine must reach on a GPU, beside what a run has measured."""
+"""Performance targets of the engine on a GPU, and the measured values."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from common.rounds import Results
-from common.summary import CAPTION, ENCODER, STEP, Row, rows, starts
-from common.table import ABSENT, markdown
-from common.worker import Cell
+from common.runner import Results
+from common.summary import Row, rows, starts
+from common.table import ABSENT, PUBLISHED, markdown
+from common.worker import CAPTION, ENCODER, STEP, Case
 
-ENGINE = "rsicrc "
-PUBLISHED = "published"
-_HALF = ("fp16", "bf16")
+_ENGINE = "rsicrc "
 _PYTORCH = ("pytorch", "compile", "graph", "huggingface")
 
 
 @dataclass(frozen=True)
-class Claim:
-    """A figure and what it must reach.
+class Target:
+    """A performance target.
 
     Attributes:
-        what: in words.
-        least: the figure must be at least this.
-        measured: None where a part of it is missing.
-        by: whose figures they are.
+        title: Description of the quantity.
+        least: Smallest value that meets the target.
+        measured: Measured value; None where a measurement is missing.
+        by: Implementations that were measured.
     """
 
-    what: str
+    title: str
     least: float
     measured: float | None
     by: str = ""
 
     @property
     def verdict(self) -> str:
-        """yes, no, or a dash."""
+        """Answer for the table: "yes" if the target is met, "no" if not, a dash if it was not measured."""
         if self.measured is None:
             return ABSENT
         return "yes" if self.measured >= self.least else "no"
 
 
-def claims(latency: Results | None, throughput: Results | None) -> list[Claim]:
-    """Work the figures out; those of one pair are from `latency`, those of 64 from `throughput`."""
+def targets(latency: Results | None, throughput: Results | None) -> list[Target]:
+    """Return all targets; the step is measured by `latency`, the others by `throughput`."""
     one, many = ([] if results is None else rows(results) for results in (latency, throughput))
-    encoder = _nearest(_engine(many, Cell(ENCODER, 64)))
-    step = _nearest(_engine(one, Cell(STEP, 1, 5)))
-    engine = _quickest(row for row in many if row.cell == Cell(CAPTION, 64, 5) and row.contestant.startswith(ENGINE))
-    torch = _quickest(row for row in many if row.cell == Cell(CAPTION, 64, 5) and row.contestant.startswith(_PYTORCH))
-    published = _quickest(row for row in many if row.contestant == PUBLISHED and row.cell.task == CAPTION)
+    captions = [row for row in many if row.case == Case(CAPTION, 64, 5)]
+    engine = _fastest(row for row in captions if row.implementation.startswith(_ENGINE))
+    pytorch = _fastest(row for row in captions if row.implementation.startswith(_PYTORCH))
+    published = _fastest(row for row in many if row.implementation == PUBLISHED and row.case.task == CAPTION)
+    title = "captions per second, 64 pairs × 5 beams: ratio to the"
     return [
-        _reached("image encoder in 16 bits, 64 pairs: share of the measured rate of products", 0.6, encoder),
-        _reached("step in 16 bits, 1 pair × 5 beams: share of weights ÷ bandwidth + 10 µs", 0.5, step),
-        _ratio("captions a second, 64 pairs × 5 beams: × the best PyTorch contestant", 4.0, engine, torch),
-        _ratio("captions a second, 64 pairs × 5 beams: × the published way", 100.0, engine, published),
+        _share("image encoder in 16 bits, 64 pairs: share of the roofline", 0.6, many, Case(ENCODER, 64)),
+        _share("decoder step in 16 bits, 1 pair × 5 beams: share of the roofline", 0.5, one, Case(STEP, 1, 5)),
+        _ratio(f"{title} fastest PyTorch baseline", 4.0, engine, pytorch),
+        _ratio(f"{title} published method", 100.0, engine, published),
     ]
 
 
 def tables(latency: Results | None, throughput: Results | None) -> str:
-    """Markdown: the claims, and how long a first caption takes, cold and warm."""
-    found = [
-        (claim.what, f"{claim.least:g}", ABSENT if claim.measured is None else f"{claim.measured:.3g}", claim.verdict,
-         claim.by or ABSENT)
-        for claim in claims(latency, throughput)
-    ]  # fmt: skip
-    parts = [markdown(("figure", "at least", "measured", "reached", "by"), found)]
-    if latency is not None:
-        begun = [
-            (name, *(ABSENT if part is None else f"{part:.3g}" for part in start))
-            for name, start in starts(latency).items()
-        ]
-        if begun:
-            head = ("contestant", "process to open model, s", "first caption, s", "first of a warmed-up one, s")
-            parts.append(markdown(head, begun))
+    """Return Markdown tables: the targets, and the times of the first caption."""
+    body = [
+        (target.title, f"{target.least:g}", _number(target.measured), target.verdict, target.by or ABSENT)
+        for target in targets(latency, throughput)
+    ]
+    parts = [markdown(("target", "at least", "measured", "met", "by"), body)]
+    if latency is not None and (begun := starts(latency)):
+        head = ("implementation", "process to open model, s", "first caption, s", "first after warm-up, s")
+        parts.append(markdown(head, [(name, *map(_number, start)) for name, start in begun.items()]))
     return "\n\n".join(parts)
 
 
-def _engine(found: Sequence[Row], cell: Cell) -> list[Row]:
-    return [row for row in found if row.cell == cell and row.precision in _HALF and row.contestant.startswith(ENGINE)]
+def _share(title: str, least: float, measured: Iterable[Row], case: Case) -> Target:
+    """Return the target for the engine's largest share of the roofline in 16 bits."""
+    shares = {
+        row.implementation: row.roofline / row.median
+        for row in measured
+        if row.case == case and row.precision in ("fp16", "bf16") and row.roofline is not None
+        if row.implementation.startswith(_ENGINE)
+    }
+    best = max(shares, key=shares.__getitem__, default="")
+    return Target(title, least, shares.get(best), best)
 
 
-def _nearest(found: Iterable[Row]) -> Row | None:
-    return max((row for row in found if row.floor is not None), key=_share, default=None)
+def _ratio(title: str, least: float, ours: Row | None, other: Row | None) -> Target:
+    if ours is None or other is None:
+        return Target(title, least, None)
+    return Target(title, least, ours.rate / other.rate, f"{ours.implementation} against {other.implementation}")
 
 
-def _quickest(found: Iterable[Row]) -> Row | None:
+def _fastest(found: Iterable[Row]) -> Row | None:
     return max(found, key=lambda row: row.rate, default=None)
 
 
-def _share(row: Row) -> float:
-    return (row.floor or 0.0) / row.median
-
-
-def _reached(what: str, least: float, row: Row | None) -> Claim:
-    return Claim(what, least, None) if row is None else Claim(what, least, _share(row), row.contestant)
-
-
-def _ratio(what: str, least: float, ours: Row | None, theirs: Row | None) -> Claim:
-    if ours is None or theirs is None:
-        return Claim(what, least, None)
-    return Claim(what, least, ours.rate / theirs.rate, f"{ours.contestant} against {theirs.contestant}")
+def _number(value: float | None) -> str:
+    return ABSENT if value is None else f"{value:.3g}"

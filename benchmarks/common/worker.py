@@ -1,6 +1,6 @@
 """Worker: measures one implementation in a process of its own.
 
-It reads a job as JSON from stdin and prints one JSON line per event:
+It reads a pickled job from stdin and prints one JSON line per event:
 
     {"event": "ready", "start": 1.9, "note": "", "size": 1400000000}
     {"event": "first", "seconds": 0.4, "warm": 0.1}
@@ -10,11 +10,12 @@ It reads a job as JSON from stdin and prints one JSON line per event:
 from __future__ import annotations
 
 import json
+import pickle
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -54,49 +55,54 @@ class Case:
 
 
 @dataclass(frozen=True)
+class RunOptions:
+    """Options of a run.
+
+    Attributes:
+        command: "latency", which measures the first caption before all cases, or "throughput".
+        setup: Files of the model, and settings; precision and backend are those of each entry.
+        entries: Implementations to measure.
+        cases: Cases to measure; an implementation leaves out those that it cannot do.
+        work: Folder of the model's assets.
+        output: JSON file for the results.
+        rounds: Turns of each implementation.
+        seconds: In a turn, a case is repeated until it has taken this long,
+        repeats: or until this number of runs.
+    """
+
+    command: str
+    setup: Setup
+    entries: Sequence[Entry]
+    cases: Sequence[Case]
+    work: Path
+    output: Path
+    rounds: int
+    seconds: float
+    repeats: int
+
+
+@dataclass(frozen=True)
 class Job:
     """Work of a worker.
 
     Attributes:
+        options: Options of the run.
         entry: Implementation to measure.
-        setup: Files of the model, and settings.
         cases: Cases to measure.
-        assets: Folder of the model's assets.
         answers: Folder for captions and embeddings; those of each case are written once.
-        seconds: A case is repeated until it has taken this long,
-        repeats: or until this number of runs.
-        first: True to measure the first caption before all cases.
         started: `time.time()` at the start of the process.
     """
 
+    options: RunOptions
     entry: Entry
-    setup: Setup
-    cases: tuple[Case, ...]
-    assets: Path
+    cases: Sequence[Case]
     answers: Path
-    seconds: float
-    repeats: int
-    first: bool
     started: float
-
-    def to_json(self) -> str:
-        """Return the job as JSON."""
-        return json.dumps({**vars(self), "cases": [vars(case) for case in self.cases]}, default=_plain)
-
-    @classmethod
-    def from_json(cls, text: str) -> Job:
-        """Read the JSON of `to_json`."""
-        plain = json.loads(text)
-        paths = {name: Path(plain["setup"][name]) for name in ("checkpoint", "folder", "plain")}
-        plain["entry"], plain["setup"] = Entry(**plain["entry"]), Setup(**{**plain["setup"], **paths})
-        plain["cases"] = tuple(Case(**case) for case in plain["cases"])
-        plain["assets"], plain["answers"] = Path(plain["assets"]), Path(plain["answers"])
-        return cls(**plain)
 
 
 def main() -> None:
     """Do the job on stdin."""
-    job = Job.from_json(sys.stdin.read())
+    job = pickle.load(sys.stdin.buffer)  # noqa: S301 - written by our own runner
     # Libraries that print to stdout must not interrupt the JSON lines.
     lines, sys.stdout = sys.stdout, sys.stderr
     Worker(job, lines).run()
@@ -106,28 +112,28 @@ class Worker:
     """One implementation, and the measurements of its cases."""
 
     def __init__(self, job: Job, lines: TextIO) -> None:
-        self.job = job
-        self.lines = lines
+        self.job, self.options, self.lines = job, job.options, lines
         count = max((pairs_of(case, job.entry) for case in job.cases), default=1)
-        self.pairs = assets.read_pairs(job.assets, count)
+        self.pairs = assets.read_pairs(job.options.work, count)
         if len(self.pairs) < count:
             raise SystemExit(f"{count} pairs are needed, and there are {len(self.pairs)}")
 
     def run(self) -> None:
         """Open the implementation and measure every case."""
-        job, device = self.job, self.job.setup.device
-        implementation = build(job.entry, job.setup)
-        self._send("ready", start=time.time() - job.started, note=implementation.note, size=implementation.size)
-        images = assets.read_images(self.pairs, job.setup.folder)
-        if job.first:
-            beams = max(1, job.cases[0].beams)
+        entry = self.job.entry
+        setup = replace(self.options.setup, precision=entry.precision, backend=entry.backend)
+        implementation = build(entry, setup)
+        self._send("ready", start=time.time() - self.job.started, note=implementation.note, size=implementation.size)
+        images = assets.read_images(self.pairs, setup.folder)
+        if self.options.command == "latency":
+            beams = max(1, self.job.cases[0].beams)
             once = timed(lambda: implementation.warm_up(images[:1], beams))
             warm = implementation.caption(images[:1], beams).seconds
             self._send("first", seconds=once + warm, warm=warm)
-        for case in job.cases:
+        for case in self.job.cases:
             reset_peak_memory()
             result = self.measure(implementation, case, images[: case.batch])
-            memory = gpu.used(device) if gpu.is_gpu(device) else peak_memory()
+            memory = gpu.used(setup.device) if gpu.is_gpu(setup.device) else peak_memory()
             self._send("cell", **vars(case), memory=memory, **result)
 
     def measure(self, implementation: Implementation, case: Case, images: Images) -> dict[str, Any]:
@@ -180,14 +186,11 @@ class Worker:
     def held_out(self, implementation: Implementation, case: Case, images: Images) -> dict[str, Any]:
         """Caption and embed held-out pairs, for the quality metrics."""
         start = time.perf_counter()
-        texts: list[str] = []
-        vectors = []
-        for begin in range(0, len(images), _HELD_OUT_BATCH):
-            captions, embeddings = implementation.caption_and_embed(images[begin : begin + _HELD_OUT_BATCH], case.beams)
-            texts += captions
-            vectors.append(embeddings)
+        parts = [images[begin : begin + _HELD_OUT_BATCH] for begin in range(0, len(images), _HELD_OUT_BATCH)]
+        texts = [text for part in parts for text in implementation.caption(part, case.beams).texts]
+        vectors = np.concatenate([implementation.embed_images(part) for part in parts])
         queries = implementation.embed_texts([pair.sentences[0] for pair in self.pairs[: len(images)]])
-        self.save(case, texts=texts, vectors=np.concatenate(vectors), queries=queries)
+        self.save(case, texts=texts, vectors=vectors, queries=queries)
         return {"seconds": [time.perf_counter() - start], "items": len(images)}
 
     def repeat(self, once: Callable[[], float]) -> list[float]:
@@ -196,7 +199,7 @@ class Worker:
         if first > SLOW:
             return [first]
         seconds: list[float] = []
-        while not seconds or (sum(seconds) < self.job.seconds and len(seconds) < self.job.repeats):
+        while not seconds or (sum(seconds) < self.options.seconds and len(seconds) < self.options.repeats):
             seconds.append(once())
         return seconds
 
@@ -205,7 +208,7 @@ class Worker:
         from rsicrc.manifest import TOKENIZER_FILE
         from rsicrc.text.vocabulary import SPECIAL_WORDS, Vocabulary
 
-        words = Vocabulary.load(self.job.setup.folder / TOKENIZER_FILE).words[len(SPECIAL_WORDS) :]
+        words = Vocabulary.load(self.options.setup.folder / TOKENIZER_FILE).words[len(SPECIAL_WORDS) :]
         generator = np.random.default_rng(0)
         return [" ".join(generator.choice(words, SENTENCE_WORDS)) for _ in range(count)]
 
@@ -251,10 +254,6 @@ def peak_memory() -> int:
     import resource
 
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def _plain(value: object) -> object:
-    return str(value) if isinstance(value, Path) else vars(value)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,14 +106,15 @@ def read_images(pairs: list[CaptionedPair], model: Path) -> NDArray[np.uint8]:
 def main() -> None:
     """Make the missing assets."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--size", required=True)
-    parser.add_argument("--export", type=Path, help="model folder to export to, if it does not exist")
-    parser.add_argument("--variants", nargs="*", default=[], help="precisions to export besides fp32")
-    parser.add_argument("--model", type=Path, help="finished model folder")
-    parser.add_argument("--checkpoint", action="store_true", help="write the checkpoint in any case")
-    parser.add_argument("--pairs", type=int, required=True)
-    parser.add_argument("--plain", action="store_true", help="export the plain ONNX files too")
+    add = parser.add_argument
+    add("folder", type=Path)
+    add("--size", required=True)
+    add("--export", type=Path, help="model folder to export to, if it does not exist")
+    add("--variants", nargs="*", default=[], help="precisions to export besides fp32")
+    add("--model", type=Path, help="finished model folder")
+    add("--checkpoint", action="store_true", help="write the checkpoint in any case")
+    add("--pairs", type=int, required=True)
+    add("--plain", action="store_true", help="export the plain ONNX files too")
     arguments = parser.parse_args()
     folder: Path = arguments.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -127,7 +128,7 @@ def main() -> None:
         else:
             max_length = Manifest.load(arguments.model, verify=False).max_len
             facts = Facts(arguments.model.name, 0, forced=False, max_length=max_length)
-        (folder / FACTS).write_text(json.dumps(asdict(facts)), encoding="utf-8")
+        (folder / FACTS).write_text(json.dumps(vars(facts)), encoding="utf-8")
     except RsicrcError as error:
         raise SystemExit(f"error: {error}") from error
     except ImportError as error:
@@ -176,8 +177,8 @@ def make_model(folder: Path, size: str, export: Path | None, variants: Sequence[
 def make_folder(source: Path, target: Path, variants: Sequence[str]) -> None:
     """Export a checkpoint with `rsicrc-export`.
 
-    A precision that cannot be exported is left out, with a message: random weights may lose too much in int8, or the
-    package for quantization may be missing, but the other precisions can still be measured.
+    A precision that cannot be exported is left out, with a message: random weights may lose too much in int8, or
+    packages may be missing, and the other precisions can still be measured.
     """
     precisions = list(variants)
     while True:
@@ -194,7 +195,7 @@ def make_folder(source: Path, target: Path, variants: Sequence[str]) -> None:
         if not process.returncode:
             return
         if not precisions:
-            raise SystemExit(reason or "error: rsicrc-export failed")
+            raise SystemExit(reason)
         failed = next((name for name in precisions if name in reason), precisions[-1])
         say(f"skipped: {failed}: {reason}")
         precisions.remove(failed)
@@ -211,14 +212,12 @@ def random_checkpoint() -> Checkpoint:
 
     from rsicrc_train.checkpoint import Checkpoint
     from rsicrc_train.config import PRESETS
-    from rsicrc_train.model import RSICRC, DecoderLayer
+    from rsicrc_train.model import RSICRC
 
     torch.manual_seed(SEED)
     config = PRESETS["published"]
     model = RSICRC(config, PUBLISHED_WORDS)
-    last = model.decoder.multimodal[-1]
-    if not isinstance(last, DecoderLayer):
-        raise TypeError(f"the last layer of the decoder is {type(last).__name__}")
+    last: Any = model.decoder.multimodal[-1]
     with torch.no_grad():
         # Residual blocks that add little, as trained ones do: random ones amplify rounding until int8 fails.
         for name, weight in model.named_parameters():

@@ -1,21 +1,18 @@
-"""Facts of an NVIDIA GPU: name, compute capability, memory in use."""
+"""Facts of an NVIDIA GPU: name, compute capability, memory."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 
 from common.processes import environment
 from rsicrc.backends import cuda
-from rsicrc.errors import BackendError, DeviceMemoryError, RsicrcError
+from rsicrc.errors import BackendError, RsicrcError
 
 CPU = "cpu"
-_BLOCK = 1 << 28  # bytes
 
 
 @dataclass(frozen=True)
@@ -51,10 +48,9 @@ def problem(device: str) -> str:
 
 @cache
 def describe(device: str) -> Gpu:
-    """Return the facts of a GPU.
+    """Return the facts of a GPU, read in another process.
 
-    They are read in another process: a CUDA context takes hundreds of megabytes of the GPU, which would be counted in
-    every measurement of memory.
+    A CUDA context in this process would take hundreds of megabytes of the GPU, and measurements would count them.
 
     Raises:
         BackendError: There is no such GPU, or CUDA cannot be used.
@@ -74,39 +70,13 @@ def read(device: str) -> Gpu:
 
 
 def used(device: str) -> int:
-    """Return how many bytes of a GPU's memory are in use, by all processes together.
-
-    Raises:
-        BackendError: There is no such GPU, or CUDA cannot be used.
-    """
+    """Return how many bytes of a GPU's memory are in use, by all processes together."""
     free, total = cuda.Device(cuda.device_number(device)).memory()
     return total - free
 
 
-@contextmanager
-def filled(device: str, leave: int) -> Iterator[None]:
-    """Allocate a GPU's free memory, all but about `leave` bytes, while the block runs.
-
-    Raises:
-        BackendError: There is no such GPU, or CUDA cannot be used.
-    """
-    gpu, blocks = cuda.Device(cuda.device_number(device)), []
-    with suppress(DeviceMemoryError):  # free memory may be fragmented
-        while (size := min(_BLOCK, gpu.memory()[0] - leave)) > 0:
-            blocks.append(cuda.Memory(size))
-    try:
-        yield
-    finally:
-        blocks.clear()
-
-
-def main() -> None:
-    """Print the facts of a GPU as JSON."""
+if __name__ == "__main__":
     try:
         sys.stdout.write(json.dumps(vars(read(sys.argv[1]))) + "\n")
     except RsicrcError as error:
         raise SystemExit(str(error)) from error
-
-
-if __name__ == "__main__":
-    main()

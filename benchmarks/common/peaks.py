@@ -1,14 +1,13 @@
 """Peak rates of a CPU or a GPU: large matrix products in each precision, and memory bandwidth.
 
-The faster of PyTorch and OpenVINO sets the peak of a CPU; PyTorch measures that of a GPU. As a program, the module prints
-one JSON object:
+The faster of PyTorch and OpenVINO sets the peak of a CPU; PyTorch measures that of a GPU. As a program, the module
+prints one JSON object:
 
-    python -m common.peaks --device cpu --threads 2
+    python -m common.peaks DEVICE THREADS
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -55,14 +54,10 @@ class Peaks:
         return Peaks(gmacs, by, max(self.bandwidth, other.bandwidth), self.launch)
 
 
-def main() -> None:
+def main(device: str, threads: str) -> None:
     """Measure, and print the peaks."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--device", default=CPU)
-    parser.add_argument("--threads", type=int, required=True)
-    arguments = parser.parse_args()
     try:
-        peaks = measure_gpu(arguments.device) if is_gpu(arguments.device) else measure_cpu(arguments.threads)
+        peaks = measure_gpu(device) if is_gpu(device) else measure_cpu(int(threads))
     except ImportError as error:
         raise SystemExit(f"skipped: peak rates need PyTorch: {error}") from error
     sys.stdout.write(json.dumps(vars(peaks)) + "\n")
@@ -86,13 +81,7 @@ def measure_cpu(threads: int) -> Peaks:
 
 
 def measure_gpu(device: str, size: int = GPU_SIZE, buffer: int = GPU_BUFFER) -> Peaks:
-    """Measure the peaks of a GPU, which takes a few seconds.
-
-    Args:
-        device: "cuda:0".
-        size: Rows and columns of the matrices.
-        buffer: Bytes that are read and copied; many times the cache.
-    """
+    """Measure the peaks of a GPU with square matrices of `size` rows and a buffer of many times the cache's size."""
     gmacs = {}
     for precision, job in _torch_products(device, size):
         try:
@@ -186,4 +175,4 @@ def _seconds_on_gpu(job: Job, device: str) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

@@ -6,12 +6,11 @@ bytes of the weights divided by the memory bandwidth; on a GPU, the time of a la
 from the fp32 graphs of a model folder, so that the roofline is the same for all implementations of a precision. As a
 program, the module prints the counts as JSON:
 
-    python -m common.roofline MODEL --max-length 21 --sentence-ids 10
+    python -m common.roofline MODEL MAX_LENGTH SENTENCE_IDS
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
@@ -61,11 +60,7 @@ class Roofline:
     def decode(self, precision: str, beams: int, steps: int, tokens: int) -> float:
         """Return the shortest time of a beam search, in seconds.
 
-        Args:
-            precision: Number format of the products.
-            beams: Beams per pair.
-            steps: Decoder steps.
-            tokens: Tokens of all best captions together; a finished pair takes no time.
+        `tokens` is the sum of the lengths of the best captions: a finished pair takes no time.
         """
         precision = self._text_precisions.get(precision, precision)
         computing = self._computing(precision, tokens * beams * self.counts.word)
@@ -85,15 +80,10 @@ class Roofline:
         return weights * BYTES[precision] / (self.peaks.bandwidth * 1e9)
 
 
-def main() -> None:
+def main(model: str, max_length: str, sentence_ids: str) -> None:
     """Count the work, and print it."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("model", type=Path)
-    parser.add_argument("--max-length", type=int, required=True)
-    parser.add_argument("--sentence-ids", type=int, required=True)
-    arguments = parser.parse_args()
     try:
-        counts = count(arguments.model, arguments.max_length, arguments.sentence_ids)
+        counts = count(Path(model), int(max_length), int(sentence_ids))
     except ImportError as error:
         raise SystemExit(f"skipped: counting the work of the graphs needs onnx: {error}") from error
     sys.stdout.write(json.dumps(vars(counts)) + "\n")
@@ -133,4 +123,4 @@ def _read_weights(path: Path, reads: Mapping[str, int]) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

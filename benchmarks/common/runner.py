@@ -133,17 +133,16 @@ def _turn(options: RunOptions, entry: Entry, cases: list[Case], answers: Path, r
     turn: dict[str, Any] = {"contestant": entry.name, "start": None, "first": None, "warm": None}
     turn |= {"cells": [], "error": ""}
     results.turns.append(turn)
+    command = [sys.executable, "-m", "common.worker"]
+    own = environment(options.setup.threads, options.work.parent / "inductor")
     with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
-        own = environment(options.setup.threads, options.work.parent / "inductor")
-        command = [sys.executable, "-m", "common.worker"]
-        started = time.time()
-        process = subprocess.Popen(command, env=own, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
-        try:
-            _listen(process, Job(options, entry, cases, answers, started), turn, results)
-        finally:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
+        job = Job(options, entry, cases, answers, started=time.time())
+        with subprocess.Popen(command, env=own, **pipes) as process:  # noqa: S603
+            try:
+                _listen(process, job, turn, results)
+            finally:
+                process.kill()  # after Ctrl-C; without effect on a process that has ended
         if process.returncode:
             errors.seek(0)
             lines = [line for line in errors.read().splitlines() if line.strip()]
@@ -186,9 +185,9 @@ def _cases_of(cases: Sequence[Case], entry: Entry) -> list[Case]:
 
 def _measure_peaks(results: Results, options: RunOptions) -> None:
     say("peak rates of the device")
-    arguments = ("--device", options.setup.device, "--threads", str(options.setup.threads))
+    device, threads = options.setup.device, options.setup.threads
     try:
-        peaks = Peaks(**json.loads(run_module("common.peaks", *arguments, threads=options.setup.threads)))
+        peaks = Peaks(**json.loads(run_module("common.peaks", device, str(threads), threads=threads)))
     except SystemExit:
         return  # the process has printed the reason; the tables have no roofline then
     known = results.about["limits"]
@@ -201,9 +200,9 @@ def _counts(options: RunOptions) -> dict[str, int] | None:
     path = options.work / f"counts-{options.setup.max_length}.json"
     if not path.is_file():
         ids = min(SENTENCE_WORDS + 2, assets.read_facts(options.work).max_length)
-        arguments = (str(options.setup.folder), "--max-length", str(options.setup.max_length), "--sentence-ids", str(ids))
+        arguments = (options.setup.folder, options.setup.max_length, ids)
         try:
-            path.write_text(run_module("common.roofline", *arguments), encoding="utf-8")
+            path.write_text(run_module("common.roofline", *map(str, arguments)), encoding="utf-8")
         except SystemExit:
             return None
     return vars(Counts(**json.loads(path.read_text(encoding="utf-8"))))

@@ -64,13 +64,7 @@ class Row:
 
 
 class Start(NamedTuple):
-    """Median seconds of a start.
-
-    Attributes:
-        opened: From the start of the process to an open model.
-        first: First caption, with all preparation.
-        warm: First caption after the preparation.
-    """
+    """Median seconds from the start of the process to an open model, of the first caption, and of the next one."""
 
     opened: float | None = None
     first: float | None = None
@@ -127,12 +121,7 @@ def _shortest(
 ) -> tuple[float | None, float | None, float | None]:
     """Return the roofline of a run, of its image encoder, and of its beam search.
 
-    Args:
-        roofline: Work and peak rates.
-        precision: Number format of the products.
-        case: Task with its sizes.
-        run: Measurement of the case.
-        steps: Mean tokens of the captions from memory, by number of beams.
+    `steps` is the mean length of the captions from memory, by number of beams.
     """
     items = run["items"]
     if case.task == TEXTS:

@@ -16,19 +16,12 @@ _PYTORCH = ("pytorch", "compile", "graph", "huggingface")
 
 @dataclass(frozen=True)
 class Target:
-    """A performance target.
-
-    Attributes:
-        title: Description of the quantity.
-        least: Smallest value that meets the target.
-        measured: Measured value; None where a measurement is missing.
-        by: Implementations that were measured.
-    """
+    """A quantity, the smallest value that meets the target, and the measured value with its implementations."""
 
     title: str
     least: float
-    measured: float | None
-    by: str = ""
+    measured: float | None = None
+    by: str = ABSENT
 
     @property
     def verdict(self) -> str:
@@ -56,10 +49,8 @@ def targets(latency: Results | None, throughput: Results | None) -> list[Target]
 
 def tables(latency: Results | None, throughput: Results | None) -> str:
     """Return Markdown tables: the targets, and the times of the first caption."""
-    body = [
-        (target.title, f"{target.least:g}", _number(target.measured), target.verdict, target.by or ABSENT)
-        for target in targets(latency, throughput)
-    ]
+    body = [(each.title, f"{each.least:g}", _number(each.measured), each.verdict, each.by)
+            for each in targets(latency, throughput)]  # fmt: skip
     parts = [markdown(("target", "at least", "measured", "met", "by"), body)]
     if latency is not None and (begun := starts(latency)):
         head = ("implementation", "process to open model, s", "first caption, s", "first after warm-up, s")
@@ -69,19 +60,18 @@ def tables(latency: Results | None, throughput: Results | None) -> str:
 
 def _share(title: str, least: float, measured: Iterable[Row], case: Case) -> Target:
     """Return the target for the engine's largest share of the roofline in 16 bits."""
-    shares = {
-        row.implementation: row.roofline / row.median
+    shares = [
+        (row.roofline / row.median, row.implementation)
         for row in measured
-        if row.case == case and row.precision in ("fp16", "bf16") and row.roofline is not None
-        if row.implementation.startswith(_ENGINE)
-    }
-    best = max(shares, key=shares.__getitem__, default="")
-    return Target(title, least, shares.get(best), best)
+        if row.case == case and row.precision in ("fp16", "bf16") and row.implementation.startswith(_ENGINE)
+        if row.roofline is not None
+    ]
+    return Target(title, least, *max(shares, default=()))
 
 
 def _ratio(title: str, least: float, ours: Row | None, other: Row | None) -> Target:
     if ours is None or other is None:
-        return Target(title, least, None)
+        return Target(title, least)
     return Target(title, least, ours.rate / other.rate, f"{ours.implementation} against {other.implementation}")
 
 

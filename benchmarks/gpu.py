@@ -1,10 +1,10 @@
-"""All that needs a GPU, in one command: the tests of tests/gpu, then latency and throughput against PyTorch.
+"""Tests and benchmarks on a GPU in one command: tests/gpu, then latency and throughput compared with PyTorch.
 
     python benchmarks/gpu.py [--device cuda:0] [--model FOLDER] [--size CKPT] [--steps tests latency throughput]
 
-`make test-gpu` calls it with the Python it is given. Nothing is installed or fetched: what is missing is skipped, with
-a line that says what. One JSON file and one table are written to benchmarks/results, named after the device; steps that
-were run before, on the same device and model, stay in them.
+`make test-gpu` calls it. Nothing is installed or downloaded: a part whose packages are missing is skipped, with a
+message. The results are one JSON file and one Markdown file in benchmarks/results, named after the device; steps of an
+earlier run on the same device and model are kept.
 """
 
 from __future__ import annotations
@@ -19,161 +19,160 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from common.proof import Proof
+    from common.gpu_report import GpuReport
 
 ROOT = Path(__file__).resolve().parents[1]
-NEEDED = {"numpy": "numpy", "PIL": "pillow", "tokenizers": "tokenizers"}
+REQUIRED = {"numpy": "numpy", "PIL": "pillow", "tokenizers": "tokenizers"}  # module → package
 STEPS = ("tests", "latency", "throughput")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 TASKS = ("caption", "images", "texts", "encoder", "step")
-CONTESTANTS = ("published", "pytorch", "pytorch-bf16", "compile-bf16", "graph-bf16", "huggingface", "onnx-plain")
+BASELINES = ("published", "pytorch", "pytorch-bf16", "compile-bf16", "graph-bf16", "huggingface", "onnx-plain")
 
 
 def main() -> None:
-    """Run the steps; the exit status is 1 if a test failed, or if there was nothing to test on."""
-    if missing := [package for module, package in NEEDED.items() if find_spec(module) is None]:
-        raise SystemExit(
-            f"error: {', '.join(missing)} missing: {', '.join(NEEDED.values())} are the least that it takes"
-        )
+    """Run the steps; the exit status is 1 if one of them failed, or if there was nothing to test."""
+    if missing := [package for module, package in REQUIRED.items() if find_spec(module) is None]:
+        raise SystemExit(f"error: {', '.join(missing)} missing: at least {', '.join(REQUIRED.values())} must be there")
     arguments = parse()
-    # The rooms, so that an installation is not needed; the processes that are started find them, too.
-    rooms = [str(ROOT / room) for room in ("runtime", "train", "export", "benchmarks")]
-    sys.path[:0] = rooms
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [*rooms, str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    # The packages are used from the checkout, so that an installation is not needed.
+    packages = [str(ROOT / name) for name in ("runtime", "train", "export", "benchmarks")]
+    sys.path[:0] = packages
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [*packages, str(ROOT), os.environ.get("PYTHONPATH", "")]))
 
-    from common import card
-    from common.machine import device_name, slug
-    from common.proof import Proof
+    from common import gpu
+    from common.gpu_report import GpuReport
+    from common.runner import device_name, slug
 
-    if card.is_card(arguments.device) and (problem := card.problem(arguments.device)):
+    if gpu.is_gpu(arguments.device) and (problem := gpu.problem(arguments.device)):
         raise SystemExit(f"error: nothing was tested: {problem}")
     device = device_name(arguments.device, arguments.threads)
     folder = find_folder(arguments)
-    proof = Proof.open(arguments.output or ROOT / "benchmarks" / "results" / f"gpu-{slug(device)}.json", device, folder)
+    output = arguments.output or ROOT / "benchmarks" / "results" / f"gpu-{slug(device)}.json"
+    report = GpuReport.open(output, device, folder)
     try:
-        engines = present_engines(arguments.device, proof)
+        backends = available_backends(arguments.device, report)
         for step in arguments.steps:
             if step == "tests":
-                test(arguments, folder, proof)
-            elif engines:
-                benchmark(step, arguments, folder, engines, proof)
-            proof.write()  # a run that a time limit ends keeps the steps before
+                test(arguments, folder, report)
+            elif backends:
+                benchmark(step, arguments, folder, backends, report)
+            report.write()  # a run that a time limit ends keeps its finished steps
     finally:
-        proof.write()
-        sys.stdout.write(proof.text() + "\n")
-    if proof.failed:
+        report.write()
+        sys.stdout.write(report.text() + "\n")
+    if report.failed:
         raise SystemExit(1)
 
 
 def parse() -> argparse.Namespace:
-    """The options."""
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--device", default="cuda:0", help="the GPU; cpu rehearses on the processor")
-    parser.add_argument("--size", default=str(ROOT / "examples" / "tiny.pt"), help="published, or a checkpoint")
-    parser.add_argument("--model", type=Path, help="the folder exported from it; by default it is exported here")
-    parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS), help="what to do")
-    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS), help="to export")
-    parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS), help="of PyTorch")
-    parser.add_argument("--batches", type=int, default=1000, help="of the stress test")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1, 8, 64], help="pairs at once, for throughput")
-    parser.add_argument("--rounds", type=int, default=2, help="turns of every contestant")
-    parser.add_argument("--seconds", type=float, default=1.0, help="how long a cell is repeated in a turn")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of every library")
-    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "gpu", help="folder of the material")
-    parser.add_argument("--output", type=Path, help="the JSON file; by default named after the device")
+    """Parse the options."""
+    formatter = argparse.ArgumentDefaultsHelpFormatter
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], formatter_class=formatter)
+    add = parser.add_argument
+    add("--device", default="cuda:0", help="the GPU; with cpu, the same steps run on the CPU")
+    add("--size", default=str(ROOT / "examples" / "tiny.pt"), help="published, or a checkpoint")
+    add("--model", type=Path, help="model folder exported from it; exported here if not given")
+    add("--steps", nargs="+", choices=STEPS, default=list(STEPS), help="steps to run")
+    add("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS), help="precisions to export")
+    add("--baselines", nargs="+", choices=BASELINES, default=list(BASELINES), help="baselines of PyTorch")
+    add("--batches", type=int, default=1000, help="batches of the stress test")
+    add("--sizes", type=int, nargs="+", default=[1, 8, 64], help="pairs per batch, for throughput")
+    add("--rounds", type=int, default=2, help="turns of every implementation")
+    add("--seconds", type=float, default=1.0, help="time for which a case is repeated in a turn")
+    add("--threads", type=int, default=len(os.sched_getaffinity(0)), help="threads of every library")
+    add("--work", type=Path, default=ROOT / "runs" / "gpu", help="folder of the assets")
+    add("--output", type=Path, help="JSON file; named after the device if not given")
     return parser.parse_args()
 
 
 def find_folder(arguments: argparse.Namespace) -> Path:
-    """The model folder: the one that was given, or one made from the checkpoint where the exporter is here.
+    """Return the given model folder, or one exported from the checkpoint.
 
     Raises:
-        SystemExit: neither is to be had.
+        SystemExit: No model folder is given, and none can be exported.
     """
-    from common import material
-    from common.rounds import run_module
+    from common import assets
+    from common.processes import run_module
 
     if arguments.model is not None:
         return Path(arguments.model)
-    work = material.place(arguments.work, arguments.size)
-    variants = material.variants(arguments.precisions, arguments.device)
-    folder = work / "-".join([material.FOLDER, *variants])
-    words = ("--size", arguments.size, "--pairs", "0", "--export", str(folder), "--variants", *variants)
+    work = assets.folder_of(arguments.work, arguments.size)
+    variants = assets.variants(arguments.precisions, arguments.device)
+    folder = work / "-".join([assets.FOLDER, *variants])
+    options = ("--size", arguments.size, "--pairs", "0", "--export", str(folder), "--variants", *variants)
     try:
-        run_module("common.material", str(work), *words, threads=arguments.threads)
+        run_module("common.assets", str(work), *options, threads=arguments.threads)
     except SystemExit as error:
         raise SystemExit(
-            "error: no model folder could be made here; make one elsewhere (`rsicrc-export examples/tiny.pt -o FOLDER "
-            "--precision fp16 --precision bf16 --precision int8 --calibration DATA`) and name it: GPU_MODEL=FOLDER"
+            "error: no model folder could be exported here; export one elsewhere (`rsicrc-export examples/tiny.pt -o "
+            "FOLDER --precision fp16 --precision bf16 --precision int8 --calibration DATA`) and set GPU_MODEL=FOLDER"
         ) from error
     return folder
 
 
-def present_engines(device: str, proof: Proof) -> list[str]:
-    """The engine's backends that are here; the others are noted."""
-    from common import present
+def available_backends(device: str, report: GpuReport) -> list[str]:
+    """Return the engine's backends for a device; the report gets the reasons of the others."""
+    from common import available
 
-    found = present.backends(device)
+    found = available.backends(device)
     for name, reason in found.items():
         if reason:
-            proof.skip(f"backend {name}: {reason}")
-    engines = [name for name, reason in found.items() if not reason]
-    if not engines:
-        proof.fail("nothing was tested: no backend of the engine is here for this device")
-    return engines
+            report.skip(f"backend {name}: {reason}")
+    backends = [name for name, reason in found.items() if not reason]
+    if not backends:
+        report.fail("nothing was tested: no backend of the engine is available for this device")
+    return backends
 
 
-def test(arguments: argparse.Namespace, folder: Path, proof: Proof) -> None:
-    """tests/gpu, in a process of its own."""
+def test(arguments: argparse.Namespace, folder: Path, report: GpuReport) -> None:
+    """Run tests/gpu in a process of its own."""
     if find_spec("pytest") is None:
-        proof.skip("tests: pytest is not installed")
+        report.skip("tests: pytest is not installed")
         return
     environment = {
+        **os.environ,
         "RSICRC_GPU_MODEL": str(folder.resolve()),
         "RSICRC_GPU_DEVICE": arguments.device,
         "RSICRC_GPU_BATCHES": str(arguments.batches),
     }
-    with tempfile.TemporaryDirectory() as place:
-        report = Path(place) / "report.xml"
-        words = ["-m", "gpu", "-p", "no:cacheprovider", "--durations", "5", "--junitxml", str(report)]
-        command = [sys.executable, "-m", "pytest", str(ROOT / "tests" / "gpu"), "--rootdir", str(ROOT), *words]
-        environment = {**os.environ, **environment}
-        done = subprocess.run(command, env=environment, cwd=ROOT, stdout=sys.stderr, check=False)  # noqa: S603 - ours
-        proof.add_tests(report, done.returncode)
+    with tempfile.TemporaryDirectory() as temporary:
+        junit = Path(temporary) / "junit.xml"
+        options = ["-m", "gpu", "-p", "no:cacheprovider", "--durations", "5", "--junitxml", str(junit)]
+        command = [sys.executable, "-m", "pytest", str(ROOT / "tests" / "gpu"), "--rootdir", str(ROOT), *options]
+        done = subprocess.run(command, env=environment, cwd=ROOT, stdout=sys.stderr, check=False)  # noqa: S603
+        report.add_tests(junit, done.returncode)
 
 
-def benchmark(step: str, arguments: argparse.Namespace, folder: Path, engines: list[str], proof: Proof) -> None:
-    """latency.py or throughput.py, in a process of its own."""
-    from common import present
+def benchmark(step: str, arguments: argparse.Namespace, folder: Path, backends: list[str], report: GpuReport) -> None:
+    """Run latency.py or throughput.py in a process of its own."""
+    from common import available
 
-    contestants = ["rsicrc", *arguments.contestants]
-    if lacking := [name for name in ("torch", "open_clip") if find_spec(name) is None]:
-        proof.skip(f"contestants of PyTorch: {', '.join(lacking)} not installed")
-        contestants = ["rsicrc"]
-    elif find_spec("transformers") is None:
-        proof.skip("contestant huggingface: transformers is not installed")
-        contestants = [name for name in contestants if name != "huggingface"]
+    baselines = list(arguments.baselines)
+    if missing := [name for name in ("torch", "open_clip") if find_spec(name) is None]:
+        report.skip(f"baselines of PyTorch: {', '.join(missing)} not installed")
+        baselines = []
+    elif find_spec("transformers") is None and "huggingface" in baselines:
+        report.skip("baseline huggingface: transformers is not installed")
+        baselines.remove("huggingface")
     if find_spec("torch") is None or find_spec("onnx") is None:
-        proof.skip(f"floors of {step}: torch measures the limits, onnx counts what the graphs cost")
+        report.skip(f"roofline of {step}: torch measures the peak rates, and onnx reads the graphs")
     results = arguments.work / f"{step}.json"
     results.unlink(missing_ok=True)
-    words = [
+    options = [
         *("--size", arguments.size, "--model", str(folder), "--device", arguments.device),
-        *("--contestants", *contestants, "--backends", *engines),
-        *("--precisions", *present.precisions(folder, arguments.device)),
+        *("--baselines", "rsicrc", *baselines, "--backends", *backends),
+        *("--precisions", *available.precisions(folder, arguments.device)),
         *("--rounds", str(arguments.rounds), "--seconds", str(arguments.seconds)),
         *("--threads", str(arguments.threads), "--work", str(arguments.work), "--json", str(results)),
         *("--tasks", *TASKS, "--beams", "1", "5"),
         *(("--batches", *map(str, arguments.sizes)) if step == "throughput" else ()),
     ]
-    command = [sys.executable, str(ROOT / "benchmarks" / f"{step}.py"), *words]
-    done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)  # noqa: S603 - our own
+    command = [sys.executable, str(ROOT / "benchmarks" / f"{step}.py"), *options]
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)  # noqa: S603
     if results.is_file():
-        proof.add_results(step, results)
+        report.add_results(step, results)
     if done.returncode:
-        proof.fail(f"{step} failed, see above")
+        report.fail(f"{step} failed, see above")
 
 
 if __name__ == "__main__":

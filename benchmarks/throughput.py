@@ -1,9 +1,9 @@
-"""How many pairs a second: captions, embeddings, and the whole way from PNG files, over batches and beams.
+"""Throughput: captions and embeddings per second, in memory and from PNG files, by batch size and beams.
 
-    python benchmarks/throughput.py [--size published|CKPT] [--contestants …] [--batches 1 8 32 64] [--beams 1 3 5]
+    python benchmarks/throughput.py [--size published|CKPT] [--baselines …] [--batches 1 8 32 64] [--beams 1 3 5]
 
-Every contestant takes its turn in a fresh process, round by round. benchmarks/README.md says what each is, what the
-floors mean, and how to compare fairly.
+Every implementation takes its turn in a fresh process, round by round. benchmarks/README.md describes the
+implementations, the roofline, and the rules of the comparison.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from common import options, table
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the tables."""
     parser = options.parser(
         (__doc__ or "").splitlines()[0], batches=(1, 8, 32, 64), beams=(1, 3, 5), rounds=3, seconds=2.0
     )

@@ -1,1 +1,1 @@
-"""What the benchmarks share: material, processes, limits of the machine, floors, quality, tables and plots."""
+"""Common part of the benchmarks: assets, worker processes, roofline, quality metrics, tables and plots."""

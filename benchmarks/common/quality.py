@@ -1,4 +1,4 @@
-"""Quality beside speed: how a contestant's answers compare with those of the model in float32, and with the truth."""
+"""Quality metrics: an implementation's answers compared with those of the fp32 model, and with the references."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rsicrc.evaluation.metrics.captioning import PERIOD_FREE, caption_metrics
 from rsicrc.evaluation.metrics.retrieval import published_retrieval, relevance
 
 REFERENCES = ("pytorch", "huggingface", "onnx-plain", "rsicrc onnxruntime fp32", "rsicrc auto fp32")
-"""All compute the model in float32, unfolded or proven equal; the others are held to the first that took part."""
+"""Implementations of the fp32 model, unfolded or proven equal; the first that took part is the reference."""
 
 Answers = dict[str, NDArray[Any]]
 
@@ -23,55 +23,58 @@ def compare(folder: Path, names: Sequence[str], pairs: Sequence[CaptionedPair]) 
     """Compare all answers in a folder.
 
     Args:
-        folder: where the workers kept their answers, `<contestant>--<cell>.npz`.
-        names: the contestants.
-        pairs: the pairs that were captioned.
+        folder: Folder of the answers that the workers saved, `<implementation>--<case>.npz`.
+        names: Names of the implementations.
+        pairs: Pairs that were captioned.
 
     Returns:
-        Contestant → cell → figures: those of `_figures`, and for held-out pairs those of `_judged`.
+        Implementation → case → metrics: those of `_agreement`, and for held-out pairs those of `_held_out`.
     """
     found: dict[str, dict[str, Answers]] = {name: {} for name in names}
     for path in folder.glob("*--*.npz"):
-        name, _, cell = path.stem.partition("--")
+        name, _, case = path.stem.partition("--")
         with np.load(path) as file:
-            found[name.replace("_", " ")][cell] = dict(file)
+            found[name.replace("_", " ")][case] = dict(file)
     compared: dict[str, dict[str, Any]] = {}
-    for name, cells in found.items():
+    for name, cases in found.items():
         compared[name] = {}
-        for cell, answers in cells.items():
-            reference = next((found[other][cell] for other in REFERENCES if cell in found.get(other, {})), None)
-            figures = {} if reference is None else _figures(answers, reference)
+        for case, answers in cases.items():
+            reference = next((found[other][case] for other in REFERENCES if case in found.get(other, {})), None)
+            metrics = {} if reference is None else _agreement(answers, reference)
             if "queries" in answers:
-                figures |= _judged(answers, pairs[: len(answers["texts"])])
-            compared[name][cell] = figures
+                metrics |= _held_out(answers, pairs[: len(answers["texts"])])
+            compared[name][case] = metrics
     return compared
 
 
-def _figures(answers: Answers, reference: Answers) -> dict[str, float]:
-    """Share of equal sentences; the lowest cosine; share of equal nearest neighbors among the vectors."""
-    figures: dict[str, float] = {}
+def _agreement(answers: Answers, reference: Answers) -> dict[str, float]:
+    """Return the share of equal captions, the lowest cosine, and the share of embeddings with the same neighbor."""
+    metrics: dict[str, float] = {}
     if "texts" in answers:
-        figures["same_captions"] = float(np.mean(answers["texts"] == reference["texts"]))
+        metrics["same_captions"] = float(np.mean(answers["texts"] == reference["texts"]))
     if "vectors" in answers:
         ours, theirs = answers["vectors"], reference["vectors"]
-        figures["cosine"] = float((ours * theirs).sum(axis=1).min())
+        metrics["cosine"] = float((ours * theirs).sum(axis=1).min())
         if len(ours) > 2:
-            figures["same_neighbor"] = float(np.mean(_nearest(ours) == _nearest(theirs)))
-    return figures
+            metrics["same_neighbor"] = float(np.mean(_nearest(ours) == _nearest(theirs)))
+    return metrics
 
 
-def _judged(answers: Answers, pairs: Sequence[CaptionedPair]) -> dict[str, float]:
-    """BLEU-4 (period-free) of the changed pairs' captions, and P@1 of text → pair among them, published protocol."""
+def _held_out(answers: Answers, pairs: Sequence[CaptionedPair]) -> dict[str, float]:
+    """Return BLEU-4 (period-free) of the changed pairs' captions, and P@1 of text → pair retrieval among these pairs.
+
+    P@1 is that of the published protocol.
+    """
     rows = [row for row, pair in enumerate(pairs) if pair.changed]
     if not rows:
         return {}
-    truth = [pairs[row].sentences for row in rows]
-    said = [str(answers["texts"][row]) for row in rows]
-    first = [sentences[0] for sentences in truth]
-    found = published_retrieval(answers["queries"][rows], answers["vectors"][rows], relevance(rows, first))
+    references = [pairs[row].sentences for row in rows]
+    captions = [str(answers["texts"][row]) for row in rows]
+    first = [sentences[0] for sentences in references]
+    retrieval = published_retrieval(answers["queries"][rows], answers["vectors"][rows], relevance(rows, first))
     return {
-        "bleu_4": caption_metrics(said, truth, PERIOD_FREE, meteor=False)["BLEU-4"],
-        "precision_at_1": found["P@1"],
+        "bleu_4": caption_metrics(captions, references, PERIOD_FREE, meteor=False)["BLEU-4"],
+        "precision_at_1": retrieval["P@1"],
         "pairs": len(pairs),
     }
 

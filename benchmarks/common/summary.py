@@ -1,164 +1,147 @@
-"""From turns to rows: medians with their spread, and every time as a fraction of its floor."""
+"""Summary of the turns: medians over the rounds, and the roofline of every time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from common.floors import Counts, Floors
-from common.machine import Limits
-from common.rounds import Results
-from common.worker import CAPTION, ENCODER, FILES, HELD_OUT, IMAGES, STEP, TEXTS, Cell
+from common.peaks import Peaks
+from common.roofline import Counts, Roofline
+from common.runner import Results
+from common.worker import CAPTION, ENCODER, FILES, IMAGES, STEP, TEXTS, Case
 
 
 @dataclass(frozen=True)
 class Row:
-    """One contestant in one cell, over all rounds.
+    """One implementation in one case, over all rounds.
 
     Attributes:
-        contestant: its name.
-        precision: of its products.
-        cell: what it did.
-        items: pairs or sentences that a time stands for.
-        seconds: all times.
-        rounds: the median of each round.
-        image: median seconds of the image side, where it was timed apart.
-        decode: median seconds of the search, where it was timed apart.
-        floor: seconds that the whole cannot take less than; None where limits are missing.
-        image_floor: of the image side.
-        decode_floor: of the search.
-        memory: the most bytes that the process held.
-        answers: how its answers compare, see `common.quality`.
+        implementation: Name of the implementation.
+        precision: Number format of its products.
+        case: Task with its sizes.
+        items: Pairs or sentences of one run.
+        seconds: Times of all runs.
+        rounds: Median time of each round.
+        image: Median seconds of the image encoder; None where it was not timed separately.
+        decode: Median seconds of the beam search; None where it was not timed separately.
+        roofline: Shortest possible seconds of a run; None where the peak rates are missing.
+        image_roofline: That of the image encoder.
+        decode_roofline: That of the beam search.
+        memory: Largest memory of the process, in bytes.
+        answers: Quality metrics, see `common.quality`.
     """
 
-    contestant: str
+    implementation: str
     precision: str
-    cell: Cell
+    case: Case
     items: int
     seconds: tuple[float, ...]
     rounds: tuple[float, ...]
     image: float | None
     decode: float | None
-    floor: float | None
-    image_floor: float | None
-    decode_floor: float | None
+    roofline: float | None
+    image_roofline: float | None
+    decode_roofline: float | None
     memory: int
     answers: dict[str, float]
 
     @property
     def median(self) -> float:
-        """Over the rounds' medians."""
+        """Median of the rounds' medians, in seconds."""
         return float(np.median(self.rounds))
 
     @property
     def rate(self) -> float:
-        """Pairs or sentences a second."""
+        """Pairs or sentences per second."""
         return self.items / self.median
 
     def quantile(self, share: float) -> float:
-        """Over all times."""
+        """Return a quantile of the times of all runs, in seconds."""
         return float(np.quantile(self.seconds, share))
 
 
-def rows(results: Results) -> list[Row]:
-    """All rows, in the order in which contestants and cells were planned."""
-    about = results.about
-    limits = about["limits"]
-    floors = None if limits is None or about["counts"] is None else Floors(Counts(**about["counts"]), Limits(**limits))
-    return [
-        row
-        for name, entry in about["contestants"].items()
-        for row in _rows_of(results, name, entry["precision"], floors)
-    ]
-
-
-def _rows_of(results: Results, name: str, precision: str, floors: Floors | None) -> Iterator[Row]:
-    grouped: dict[Cell, list[dict[str, Any]]] = {}
-    for turn in results.turns:
-        if turn["contestant"] == name:
-            for cell in turn["cells"]:
-                grouped.setdefault(Cell(cell["task"], cell["batch"], cell["beams"]), []).append(cell)
-    words = {
-        cell.beams: (turns[0]["words"] / turns[0]["items"]) for cell, turns in grouped.items() if "words" in turns[0]
-    }
-    for cell, turns in grouped.items():
-        image_floor = decode_floor = floor = None
-        if floors is not None:
-            items = turns[0]["items"]
-            if cell.task == TEXTS:
-                floor = floors.texts(precision, items)
-            elif cell.task in (IMAGES, ENCODER):
-                floor = floors.images(precision, items)
-            elif cell.task == STEP:
-                floor = floors.decode(precision, cell.beams, 1, items)
-            elif cell.task == CAPTION:
-                image_floor = floors.images(precision, items)
-                decode_floor = floors.decode(precision, cell.beams, turns[0]["steps"], turns[0]["words"])
-                floor = image_floor + decode_floor
-            elif cell.task == FILES and cell.beams in words:
-                # As if all were one batch of the steps that the captions from memory took.
-                steps = round(words[cell.beams])
-                runs = -(-items // cell.batch)
-                floor = floors.images(precision, items) + runs * floors.decode(
-                    precision, cell.beams, steps, steps * min(items, cell.batch)
-                )
-        yield Row(
-            name,
-            precision,
-            cell,
-            turns[0]["items"],
-            tuple(second for turn in turns for second in turn["seconds"]),
-            tuple(float(np.median(turn["seconds"])) for turn in turns),
-            _median(turns, "image"),
-            _median(turns, "decode"),
-            floor,
-            image_floor,
-            decode_floor,
-            max(turn["memory"] for turn in turns),
-            results.answers.get(name, {}).get(cell.name, {}),
-        )
-
-
-def _median(turns: list[dict[str, Any]], part: str) -> float | None:
-    values = [float(np.median(turn[part])) for turn in turns if part in turn]
-    return float(np.median(values)) if values else None
-
-
-def sizes(results: Results) -> dict[str, int]:
-    """Contestant → bytes on disk of what it loads."""
-    return {turn["contestant"]: turn["size"] for turn in results.turns if "size" in turn}
-
-
 class Start(NamedTuple):
-    """Median seconds: from a process's start to an open model; of the first caption; of it without the preparing."""
+    """Median seconds from the start of the process to an open model, of the first caption, and of the next one."""
 
     opened: float | None = None
     first: float | None = None
     warm: float | None = None
 
 
+def rows(results: Results) -> list[Row]:
+    """Return all rows, in the order of the implementations and their cases."""
+    counts, limits = results.about["counts"], results.about["limits"]
+    roofline = None if limits is None or counts is None else Roofline(Counts(**counts), Peaks(**limits))
+    return [
+        row
+        for name, entry in results.about["contestants"].items()
+        for row in _rows_of(results, name, entry["precision"], roofline)
+    ]
+
+
 def starts(results: Results) -> dict[str, Start]:
-    """Contestant → how long its beginning takes."""
-    times: dict[str, Start] = {}
+    """Return the times of the start of every implementation."""
+    found: dict[str, Start] = {}
     for name in results.about["contestants"]:
         turns = [turn for turn in results.turns if turn["contestant"] == name and turn["start"] is not None]
         if turns:
-            parts = [
-                [turn[part] for turn in turns if turn.get(part) is not None] for part in ("start", "first", "warm")
-            ]
-            times[name] = Start(*(float(np.median(part)) if part else None for part in parts))
-    return times
+            found[name] = Start(*(_median([turn.get(part) for turn in turns]) for part in ("start", "first", "warm")))
+    return found
 
 
-def failures(results: Results) -> dict[str, str]:
-    """Contestant → what went wrong."""
-    return {turn["contestant"]: turn["error"] for turn in results.turns if turn["error"]}
+def _rows_of(results: Results, name: str, precision: str, roofline: Roofline | None) -> Iterator[Row]:
+    grouped: dict[Case, list[dict[str, Any]]] = {}
+    for turn in results.turns:
+        if turn["contestant"] == name:
+            for case in turn["cells"]:
+                grouped.setdefault(Case(case["task"], case["batch"], case["beams"]), []).append(case)
+    steps = {case.beams: runs[0]["words"] / runs[0]["items"] for case, runs in grouped.items() if "words" in runs[0]}
+    for case, runs in grouped.items():
+        times = (None, None, None) if roofline is None else _shortest(roofline, precision, case, runs[0], steps)
+        yield Row(
+            name,
+            precision,
+            case,
+            runs[0]["items"],
+            tuple(second for run in runs for second in run["seconds"]),
+            tuple(float(np.median(run["seconds"])) for run in runs),
+            _median([float(np.median(run["image"])) for run in runs if "image" in run]),
+            _median([float(np.median(run["decode"])) for run in runs if "decode" in run]),
+            *times,
+            memory=max(run["memory"] for run in runs),
+            answers=results.answers.get(name, {}).get(case.name, {}),
+        )
 
 
-__all__ = [
-    "CAPTION", "ENCODER", "FILES", "HELD_OUT", "IMAGES", "STEP", "TEXTS", "Row", "Start", "failures", "rows", "sizes",
-    "starts",
-]  # fmt: skip
+def _shortest(
+    roofline: Roofline, precision: str, case: Case, run: Mapping[str, Any], steps: Mapping[int, float]
+) -> tuple[float | None, float | None, float | None]:
+    """Return the roofline of a run, of its image encoder, and of its beam search.
+
+    `steps` is the mean length of the captions from memory, by number of beams.
+    """
+    items = run["items"]
+    if case.task == TEXTS:
+        return roofline.texts(precision, items), None, None
+    if case.task in (IMAGES, ENCODER):
+        return roofline.images(precision, items), None, None
+    if case.task == STEP:
+        return roofline.decode(precision, case.beams, 1, items), None, None
+    if case.task == CAPTION:
+        image = roofline.images(precision, items)
+        decode = roofline.decode(precision, case.beams, run["steps"], run["words"])
+        return image + decode, image, decode
+    if case.task == FILES and case.beams in steps:
+        # As if every batch took as many steps as the captions from memory on average.
+        length = round(steps[case.beams])
+        batch = roofline.decode(precision, case.beams, length, length * min(items, case.batch))
+        return roofline.images(precision, items) + -(-items // case.batch) * batch, None, None
+    return None, None, None
+
+
+def _median(values: list[Any]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.median(known)) if known else None

@@ -1,37 +1,48 @@
-"""One contestant in a process of its own: takes a job on stdin, gives one JSON line for every thing it has measured.
+"""Worker: measures one implementation in a process of its own.
 
-{"event": "ready", "start": 1.9, "note": "", "size": 1400000000}
-{"event": "first", "seconds": 0.4, "warm": 0.1}
-{"event": "cell", "task": "caption", "batch": 8, "beams": 5, "seconds": [...], "memory": 1234567890, ...}
+It reads a pickled job from stdin and prints one JSON line per event:
+
+    {"event": "ready", "start": 1.9, "note": "", "size": 1400000000}
+    {"event": "first", "seconds": 0.4, "warm": 0.1}
+    {"event": "cell", "task": "caption", "batch": 8, "beams": 5, "seconds": [...], "memory": 1234567890, ...}
 """
 
 from __future__ import annotations
 
 import json
+import pickle
 import sys
 import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
-from contestants import Entry, build
-from contestants.base import Captioned, Contestant, Images, Paths, Setup
+from baselines import Entry, build
+from baselines.implementation import Images, Implementation, Paths, Setup, TimedCaptions
 
-from common import card, material
+from common import assets, gpu
 
 CAPTION, IMAGES, TEXTS, FILES, HELD_OUT = "caption", "images", "texts", "files", "held-out"
-ENCODER, STEP = "encoder", "step"  # single graphs, which only the engine has
-SLOW = 10.0  # seconds; a run that takes longer counts although it is the first, and is not repeated
-_LEAST_FILES = 8
-_BATCHES_OF_FILES = 2
+ENCODER, STEP = "encoder", "step"  # single graphs, which only the engine can run
+SLOW = 10.0  # seconds; the first run of a slower case counts, and the case is not repeated
 SENTENCE_WORDS = 8
+_FEWEST_FILES = 8
+_BATCHES_OF_FILES = 2
+_HELD_OUT_BATCH = 32
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One thing to measure: a task, how many pairs (or sentences) at once, how many beams (0 where there are none)."""
+class Case:
+    """A task with its sizes.
+
+    Attributes:
+        task: Name of the task.
+        batch: Pairs or sentences per batch.
+        beams: Beams per pair; 0 for tasks without a beam search.
+    """
 
     task: str
     batch: int
@@ -39,228 +50,207 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """For files and messages."""
+        """Name for files and messages."""
         return f"{self.task}-{self.batch}" + (f"x{self.beams}" if self.beams else "")
 
 
 @dataclass(frozen=True)
-class Job:
-    """What a worker is to do.
+class RunOptions:
+    """Options of a run.
 
     Attributes:
-        entry: the contestant.
-        setup: the model.
-        cells: what to measure.
-        material: folder of the pairs.
-        answers: folder to write captions and embeddings to; a cell's are written once.
-        seconds: repeat a cell until it has taken this long,
-        repeats: or this often.
-        first: tell how long the very first caption takes, before anything else.
-        started: when the process was started, as `time.time()` tells it.
+        command: "latency", which measures the first caption before all cases, or "throughput".
+        setup: Files of the model, and settings; precision and backend are those of each entry.
+        entries: Implementations to measure.
+        cases: Cases to measure; an implementation leaves out those that it cannot do.
+        work: Folder of the model's assets.
+        output: JSON file for the results.
+        rounds: Turns of each implementation.
+        seconds: In a turn, a case is repeated until it has taken this long,
+        repeats: or until this number of runs.
     """
 
-    entry: Entry
+    command: str
     setup: Setup
-    cells: tuple[Cell, ...]
-    material: Path
-    answers: Path
+    entries: Sequence[Entry]
+    cases: Sequence[Case]
+    work: Path
+    output: Path
+    rounds: int
     seconds: float
     repeats: int
-    first: bool
+
+
+@dataclass(frozen=True)
+class Job:
+    """Work of a worker.
+
+    Attributes:
+        options: Options of the run.
+        entry: Implementation to measure.
+        cases: Cases to measure.
+        answers: Folder for captions and embeddings; those of each case are written once.
+        started: `time.time()` at the start of the process.
+    """
+
+    options: RunOptions
+    entry: Entry
+    cases: Sequence[Case]
+    answers: Path
     started: float
-
-    def to_json(self) -> str:
-        """Plain text."""
-        plain = {**vars(self), "entry": vars(self.entry), "setup": vars(self.setup)}
-        plain["cells"] = [[cell.task, cell.batch, cell.beams] for cell in self.cells]
-        return json.dumps(plain, default=str)
-
-    @classmethod
-    def from_json(cls, text: str) -> Job:
-        """What `to_json` wrote."""
-        plain = json.loads(text)
-        setup = {
-            name: Path(value) if name in ("checkpoint", "folder", "plain") else value
-            for name, value in plain["setup"].items()
-        }
-        return cls(
-            entry=Entry(**plain["entry"]),
-            setup=Setup(**setup),
-            cells=tuple(Cell(*cell) for cell in plain["cells"]),
-            material=Path(plain["material"]),
-            answers=Path(plain["answers"]),
-            seconds=plain["seconds"],
-            repeats=plain["repeats"],
-            first=plain["first"],
-            started=plain["started"],
-        )
 
 
 def main() -> None:
-    """Do the job."""
-    job = Job.from_json(sys.stdin.read())
-    # Whatever a library prints must not get between the lines.
+    """Do the job on stdin."""
+    job = pickle.load(sys.stdin.buffer)  # noqa: S301 - written by our own runner
+    # Libraries that print to stdout must not interrupt the JSON lines.
     lines, sys.stdout = sys.stdout, sys.stderr
     Worker(job, lines).run()
 
 
 class Worker:
-    """A contestant at work."""
+    """One implementation, and the measurements of its cases."""
 
-    def __init__(self, job: Job, lines: Any) -> None:
-        self.job = job
-        self.lines = lines
-        most = max((pairs_of(cell, job.entry) for cell in job.cells), default=1)
-        self.pairs = material.read_pairs(job.material, most)
-        if len(self.pairs) < most:
-            raise SystemExit(f"{most} pairs asked for, {len(self.pairs)} there")
+    def __init__(self, job: Job, lines: TextIO) -> None:
+        self.job, self.options, self.lines = job, job.options, lines
+        count = max((pairs_of(case, job.entry) for case in job.cases), default=1)
+        self.pairs = assets.read_pairs(job.options.work, count)
+        if len(self.pairs) < count:
+            raise SystemExit(f"{count} pairs are needed, and there are {len(self.pairs)}")
 
     def run(self) -> None:
-        """Open the contestant, measure every cell."""
-        contestant, device = build(self.job.entry, self.job.setup), self.job.setup.device
-        self.say("ready", start=time.time() - self.job.started, note=contestant.note, size=contestant.size)
-        images = material.read_images(self.pairs, self.job.setup.folder)
-        if self.job.first:
-            beams = max(1, self.job.cells[0].beams)
-            once = timed(lambda: contestant.warm_up(images[:1], beams))
-            warm = contestant.caption(images[:1], beams).seconds
-            self.say("first", seconds=once + warm, warm=warm)
-        for cell in self.job.cells:
-            forget_peak()
-            result = self.measure(contestant, cell, images)
-            memory = card.used(device) if card.is_card(device) else peak_memory()
-            self.say("cell", task=cell.task, batch=cell.batch, beams=cell.beams, memory=memory, **result)
+        """Open the implementation and measure every case."""
+        entry = self.job.entry
+        setup = replace(self.options.setup, precision=entry.precision, backend=entry.backend)
+        implementation = build(entry, setup)
+        self._send("ready", start=time.time() - self.job.started, note=implementation.note, size=implementation.size)
+        images = assets.read_images(self.pairs, setup.folder)
+        if self.options.command == "latency":
+            beams = max(1, self.job.cases[0].beams)
+            once = timed(lambda: implementation.warm_up(images[:1], beams))
+            warm = implementation.caption(images[:1], beams).seconds
+            self._send("first", seconds=once + warm, warm=warm)
+        for case in self.job.cases:
+            reset_peak_memory()
+            result = self.measure(implementation, case, images[: case.batch])
+            memory = gpu.used(setup.device) if gpu.is_gpu(setup.device) else peak_memory()
+            self._send("cell", **vars(case), memory=memory, **result)
 
-    def measure(self, contestant: Contestant, cell: Cell, images: Images) -> dict[str, Any]:
-        """One cell."""
-        if cell.task == CAPTION:
-            return self.captions(contestant, cell, images[: cell.batch])
-        if cell.task == HELD_OUT:
-            return self.held_out(contestant, cell, images[: cell.batch])
-        if cell.task == FILES:
-            paths: Paths = [(pair.before, pair.after) for pair in self.pairs[: pairs_of(cell, self.job.entry)]]
-            contestant.warm_up(images[: cell.batch], cell.beams)
-            seconds = self.repeat(lambda: timed(lambda: contestant.caption_files(paths, cell.beams, cell.batch)))
-            return {"seconds": seconds, "items": len(paths)}
-        if cell.task in (ENCODER, STEP):
-            part = images[: cell.batch]
-            contestant.warm_up(part, max(1, cell.beams))
-            graph = (
-                (lambda: contestant.encoder(part))
-                if cell.task == ENCODER
-                else lambda: contestant.step(part, cell.beams)
-            )
-            return {"seconds": self.repeat(graph), "items": cell.batch}
-        if cell.task == TEXTS:
-            texts = self.sentences(cell.batch)
-            seconds = self.repeat(lambda: timed(lambda: contestant.embed_texts(texts)))
-            self.keep(cell, vectors=contestant.embed_texts(texts))
+    def measure(self, implementation: Implementation, case: Case, images: Images) -> dict[str, Any]:
+        """Measure one case."""
+        if case.task == CAPTION:
+            return self.captions(implementation, case, images)
+        if case.task == HELD_OUT:
+            return self.held_out(implementation, case, images)
+        if case.task == TEXTS:
+            texts = self.sentences(case.batch)
+            seconds = self.repeat(lambda: timed(lambda: implementation.embed_texts(texts)))
+            self.save(case, vectors=implementation.embed_texts(texts))
+            return {"seconds": seconds, "items": case.batch}
+        implementation.warm_up(images, max(1, case.beams))
+        if case.task == FILES:
+            paths: Paths = [(pair.before, pair.after) for pair in self.pairs[: pairs_of(case, self.job.entry)]]
+            call = lambda: timed(lambda: implementation.caption_files(paths, case.beams, case.batch))  # noqa: E731
+            return {"seconds": self.repeat(call), "items": len(paths)}
+        if case.task == ENCODER:
+            seconds = self.repeat(lambda: implementation.encoder(images))
+        elif case.task == STEP:
+            seconds = self.repeat(lambda: implementation.step(images, case.beams))
         else:
-            part = images[: cell.batch]
-            contestant.warm_up(part, 1)
             vectors: list[Any] = []
-            seconds = self.repeat(lambda: timed(lambda: vectors.append(contestant.embed_images(part))))
-            self.keep(cell, vectors=vectors[-1])
-        return {"seconds": seconds, "items": cell.batch}
+            seconds = self.repeat(lambda: timed(lambda: vectors.append(implementation.embed_images(images))))
+            self.save(case, vectors=vectors[-1])
+        return {"seconds": seconds, "items": case.batch}
 
-    def captions(self, contestant: Contestant, cell: Cell, images: Images) -> dict[str, Any]:
-        """Captions of pairs in memory; their parts, too."""
-        contestant.warm_up(images, cell.beams)
-        results: list[Captioned] = []
+    def captions(self, implementation: Implementation, case: Case, images: Images) -> dict[str, Any]:
+        """Measure captions of pairs in memory, with the parts of their time."""
+        implementation.warm_up(images, case.beams)
+        results: list[TimedCaptions] = []
 
         def once() -> float:
-            results.append(contestant.caption(images, cell.beams))
+            results.append(implementation.caption(images, case.beams))
             return results[-1].seconds
 
         seconds = self.repeat(once)
         results = results[-len(seconds) :]
-        self.keep(cell, texts=results[-1].texts)
+        self.save(case, texts=results[-1].texts)
         return {
             "seconds": seconds,
-            "items": cell.batch,
+            "items": case.batch,
             "image": [result.image for result in results],
             "decode": [result.decode for result in results],
             "steps": results[-1].steps,
-            "words": results[-1].words,
+            "words": results[-1].tokens,
         }
 
-    def held_out(self, contestant: Contestant, cell: Cell, images: Images) -> dict[str, Any]:
-        """Captions and embeddings of held-out pairs, kept to be judged; the time is noted only."""
+    def held_out(self, implementation: Implementation, case: Case, images: Images) -> dict[str, Any]:
+        """Caption and embed held-out pairs, for the quality metrics."""
         start = time.perf_counter()
-        texts: list[str] = []
-        vectors = []
-        size = 1 if self.job.entry.alone else 32
-        whole = len(images) - len(images) % size  # a program for every size: let there be one more at most
-        for begin in [*range(0, whole, size), *([whole] if whole < len(images) else [])]:
-            part = images[begin : begin + size]
-            said, seen = contestant.look(part, cell.beams)
-            texts += said
-            vectors.append(seen)
-        queries = contestant.embed_texts([pair.sentences[0] for pair in self.pairs[: len(images)]])
-        self.keep(cell, texts=texts, vectors=np.concatenate(vectors), queries=queries)
+        parts = [images[begin : begin + _HELD_OUT_BATCH] for begin in range(0, len(images), _HELD_OUT_BATCH)]
+        texts = [text for part in parts for text in implementation.caption(part, case.beams).texts]
+        vectors = np.concatenate([implementation.embed_images(part) for part in parts])
+        queries = implementation.embed_texts([pair.sentences[0] for pair in self.pairs[: len(images)]])
+        self.save(case, texts=texts, vectors=vectors, queries=queries)
         return {"seconds": [time.perf_counter() - start], "items": len(images)}
 
-    def repeat(self, once: Any) -> list[float]:
-        """Run until it has taken long enough; the first run warms up, unless it was slow."""
+    def repeat(self, once: Callable[[], float]) -> list[float]:
+        """Return the times of repeated runs; the first run is a warm-up, unless it was slow."""
         first = once()
         if first > SLOW:
             return [first]
         seconds: list[float] = []
-        while not seconds or (sum(seconds) < self.job.seconds and len(seconds) < self.job.repeats):
+        while not seconds or (sum(seconds) < self.options.seconds and len(seconds) < self.options.repeats):
             seconds.append(once())
         return seconds
 
     def sentences(self, count: int) -> list[str]:
-        """Sentences in the model's own words, of equal length; what they say does not matter."""
+        """Return sentences of random words of the model's vocabulary, all of the same length."""
         from rsicrc.manifest import TOKENIZER_FILE
         from rsicrc.text.vocabulary import SPECIAL_WORDS, Vocabulary
 
-        words = Vocabulary.load(self.job.setup.folder / TOKENIZER_FILE).words[len(SPECIAL_WORDS) :]
+        words = Vocabulary.load(self.options.setup.folder / TOKENIZER_FILE).words[len(SPECIAL_WORDS) :]
         generator = np.random.default_rng(0)
         return [" ".join(generator.choice(words, SENTENCE_WORDS)) for _ in range(count)]
 
-    def keep(self, cell: Cell, **answers: Any) -> None:
-        """Write what came out, to be compared."""
-        path = self.job.answers / f"{self.job.entry.name.replace(' ', '_')}--{cell.name}.npz"
+    def save(self, case: Case, **answers: Any) -> None:
+        """Save captions and embeddings, for the comparison with the other implementations."""
+        path = self.job.answers / f"{self.job.entry.name.replace(' ', '_')}--{case.name}.npz"
         if not path.exists():
             np.savez(path, **answers)
 
-    def say(self, event: str, **values: Any) -> None:
-        """One line."""
+    def _send(self, event: str, **values: Any) -> None:
         self.lines.write(json.dumps({"event": event, **values}) + "\n")
         self.lines.flush()
 
 
-def pairs_of(cell: Cell, entry: Entry) -> int:
-    """How many pairs a cell needs. From files it is more than a batch, or nothing could overlap."""
-    if cell.task == TEXTS:
+def pairs_of(case: Case, entry: Entry) -> int:
+    """Return how many pairs a case needs; from files, more than a batch, so that reading can overlap with computing."""
+    if case.task == TEXTS:
         return 1
-    if cell.task != FILES:
-        return cell.batch
-    return _LEAST_FILES // 2 if entry.alone else max(_LEAST_FILES, _BATCHES_OF_FILES * cell.batch)
+    if case.task != FILES:
+        return case.batch
+    return _FEWEST_FILES // 2 if entry.alone else max(_FEWEST_FILES, _BATCHES_OF_FILES * case.batch)
 
 
-def timed(call: Any) -> float:
-    """Seconds of a call."""
+def timed(call: Callable[[], object]) -> float:
+    """Return the seconds of a call."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
 
 
-def forget_peak() -> None:
-    """Begin the peak of this process's memory anew, where the system can."""
-    with suppress(OSError):  # not Linux, or not allowed: the peak is then of all cells so far
+def reset_peak_memory() -> None:
+    """Reset the peak of this process's memory; where that is not possible, the peak is that of all cases so far."""
+    with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def peak_memory() -> int:
-    """The most memory that this process held, in bytes."""
-    try:
+    """Return the peak of this process's memory, in bytes."""
+    with suppress(OSError):
         for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
             if line.startswith("VmHWM:"):
                 return 1024 * int(line.split()[1])
-    except OSError:
-        pass
     import resource
 
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -14,12 +14,12 @@ import onnx_ir
 import onnxruntime
 import pytest
 import torch
+from rsicrc_export.costs import graph_cost
 
 import rsicrc
 from rsicrc.backends.onnxruntime import OnnxRuntimeBackend
 from rsicrc.errors import ExportError
 from rsicrc.manifest import DECODER, GRAPH_NAMES, IMAGE_ENCODER, SCORER, TEXT_ENCODER, Manifest, TensorSpec
-from rsicrc_export.costs import graph_cost
 from rsicrc_export.model_folder import export_checkpoint
 from rsicrc_export.onnx_export import OPSET, check_signature, export_graph, signatures
 from rsicrc_export.parity import BEAMS, PAIRS, check_parity, example_images

@@ -55,7 +55,7 @@ def pairs(images: NDArray[np.uint8]) -> list[tuple[NDArray[np.uint8], NDArray[np
 
 
 def torch_scores(model: RSICRC, vocabulary: Vocabulary, images: NDArray[np.uint8], text: str) -> NDArray[np.float64]:
-    """log p(text | pair) by the plain PyTorch model, [pairs]."""
+    """Log p(text | pair) by the plain PyTorch model, [pairs]."""
     ids = torch.tensor([vocabulary.encode(text)]).repeat(len(images), 1)
     tokens = model.encode_images(torch.from_numpy(images)).tokens
     log_probs = model.decode(model.encode_text(ids).hidden, tokens)[:, :-1].log_softmax(-1)

@@ -1,8 +1,7 @@
-"""`generate` of Hugging Face transformers with its own cache, over a wrapper of the model."""
+"""Hugging Face baseline: `generate` of transformers with its own cache, over a wrapper of the model."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,15 +9,16 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from contestants.base import Setup
-from contestants.cached import CachedDecoder
-from contestants.torch_base import TorchContestant
+from baselines.beam_search import cut
+from baselines.cached_decoder import CachedDecoder
+from baselines.implementation import Setup
+from baselines.pytorch import PyTorch
 from rsicrc.text.vocabulary import END, PAD, START
 from rsicrc_train.model import RSICRC, ImageFeatures
 
 
 class Captioner(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
-    """The decoder as transformers sees a language model; `generate` repeats the visual memory for the beams."""
+    """The decoder as a transformers language model; `generate` repeats the visual keys and values for the beams."""
 
     config_class = PretrainedConfig
 
@@ -30,7 +30,7 @@ class Captioner(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-ca
         self.decoder = CachedDecoder(model.decoder)
 
     def forward(self, input_ids: Tensor, memory: Tensor, past_key_values: DynamicCache, **_: Any) -> Any:
-        """Logits of the word after the last one; memory [R, layers, 2, H, S, dh]."""
+        """Return the logits of the next token; memory [R, layers, 2, H, S, dh] holds cross-attention keys and values."""
         cross = [(keys, values) for keys, values in (layer.unbind(1) for layer in memory.unbind(1))]
         position = past_key_values.get_seq_length()
 
@@ -42,24 +42,25 @@ class Captioner(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-ca
         return CausalLMOutputWithPast(logits=logits.unsqueeze(1), past_key_values=past_key_values)
 
     def prepare_inputs_for_generation(self, input_ids: Tensor, *_: Any, **kwargs: Any) -> dict[str, Any]:
-        """What `forward` takes."""
+        """Return the arguments of `forward`."""
         return {"input_ids": input_ids, "memory": kwargs["memory"], "past_key_values": kwargs["past_key_values"]}
 
 
-class HuggingFace(TorchContestant):
-    """The model's image side, then `generate`."""
+class HuggingFace(PyTorch):
+    """The model's image encoder, then `generate`."""
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
-        self.captioner: Any = Captioner(self.model).eval().to(self.device)
+        captioner: Any = Captioner(self.model)
+        self.captioner = captioner.eval().to(self.device)
 
     @torch.no_grad()
     def search(self, encoded: ImageFeatures, beams: int) -> list[list[int]]:
-        """`generate`, greedy or with beams."""
-        layers = self.captioner.decoder.remember(encoded.tokens)
+        """Call `generate`, greedy or with beams."""
+        layers = self.captioner.decoder.cross_keys_values(encoded.tokens)
         memory = torch.stack([torch.stack(layer, dim=1) for layer in layers], dim=1)
         options = {"early_stopping": True, "length_penalty": 1.0} if beams > 1 else {}
-        answer = self.captioner.generate(
+        ids = self.captioner.generate(
             torch.full((len(encoded.tokens), 1), START, device=self.device),
             memory=memory,
             num_beams=beams,
@@ -69,14 +70,9 @@ class HuggingFace(TorchContestant):
             eos_token_id=END,
             **options,
         )
-        return [_cut(ids) for ids in answer[:, 1:].tolist()]
-
-
-def _cut(ids: Sequence[int]) -> list[int]:
-    ids = list(ids)
-    return ids[: ids.index(END) + 1] if END in ids else ids
+        return [cut(caption) for caption in ids[:, 1:].tolist()]
 
 
 def build(setup: Setup) -> HuggingFace:
-    """Open it."""
+    """Open the baseline."""
     return HuggingFace(setup)

@@ -1,4 +1,4 @@
-"""The model as it is through `torch.onnx.export`, on ONNX Runtime: no fold, no cache, the search in the host."""
+"""Plain ONNX baseline: the unchanged model through `torch.onnx.export`, on ONNX Runtime; no folding and no cache."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from contestants.base import Images, Setup, TwoPart, Vectors
-from contestants.beam_search import search
+from baselines.beam_search import beam_search
+from baselines.implementation import Images, Setup, TwoStage, Vectors
 from rsicrc.manifest import TOKENIZER_FILE, Manifest
 from rsicrc.text.encoding import encode_sentences, pad
 from rsicrc.text.vocabulary import Vocabulary
 from rsicrc_train import checkpoint
 from rsicrc_train.model import RSICRC
 
-IMAGES, TEXTS, WORDS = "images.onnx", "texts.onnx", "words.onnx"
+IMAGES, TEXTS, TOKENS = "images.onnx", "texts.onnx", "tokens.onnx"
 _OPSET = 18
+Encoded = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""Embeddings [B, d] and visual tokens [B, S, d]."""
 
 
 class _Part(nn.Module):
@@ -41,7 +43,7 @@ class _Part(nn.Module):
 
 
 def export(source: Path, folder: Path) -> None:
-    """Write the three files."""
+    """Export a checkpoint to the three ONNX files."""
     model = checkpoint.load(source).build_model().requires_grad_(False)
     config = model.config
     size, tokens = config.image_trunk.image_size, config.image_trunk.map_size**2
@@ -51,85 +53,75 @@ def export(source: Path, folder: Path) -> None:
     parts: dict[str, tuple[tuple[Tensor, ...], tuple[dict[int, Any], ...], list[str]]] = {
         IMAGES: ((pixels,), ({0: batch},), ["images"]),
         TEXTS: ((ids,), ({0: batch, 1: length},), ["ids"]),
-        WORDS: (
+        TOKENS: (
             (ids, torch.zeros(3, tokens, config.d_model)),
             ({0: batch, 1: torch.export.Dim.DYNAMIC}, {0: batch}),
             ["ids", "tokens"],
         ),
     }
+    options: dict[str, Any] = {"opset_version": _OPSET, "dynamo": True, "external_data": False, "verbose": False}
     for name, (example, axes, inputs) in parts.items():
-        # Strict: the model asks `len(images)`, which plain tracing would freeze to the example's number.
+        # Strict, because the model uses `len(images)`, which non-strict tracing fixes to the example's batch size.
         program = torch.export.export(_Part(model, name).eval(), example, dynamic_shapes={"inputs": axes}, strict=True)
-        torch.onnx.export(
-            program,
-            f=folder / name,
-            input_names=inputs,
-            opset_version=_OPSET,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
+        torch.onnx.export(program, f=folder / name, input_names=inputs, **options)
 
 
-class PlainOnnx(TwoPart):
-    """Three sessions; the sentences grow by a word a run."""
+class PlainOnnx(TwoStage):
+    """Three sessions; the captions grow by one token per run."""
 
     def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
         torch.set_num_threads(setup.threads)
-        manifest = Manifest.load(setup.folder, verify=False)
         self.vocabulary = Vocabulary.load(setup.folder / TOKENIZER_FILE)
-        self.preprocessing = manifest.preprocessing
+        self.preprocessing = Manifest.load(setup.folder, verify=False).preprocessing
         self.size = sum(path.stat().st_size for path in setup.plain.iterdir())
-        self.threads, self.max_length = setup.threads, setup.max_length
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = setup.threads
         options.log_severity_level = 3
-        kind, _, number = setup.device.partition(":")
-        self.place = (kind, int(number or 0))
+        kind, _, index = setup.device.partition(":")
+        self.device = (kind, int(index or 0))
         providers: list[Any] = ["CPUExecutionProvider"]
         if kind == "cuda":
-            providers = [("CUDAExecutionProvider", {"device_id": self.place[1], "use_tf32": 0}), *providers]
-        self.images, self.texts, self.words = (
+            providers = [("CUDAExecutionProvider", {"device_id": self.device[1], "use_tf32": 0}), *providers]
+        self.images, self.texts, self.tokens = (
             onnxruntime.InferenceSession(setup.plain / name, options, providers=providers)
-            for name in (IMAGES, TEXTS, WORDS)
+            for name in (IMAGES, TEXTS, TOKENS)
         )
-        if kind == "cuda" and self.words.get_providers()[0] != providers[0][0]:
-            raise SystemExit(
-                "ONNX Runtime cannot use the GPU here: onnxruntime-gpu and what it is linked with must be there"
-            )
+        if kind == "cuda" and self.tokens.get_providers()[0] != providers[0][0]:
+            raise SystemExit("ONNX Runtime cannot use the GPU: install onnxruntime-gpu and its CUDA libraries")
 
-    def encode(self, images: Images) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Embedding [B, d] and visual tokens [B, S, d]."""
+    def encode(self, images: Images) -> Encoded:
+        """Return embeddings and visual tokens."""
         embedding, tokens = self.images.run(None, {"images": images})
         return embedding, tokens
 
-    def embedding(self, encoded: tuple[NDArray[np.float32], NDArray[np.float32]]) -> Vectors:
-        """The image embedding."""
-        return _unit(encoded[0])
+    def embedding(self, encoded: Encoded) -> Vectors:
+        """Return the image embeddings."""
+        return _normalize(encoded[0])
 
-    def search(self, encoded: tuple[NDArray[np.float32], NDArray[np.float32]], beams: int) -> list[list[int]]:
-        """Batched search without a cache."""
-        tokens = onnxruntime.OrtValue.ortvalue_from_numpy(encoded[1].repeat(beams, axis=0), *self.place)
-        names = [output.name for output in self.words.get_outputs()]
+    def search(self, encoded: Encoded, beams: int) -> list[list[int]]:
+        """Run a batched beam search without a cache."""
+        visual = onnxruntime.OrtValue.ortvalue_from_numpy(encoded[1].repeat(beams, axis=0), *self.device)
+        names = [output.name for output in self.tokens.get_outputs()]
 
-        def step(words: Tensor, _parents: Tensor) -> Tensor:
-            ids = onnxruntime.OrtValue.ortvalue_from_numpy(words.contiguous().numpy(), *self.place)
-            (logits,) = self.words.run_with_ort_values(names, {"ids": ids, "tokens": tokens})
+        def step(ids: Tensor, _parents: Tensor) -> Tensor:
+            value = onnxruntime.OrtValue.ortvalue_from_numpy(ids.contiguous().numpy(), *self.device)
+            (logits,) = self.tokens.run_with_ort_values(names, {"ids": value, "tokens": visual})
             return torch.from_numpy(logits.numpy())
 
-        return search(step, len(encoded[1]), beams, self.max_length)
+        return beam_search(step, len(encoded[1]), beams, self.max_length)
 
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
-        """The text tower."""
+        """Run the text encoder."""
         (embedding,) = self.texts.run(None, {"ids": pad(encode_sentences(self.vocabulary, texts))})
-        return _unit(embedding)
+        return _normalize(embedding)
 
 
-def _unit(embedding: NDArray[np.float32]) -> Vectors:
+def _normalize(embedding: NDArray[np.float32]) -> Vectors:
     vectors: Vectors = embedding / np.linalg.norm(embedding, axis=-1, keepdims=True)
     return vectors
 
 
 def build(setup: Setup) -> PlainOnnx:
-    """Open it."""
+    """Open the baseline."""
     return PlainOnnx(setup)

@@ -52,6 +52,7 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	find runtime/cpp tests/cpp -name "*.cpp" -o -name "*.c" -o -name "*.h" -o -name "*.hpp" | xargs $(BIN)/clang-format --dry-run --Werror
 
 wheel: install
 	rm -rf dist

@@ -65,10 +65,11 @@ void refuse_bad_input(const rsicrc::Model& model, const char* folder) {
   const rsicrc::Pair& pair = good.pairs().front();
   expect(RSICRC_INVALID_ARGUMENT, [&] { context.caption({}); });
   expect(RSICRC_BAD_IMAGE, [&] { context.caption(small.pairs()); });
-  expect(RSICRC_BAD_IMAGE, [&] { context.embed_pairs({{rsicrc::Image(pair.before.pixels, 90, 90),
-                                                      rsicrc::Image(pair.before.pixels, 90, 80)}}); });
-  expect(RSICRC_INVALID_ARGUMENT, [&] { context.embed_pairs({{rsicrc::Image(nullptr, 90, 90),
-                                                             rsicrc::Image(pair.before.pixels, 90, 90)}}); });
+  expect(RSICRC_BAD_IMAGE, [&] {
+    context.embed_pairs({{rsicrc::Image(pair.before.pixels, 90, 90), rsicrc::Image(pair.before.pixels, 90, 80)}});
+  });
+  expect(RSICRC_INVALID_ARGUMENT,
+         [&] { context.embed_pairs({{rsicrc::Image(nullptr, 90, 90), rsicrc::Image(pair.before.pixels, 90, 90)}}); });
   expect(RSICRC_INVALID_ARGUMENT, [&] { context.embed_texts({"..."}); });
   expect(RSICRC_INVALID_ARGUMENT, [&] { context.embed_texts({"\xff\xfe"}); });
   rsicrc::CaptionOptions options;
@@ -101,7 +102,8 @@ int main(int argc, char** argv) {
     for (std::size_t i = 0; i < kThreads; ++i) {
       threads.emplace_back([&, i] {
         alone[i] = ask(model, part(i), 1 + i);
-        for (int round = 1; round < kRounds; ++round) different[i] += same(alone[i], ask(model, part(i), 1 + i)) ? 0 : 1;
+        for (int round = 1; round < kRounds; ++round)
+          different[i] += same(alone[i], ask(model, part(i), 1 + i)) ? 0 : 1;
       });
     }
     for (std::thread& thread : threads) thread.join();

@@ -9,7 +9,8 @@ struct Picture {
   explicit Picture(const char* path) {
     png_image png{};
     png.version = PNG_IMAGE_VERSION;
-    if (png_image_begin_read_from_file(&png, path) == 0) throw std::runtime_error(std::string(path) + ": " + png.message);
+    if (png_image_begin_read_from_file(&png, path) == 0)
+      throw std::runtime_error(std::string(path) + ": " + png.message);
     // Scaled to 8 bit, both dates could come out with different stretches; colours under transparency stay as they are.
     if ((png.format & PNG_FORMAT_FLAG_LINEAR) != 0) {
       png_image_free(&png);

@@ -52,7 +52,8 @@ std::vector<TensorSpec> tensors(const Json& fields) {
 }
 
 const TensorSpec& find(const std::vector<TensorSpec>& specs, std::string_view name, const std::string& file) {
-  const auto found = std::find_if(specs.begin(), specs.end(), [&](const TensorSpec& spec) { return spec.name == name; });
+  const auto found =
+      std::find_if(specs.begin(), specs.end(), [&](const TensorSpec& spec) { return spec.name == name; });
   if (found == specs.end()) fail(RSICRC_BAD_MODEL, file, " declares no ", name);
   return *found;
 }

@@ -20,7 +20,8 @@ double cgroup_quota() {
   std::string limit;
   double period = 0;
   if (std::ifstream file("/sys/fs/cgroup/cpu.max"); !(file >> limit >> period)) {
-    std::ifstream quota_file("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), period_file("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
+    std::ifstream quota_file("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"),
+        period_file("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
     if (!(quota_file >> limit) || !(period_file >> period)) return 0;
   }
   const double quota = limit == "max" ? 0 : std::strtod(limit.c_str(), nullptr);

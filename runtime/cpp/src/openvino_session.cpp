@@ -45,7 +45,8 @@ ov::Tensor make_tensor(const TensorSpec& spec, const Sizes& sizes) {
 // Makes a tensor that the host writes: of this type and so many elements, whatever the manifest says.
 ov::Tensor make_tensor(const TensorSpec& spec, const Sizes& sizes, Type type, std::size_t count) {
   if (spec.type != type || element_count(concrete_shape(spec, sizes)) != count) {
-    fail(RSICRC_BAD_MODEL, "input ", spec.name, " has another type or shape than graphs of this format: export the model again");
+    fail(RSICRC_BAD_MODEL, "input ", spec.name,
+         " has another type or shape than graphs of this format: export the model again");
   }
   return make_tensor(spec, sizes);
 }
@@ -120,8 +121,8 @@ class OpenVinoBackend : public Backend {
           ov::hint::inference_precision(exact || int8_words || !has_bf16_ ? ov::element::f32 : ov::element::bf16),
           ov::hint::enable_cpu_pinning(false),
       };
-      // OpenVINO's fused attention was wrong for key lengths of 16 and more that vary (2026.4.1): only the image encoder
-      // has none that do.
+      // OpenVINO's fused attention was wrong for key lengths of 16 and more that vary (2026.4.1): only the image
+      // encoder has none that do.
       if (graph != Graph::kImageEncoder) properties["SNIPPETS_MODE"] = "DISABLE";
       // Products of int8 weights in int8: a row of activations gets a scale for each block of weights.
       const std::size_t block = weight_block(*model);
@@ -332,11 +333,12 @@ class OpenVinoSession : public Session {
     const auto numbers = [&](const char* name) {
       return read<std::int64_t>(value(index_of(name)), ov::element::i64, count);
     };
-    const auto floats = [&](const char* name) {
-      return read<float>(value(index_of(name)), ov::element::f32, count);
-    };
-    return {floats("finished_scores"), numbers("finished_lengths"), numbers("finished_tokens"),
-            numbers("finished_parents"), floats("finished_sums"),
+    const auto floats = [&](const char* name) { return read<float>(value(index_of(name)), ov::element::f32, count); };
+    return {floats("finished_scores"),
+            numbers("finished_lengths"),
+            numbers("finished_tokens"),
+            numbers("finished_parents"),
+            floats("finished_sums"),
             reinterpret_cast<const std::uint8_t*>(read<bool>(value(index_of("done")), ov::element::boolean, rows_))};
   }
 
@@ -393,7 +395,8 @@ class OpenVinoSession : public Session {
 
   const ov::Tensor& value(std::size_t index) const { return values_[newest_][index]; }
 
-  // Writes the words of a step where they belong in the caches: [rows, heads, beams, width] into [rows, heads, P, width].
+  // Writes the words of a step where they belong in the caches: [rows, heads, beams, width] into [rows, heads, P,
+  // width].
   void write_words(std::size_t position) {
     for (std::size_t i = 0; i < state_.size(); ++i) {
       if (!state_[i].is_cache) continue;
@@ -475,12 +478,14 @@ class OpenVinoSession : public Session {
     const std::size_t room = std::min(room_ + kRoom, longest_), old = beams_ * room_, places = beams_ * room;
     for (std::size_t i = 0; i < state_.size(); ++i) {
       const std::vector<Dimension>& shape = state_[i].spec.shape;
-      const auto axis = std::find_if(shape.begin(), shape.end(), [](const Dimension& size) { return size.name == "P"; });
+      const auto axis =
+          std::find_if(shape.begin(), shape.end(), [](const Dimension& size) { return size.name == "P"; });
       if (axis == shape.end()) continue;
       ov::Tensor& tensor = values_[newest_][i];
       auto* const bytes = static_cast<std::uint8_t*>(tensor.data());
-      const std::size_t after = std::accumulate(axis + 1, shape.end(), bytes_of(state_[i].spec.type),
-                                                [](std::size_t size, const Dimension& next) { return size * next.number; });
+      const std::size_t after =
+          std::accumulate(axis + 1, shape.end(), bytes_of(state_[i].spec.type),
+                          [](std::size_t size, const Dimension& next) { return size * next.number; });
       for (std::size_t part = tensor.get_byte_size() / (old * after); part-- > 0;) {
         std::memmove(bytes + part * places * after, bytes + part * old * after, old * after);
         std::memset(bytes + part * places * after + old * after, 0, (places - old) * after);

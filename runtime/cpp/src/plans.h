@@ -15,8 +15,8 @@ struct PlanReader {
   std::string device;   // the GPU's name and compute capability, for example "NVIDIA H200 9.0"
 };
 
-// Returns the file of the plan of a graph that fits, checked against its hash. Throws BAD_MODEL where there is none, with the
-// reason for each plan that does not fit.
+// Returns the file of the plan of a graph that fits, checked against its hash. Throws BAD_MODEL where there is none,
+// with the reason for each plan that does not fit.
 std::filesystem::path find_plan(const std::filesystem::path& folder, const Manifest& manifest, Graph graph,
                                 const PlanReader& reader);
 

@@ -30,13 +30,9 @@ std::int32_t fixed_point(double weight) {
   return static_cast<std::int32_t>((weight < 0 ? -0.5 : 0.5) + weight * (1 << kFractionBits));
 }
 
-std::uint8_t pixel(std::int32_t sum) {
-  return static_cast<std::uint8_t>(std::clamp(sum >> kFractionBits, 0, 255));
-}
+std::uint8_t pixel(std::int32_t sum) { return static_cast<std::uint8_t>(std::clamp(sum >> kFractionBits, 0, 255)); }
 
-std::size_t stride_of(const rsicrc_image& image) {
-  return image.stride == 0 ? kChannels * image.width : image.stride;
-}
+std::size_t stride_of(const rsicrc_image& image) { return image.stride == 0 ? kChannels * image.width : image.stride; }
 
 void check_image(const rsicrc_image& image, std::size_t index, const char* which) {
   const auto refuse = [&](rsicrc_status status, const auto&... why) {
@@ -121,8 +117,8 @@ void Preprocessor::prepare(const rsicrc_image& image, std::uint8_t* square) {
   const std::size_t left = crop_offset(width, size_), top = crop_offset(height, size_);
   const std::size_t row = kChannels * size_, half = std::size_t{1} << (kFractionBits - 1);
 
-  // Across first, then down, each rounded to 8 bits and left out where it changes nothing, as Pillow does; of both, only
-  // what the crop shows.
+  // Across first, then down, each rounded to 8 bits and left out where it changes nothing, as Pillow does; of both,
+  // only what the crop shows.
   const bool down = height != image.height;
   if (down) plan(vertical_, image.height, height, top);
   const std::size_t first = down ? vertical_.taps.front().first : top;

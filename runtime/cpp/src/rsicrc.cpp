@@ -22,8 +22,8 @@ namespace {
 #define RSICRC_TEXT_(number) #number
 #define RSICRC_TEXT(number) RSICRC_TEXT_(number)
 
-constexpr char kVersion[] = RSICRC_TEXT(RSICRC_VERSION_MAJOR) "." RSICRC_TEXT(RSICRC_VERSION_MINOR) "." RSICRC_TEXT(
-    RSICRC_VERSION_PATCH);
+constexpr char kVersion[] =
+    RSICRC_TEXT(RSICRC_VERSION_MAJOR) "." RSICRC_TEXT(RSICRC_VERSION_MINOR) "." RSICRC_TEXT(RSICRC_VERSION_PATCH);
 
 thread_local std::string last_error;
 // Points into last_error, or to a constant where there is no memory for a message.
@@ -91,14 +91,8 @@ rsicrc_status rsicrc_model_info(const rsicrc_model* model, rsicrc_info* info) {
                          ": set its size");
     }
     const rsicrc::impl::Manifest& manifest = opened.manifest();
-    *info = {sizeof *info,
-             manifest.embedding_width,
-             manifest.image_size,
-             manifest.vocabulary_size,
-             manifest.max_length,
-             manifest.search.beams,
-             manifest.precision.c_str(),
-             opened.backend().name()};
+    *info = {sizeof *info,        manifest.embedding_width, manifest.image_size,        manifest.vocabulary_size,
+             manifest.max_length, manifest.search.beams,    manifest.precision.c_str(), opened.backend().name()};
   });
 }
 
@@ -117,9 +111,7 @@ rsicrc_status rsicrc_caption(rsicrc_context* context, const rsicrc_pair* pairs, 
 }
 
 rsicrc_status rsicrc_caption_at(const rsicrc_context* context, size_t pair, size_t rank, rsicrc_sentence* sentence) {
-  return guarded([&] {
-    required(context, "context").context.caption_at(pair, rank, required(sentence, "sentence"));
-  });
+  return guarded([&] { required(context, "context").context.caption_at(pair, rank, required(sentence, "sentence")); });
 }
 
 rsicrc_status rsicrc_embed_pairs(rsicrc_context* context, const rsicrc_pair* pairs, size_t count, float* vectors,
@@ -134,6 +126,5 @@ rsicrc_status rsicrc_embed_texts(rsicrc_context* context, const char* const* tex
 
 rsicrc_status rsicrc_score(rsicrc_context* context, const rsicrc_pair* pairs, size_t count, const char* const* texts,
                            size_t text_count, double* log_probs, size_t room) {
-  return guarded(
-      [&] { required(context, "context").context.score(pairs, count, texts, text_count, log_probs, room); });
+  return guarded([&] { required(context, "context").context.score(pairs, count, texts, text_count, log_probs, room); });
 }

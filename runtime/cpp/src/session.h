@@ -65,8 +65,8 @@ class Session {
   virtual void begin_search(const SearchOptions& options) = 0;
   virtual Step step(std::size_t position) = 0;
   virtual Finished finished() = 0;
-  // Goes on with some of the pairs of the last step only, in this order (ascending). Returns false where it goes on with
-  // all of them.
+  // Goes on with some of the pairs of the last step only, in this order (ascending). Returns false where it goes on
+  // with all of them.
   virtual bool keep(const std::vector<std::size_t>& rows) = 0;
 };
 
@@ -85,8 +85,8 @@ struct BackendOptions {
   std::string precision = "fp32";
 };
 
-// Throws BACKEND where there is no such backend, or no device for it, or it cannot do the precision with this folder. The
-// manifest's graphs and precision become those that are used.
+// Throws BACKEND where there is no such backend, or no device for it, or it cannot do the precision with this folder.
+// The manifest's graphs and precision become those that are used.
 std::unique_ptr<Backend> open_backend(const std::filesystem::path& folder, Manifest& manifest,
                                       const BackendOptions& options);
 

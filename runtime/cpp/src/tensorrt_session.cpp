@@ -67,9 +67,9 @@ PlanReader require_device(int device) {
     fail(RSICRC_BACKEND, "built against ", kLibrary, " ", NV_TENSORRT_MAJOR, ", but ", version_text(version),
          " was loaded: build the library again");
   }
-  return {kLibrary, version_text(version),
-          std::string(properties.name) + " " + std::to_string(properties.major) + "." +
-              std::to_string(properties.minor)};
+  return {
+      kLibrary, version_text(version),
+      std::string(properties.name) + " " + std::to_string(properties.major) + "." + std::to_string(properties.minor)};
 }
 
 class TensorRtBackend : public Backend {
@@ -148,15 +148,15 @@ class Runner {
       const auto size = static_cast<std::int64_t>(shape[axis]);
       dims.d[axis] = size;
       if (size >= least.d[axis] && size <= most.d[axis]) continue;
-      fail(RSICRC_BACKEND, "the plan of ", name_of(graph_), " takes ", least.d[axis], " to ", most.d[axis],
-           " on axis ", axis, " of ", name, ", not ", size, ": lower max_batch or beams, or build another profile");
+      fail(RSICRC_BACKEND, "the plan of ", name_of(graph_), " takes ", least.d[axis], " to ", most.d[axis], " on axis ",
+           axis, " of ", name, ", not ", size, ": lower max_batch or beams, or build another profile");
     }
     if (!context_->setInputShape(name, dims)) refused(name);
   }
 
   [[noreturn]] void refused(const char* name) {
-    fail(RSICRC_BAD_MODEL, "the plan of ", name_of(graph_), " does not take ", name, " as the manifest says: ",
-         backend_.last_error());
+    fail(RSICRC_BAD_MODEL, "the plan of ", name_of(graph_), " does not take ", name,
+         " as the manifest says: ", backend_.last_error());
   }
 
   TensorRtBackend& backend_;
@@ -296,14 +296,14 @@ class TensorRtSession : public Session {
   }
 
   Finished finished() override {
-    for (const char* name : {"finished_scores", "finished_sums", "finished_lengths", "finished_tokens",
-                             "finished_parents", "done"}) {
+    for (const char* name :
+         {"finished_scores", "finished_sums", "finished_lengths", "finished_tokens", "finished_parents", "done"}) {
       value(name).download(stream_.get());
     }
     stream_.wait();
-    return {value("finished_scores").host<float>(), value("finished_lengths").host<std::int64_t>(),
+    return {value("finished_scores").host<float>(),        value("finished_lengths").host<std::int64_t>(),
             value("finished_tokens").host<std::int64_t>(), value("finished_parents").host<std::int64_t>(),
-            value("finished_sums").host<float>(), value("done").host<std::uint8_t>()};
+            value("finished_sums").host<float>(),          value("done").host<std::uint8_t>()};
   }
 
   // The recorded steps are for whole batches.
@@ -372,7 +372,8 @@ class TensorRtSession : public Session {
                                                        {"early_stopping", Type::kBool},
                                                        {"max_length", Type::kInt64},
                                                        {"position", Type::kInt64}};
-      for (const auto& [name, type] : settings) bind(runner, graph.input(name), sizes, settings_[name], true, true, type, 1);
+      for (const auto& [name, type] : settings)
+        bind(runner, graph.input(name), sizes, settings_[name], true, true, type, 1);
       runner.bind(graph.output("unfinished"), sizes, unfinished_, false);
       bind_cross(runner, graph, sizes);
       *settings_["position"].host<std::int64_t>() = 0;

@@ -30,8 +30,7 @@ const Json& known_normalizer() {
 void require_known(const Json& document) {
   const Json& model = document.at("model");
   const Json& before_and_after = document.at("post_processor").at("single");
-  const bool frames_with_start_and_end = before_and_after.size() == 3 &&
-                                         before_and_after[0].contains("SpecialToken") &&
+  const bool frames_with_start_and_end = before_and_after.size() == 3 && before_and_after[0].contains("SpecialToken") &&
                                          before_and_after[0]["SpecialToken"].at("id") == "START" &&
                                          before_and_after[2].contains("SpecialToken") &&
                                          before_and_after[2]["SpecialToken"].at("id") == "END";

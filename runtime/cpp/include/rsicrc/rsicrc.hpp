@@ -113,7 +113,8 @@ class Context {
         rsicrc_sentence found{};
         found.size = sizeof found;
         check(rsicrc_caption_at(context_.get(), pair, rank, &found));
-        caption.n_best.push_back({found.text, found.score,
+        caption.n_best.push_back({found.text,
+                                  found.score,
                                   {found.token_log_probs, found.token_log_probs + found.token_count},
                                   {found.token_ids, found.token_ids + found.token_count}});
         caption.change_score = found.change_score;
@@ -143,8 +144,8 @@ class Context {
     const std::vector<rsicrc_pair> plain(pairs.begin(), pairs.end());
     const std::vector<const char*> sentences = pointers(texts);
     std::vector<double> log_probs(plain.size() * sentences.size());
-    check(rsicrc_score(context_.get(), plain.data(), plain.size(), sentences.data(), sentences.size(),
-                       log_probs.data(), log_probs.size()));
+    check(rsicrc_score(context_.get(), plain.data(), plain.size(), sentences.data(), sentences.size(), log_probs.data(),
+                       log_probs.size()));
     return log_probs;
   }
 

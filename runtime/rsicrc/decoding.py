@@ -15,10 +15,8 @@ from rsicrc.manifest import SCORER
 from rsicrc.search import FinishedBeam, SearchOptions, beam_search
 from rsicrc.sentences import pad
 from rsicrc.timings import Timings
+from rsicrc.tuning import TEXTS_PER_RUN
 from rsicrc.vocabulary import Vocabulary
-
-# Sentences in one run of the text encoder or the scorer: enough to fill the cores, few enough to bound the memory.
-ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ class Decoder:
     def log_probabilities(self, encoded: Encoded, ids: Sequence[list[int]]) -> NDArray[np.float64]:
         """Return log p of every sentence on every pair, [pairs, sentences]."""
         result = np.zeros((encoded.pairs, len(ids)), np.float64)
-        step = max(1, ROWS // encoded.pairs)
+        step = max(1, TEXTS_PER_RUN // encoded.pairs)
         for start in range(0, len(ids), step):
             feeds = {"input_ids": pad(ids[start : start + step]), **encoded.cross}
             log_probs = self._backend.numpy(self._backend.run(SCORER, feeds, ["log_probs"])["log_probs"])

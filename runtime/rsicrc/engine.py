@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rsicrc.arrays import DeviceArray, ForeignArray, is_array, take_pixels
 from rsicrc.backends import Backend
 from rsicrc.captions import Caption, EncodedPair, Explanation, PairFailure
-from rsicrc.decoding import ROWS, Decoder, Encoded
+from rsicrc.decoding import Decoder, Encoded
 from rsicrc.errors import ArgumentError, DeviceMemoryError, ModelFolderError
 from rsicrc.feeding import Feed
 from rsicrc.images import Pair
@@ -23,6 +23,7 @@ from rsicrc.reading import Batch, array_batches, prepare_pair, read_batches
 from rsicrc.search import SearchOptions
 from rsicrc.sentences import encode_sentences, pad
 from rsicrc.timings import Timings
+from rsicrc.tuning import TEXTS_PER_RUN
 from rsicrc.vocabulary import END, START, Vocabulary
 
 logger = logging.getLogger("rsicrc")
@@ -244,8 +245,8 @@ class Engine:
         """
         ids = encode_sentences(self.vocabulary, texts)
         rows = []
-        for start in range(0, len(ids), ROWS):
-            outputs = self.backend.run(TEXT_ENCODER, {"input_ids": pad(ids[start : start + ROWS])})
+        for start in range(0, len(ids), TEXTS_PER_RUN):
+            outputs = self.backend.run(TEXT_ENCODER, {"input_ids": pad(ids[start : start + TEXTS_PER_RUN])})
             rows.append(outputs["text_embedding"])
         return self._joined(rows, TEXT_ENCODER, on_device)
 

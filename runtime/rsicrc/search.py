@@ -18,15 +18,12 @@ from numpy.typing import NDArray
 from rsicrc.backends import Backend
 from rsicrc.errors import ArgumentError
 from rsicrc.manifest import DECODER, Manifest
+from rsicrc.tuning import CACHE_STEPS, SHRINK_SHARE
 from rsicrc.vocabulary import START
 
 IMPOSSIBLE = np.float32(-1.0e9)
 _BEAMS = ("tokens", "parents", "scores")
 _FINISHED = "finished_"
-# Steps that the caches have room for at first, and grow by: a step reads all of them, and captions have 8 to 12 words.
-_ROOM = 16
-# When no more than this share of a batch is unfinished, the others leave it.
-_FULL_ENOUGH = 0.75
 
 
 @dataclass(frozen=True)
@@ -146,7 +143,7 @@ def beam_search(backend: Backend, cross: Mapping[str, Any], pairs: int, options:
         "max_length": np.array(options.max_length, np.int64),
     }
     longest = options.max_length - 1
-    room = min(_ROOM, longest)
+    room = min(CACHE_STEPS, longest)
     axes = {"B": pairs, "K": options.beams, "P": room * options.beams}
     first = _first_state(axes)
     finished = {name: np.zeros_like(values) for name, values in first.items() if name.startswith(_FINISHED)}
@@ -156,14 +153,14 @@ def beam_search(backend: Backend, cross: Mapping[str, Any], pairs: int, options:
     with closing(backend.loop(DECODER, axes, first, fixed)) as loop:
         for position in range(longest):
             if position == room:
-                room = min(room + _ROOM, longest)
+                room = min(room + CACHE_STEPS, longest)
                 loop.regroup(np.arange(len(here)), {"P": room * options.beams})
             started = time.perf_counter()
             loop.step(position)
             decoding += time.perf_counter() - started
             unfinished = int(loop.read("unfinished"))
             steps.append(_Step(*(_scatter(loop.read(name), here, first[name]) for name in _BEAMS)))
-            if unfinished <= _FULL_ENOUGH * len(here):
+            if unfinished <= SHRINK_SHARE * len(here):
                 for name, values in finished.items():
                     values[here] = loop.read(name)
                 if unfinished == 0:

@@ -89,7 +89,7 @@ def test_caches_grow(engine: Engine, pairs: Any, watched: Watched, beams: int, m
     whole = engine.caption(pairs, beams=beams, n_best=beams, early_stopping=False)
     assert set(watched.places) == {11 * beams}
     watched.places.clear()
-    monkeypatch.setattr(search, "_ROOM", 3)
+    monkeypatch.setattr(search, "CACHE_STEPS", 3)
     grown = engine.caption(pairs, beams=beams, n_best=beams, early_stopping=False)
     assert watched.places[:4] == [3 * beams] * 3 + [6 * beams]
     assert max(watched.places) > 6 * beams

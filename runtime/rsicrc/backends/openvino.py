@@ -17,9 +17,8 @@ from rsicrc.errors import BackendError, ModelFolderError
 from rsicrc.files import cache_folder
 from rsicrc.machine import available_cpus, has_bf16
 from rsicrc.manifest import DECODER, EXACT, IMAGE_ENCODER, INT8, GraphSpec, Manifest
+from rsicrc.tuning import PAIRS_PER_RUN
 
-# Pairs in one run of the image encoder. Its intermediate results for more than these do not stay in the caches.
-_PAIRS = 8
 # The one core of the process. A core's CPU plugin gives the thread that makes it another stack for signal handlers and
 # takes it away at its end. Of several that do not end in the reverse order, or that end in another thread, a stack is
 # left set that is no longer there, and the next signal with a handler (a Ctrl-C, the end of a child) kills the process
@@ -92,7 +91,7 @@ class OpenVinoBackend(HostBackend):
         """Run the image encoder on a few pairs at a time; all parts write into one result."""
         rows = len(images)
         results = {name: np.empty(shape_of(out, {ROWS: rows}), out.dtype) for name, out in spec.outputs.items()}
-        parts = np.array_split(np.arange(rows), -(-rows // _PAIRS))
+        parts = np.array_split(np.arange(rows), -(-rows // PAIRS_PER_RUN))
         requests = [model.create_infer_request() for _ in range(min(self._streams, len(parts)))]
         for number, part in enumerate(parts):
             where = slice(part[0], part[-1] + 1)

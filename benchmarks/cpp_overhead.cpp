@@ -26,9 +26,9 @@ class Bare {
  public:
   Bare(const std::string& folder, std::size_t pairs, std::size_t beams, std::size_t longest, int threads)
       : longest_(longest) {
-    image_ = open(folder + "/image_encoder.onnx", threads, false);
-    scorer_ = open(folder + "/scorer.onnx", threads, true);
-    first_ = open(folder + "/decoder.onnx", threads, true);
+    image_ = open(folder + "/image_encoder.onnx", threads);
+    scorer_ = open(folder + "/scorer.onnx", threads);
+    first_ = open(folder + "/decoder.onnx", threads);
     second_ = decoder_.create_infer_request();
     const auto images = image_.get_compiled_model().input().get_partial_shape();
     const auto side = static_cast<std::size_t>(images[2].get_length());
@@ -128,7 +128,7 @@ class Bare {
   }
 
  private:
-  ov::InferRequest open(const std::string& path, int threads, bool plain_attention) {
+  ov::InferRequest open(const std::string& path, int threads) {
     const std::shared_ptr<ov::Model> model = core_.read_model(path);
     for (const auto& result : ov::ResultVector(model->get_results())) {
       ov::Output<ov::Node> value = result->input_value(0);
@@ -140,10 +140,9 @@ class Bare {
       words.add_names(names);
       result->input(0).replace_source_output(words);
     }
-    ov::AnyMap properties = {ov::inference_num_threads(threads), ov::num_streams(1),
+    const ov::AnyMap properties = {ov::inference_num_threads(threads), ov::num_streams(1),
                              ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
                              ov::hint::inference_precision(ov::element::f32), ov::hint::enable_cpu_pinning(false)};
-    if (plain_attention) properties["SNIPPETS_MODE"] = "DISABLE";
     decoder_ = core_.compile_model(model, "CPU", properties);
     return decoder_.create_infer_request();
   }

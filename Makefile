@@ -57,6 +57,7 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q --noconftest -p no:cacheprovider tests/test_architecture.py tests/test_prose.py
+	find runtime/cpp tests/cpp -name "*.cpp" -o -name "*.c" -o -name "*.h" -o -name "*.hpp" | xargs $(BIN)/clang-format --dry-run --Werror
 
 wheel: install
 	rm -rf dist

@@ -1,7 +1,8 @@
-// allocations MODEL: counts what the library itself allocates once it is warm, and fails each of its allocations once.
+// allocations MODEL: checks that a repeated call allocates nothing in the library, and that the library survives the
+// failure of each of its allocations.
 //
-// This program's operator new serves the whole process. An allocation is the library's when, seen from operator new
-// outwards, librsicrc comes before OpenVINO: a backend allocates inside its own calls whatever it likes.
+// The operator new of this program serves the whole process. An allocation counts as the library's if the stack, from
+// operator new outwards, reaches librsicrc before OpenVINO. Allocations inside OpenVINO's own calls are not counted.
 #include <dlfcn.h>
 #include <execinfo.h>
 
@@ -12,16 +13,16 @@
 #include <iostream>
 #include <new>
 
-#include "pictures.h"
+#include "image_pairs.h"
 
 namespace {
 
-std::atomic<bool> watching{false};
-std::atomic<long> ours{0}, theirs{0};
-std::atomic<long> fail_at{-1};  // which of our allocations fails
-thread_local bool inside = false;
+std::atomic<bool> counting{false};
+std::atomic<long> library_allocations{0}, backend_allocations{0};
+std::atomic<long> fail_at{-1};  // number of the library's allocation that fails; -1: none
+thread_local bool in_allocate = false;
 
-bool is_ours() {
+bool from_library() {
   std::array<void*, 48> frames{};
   const int count = backtrace(frames.data(), static_cast<int>(frames.size()));
   for (int i = 0; i < count; ++i) {
@@ -36,14 +37,14 @@ bool is_ours() {
 }
 
 void* allocate(std::size_t bytes) {
-  if (watching && !inside) {
-    inside = true;
-    const bool counted = is_ours();
-    inside = false;
+  if (counting && !in_allocate) {
+    in_allocate = true;
+    const bool counted = from_library();
+    in_allocate = false;
     if (!counted) {
-      ++theirs;
-    } else if (ours++ == fail_at) {
-      watching = false;
+      ++backend_allocations;
+    } else if (library_allocations++ == fail_at) {
+      counting = false;
       throw std::bad_alloc();
     }
   }
@@ -64,16 +65,18 @@ namespace {
 
 struct Counts {
   rsicrc_status status;
-  long ours, theirs;
+  long library, backend;
 };
 
-Counts watched(long failing, rsicrc_context* context, const std::vector<rsicrc_pair>& pairs,
-               const rsicrc_caption_options& options) {
-  ours = 0, theirs = 0, fail_at = failing;
-  watching = true;
+Counts counted_call(long failing, rsicrc_context* context, const std::vector<rsicrc_pair>& pairs,
+                    const rsicrc_caption_options& options) {
+  library_allocations = 0;
+  backend_allocations = 0;
+  fail_at = failing;
+  counting = true;
   const rsicrc_status status = rsicrc_caption(context, pairs.data(), pairs.size(), &options);
-  watching = false;
-  return {status, ours, theirs};
+  counting = false;
+  return {status, library_allocations, backend_allocations};
 }
 
 struct Opened {
@@ -90,39 +93,39 @@ int main(int argc, char** argv) {
     rsicrc::OpenOptions open;
     open.threads = 1;
     const rsicrc::Model model(argv[1], open);
-    const Pictures pictures(4, 130, 170);
-    const std::vector<rsicrc_pair> pairs(pictures.pairs().begin(), pictures.pairs().end());
+    const ImagePairs images(4, 130, 170);
+    const std::vector<rsicrc_pair> pairs(images.pairs().begin(), images.pairs().end());
     rsicrc::CaptionOptions options;
     options.beams = 3;
     int wrong = 0;
 
     {
       const Opened opened(model.get());
-      // The model's first call opens its graphs; a look at each of those allocations would take minutes.
+      // The first call of a model opens its graphs. Stack traces of all those allocations would take minutes.
       rsicrc::check(rsicrc_caption(opened.context, pairs.data(), pairs.size(), &options));
-      const Counts cold = watched(-1, Opened(model.get()).context, pairs, options);
-      const Counts warm = watched(-1, opened.context, pairs, options);
-      std::cout << "a context's first call: " << cold.ours << " allocations; a warm call: " << warm.ours << " (and "
-                << warm.theirs << " of the backend)" << std::endl;
-      // Were the first call's not seen, none seen in the second would mean nothing.
-      wrong += warm.status == RSICRC_OK && warm.ours == 0 && cold.ours > 0 ? 0 : 1;
+      const Counts cold = counted_call(-1, Opened(model.get()).context, pairs, options);
+      const Counts warm = counted_call(-1, opened.context, pairs, options);
+      std::cout << "a context's first call: " << cold.library << " allocations; a warm call: " << warm.library
+                << " (and " << warm.backend << " of the backend)" << std::endl;
+      // If none were counted in the first call of a context, the counter would not work.
+      wrong += warm.status == RSICRC_OK && warm.library == 0 && cold.library > 0 ? 0 : 1;
     }
 
-    // Every one of the first, then ever fewer: later ones come from the same places.
+    // Fails each of the first allocations, then fewer and fewer: later ones come from the same code.
     long failed = 0;
     for (long at = 0;; at += 1 + at / 8) {
       const Opened opened(model.get());
-      const Counts counts = watched(at, opened.context, pairs, options);
-      if (counts.ours <= at) break;
+      const Counts counts = counted_call(at, opened.context, pairs, options);
+      if (counts.library <= at) break;
       ++failed;
       if (counts.status != RSICRC_OUT_OF_MEMORY) {
-        std::cerr << "allocation " << at << " failed, and the call gave " << counts.status << ": "
+        std::cerr << "allocation " << at << " failed, and the call returned " << counts.status << ": "
                   << rsicrc_last_error() << '\n';
         ++wrong;
       }
-      // The same context must be usable afterwards.
+      // The context must remain usable.
       if (rsicrc_caption(opened.context, pairs.data(), pairs.size(), &options) != RSICRC_OK) {
-        std::cerr << "no caption after allocation " << at << " had failed: " << rsicrc_last_error() << '\n';
+        std::cerr << "no caption after the failure of allocation " << at << ": " << rsicrc_last_error() << '\n';
         ++wrong;
       }
     }

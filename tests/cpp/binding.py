@@ -1,4 +1,4 @@
-"""The C interface through ctypes: what the tests drive the library with."""
+"""The C interface through ctypes, for the tests."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Sentence(c.Structure):
 
 
 class CallError(Exception):
-    """A call gave another status than OK."""
+    """A call returned another status than OK."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(f"{status}: {message}")
@@ -83,7 +83,7 @@ class CallError(Exception):
 
 
 def open_library(path: Path) -> c.CDLL:
-    """Load librsicrc and declare what its functions return."""
+    """Load librsicrc and declare the result types of its functions."""
     library = c.CDLL(str(path))
     library.rsicrc_version.restype = c.c_char_p
     library.rsicrc_last_error.restype = c.c_char_p
@@ -93,14 +93,14 @@ def open_library(path: Path) -> c.CDLL:
 
 
 def image(array: NDArray[np.uint8]) -> Image:
-    """Describe an array [H, W, 3], which the caller keeps."""
+    """Return a view of an array [H, W, 3], which must outlive the view."""
     height, width = array.shape[:2]
     stride = array.strides[0]
     return Image(array.ctypes.data, (height - 1) * stride + 3 * width, width, height, stride)
 
 
 def pair_array(pairs: Sequence[Sequence[NDArray[np.uint8]]]) -> c.Array[Pair]:
-    """Describe pairs of arrays [H, W, 3], which the caller keeps."""
+    """Return views of pairs of arrays [H, W, 3], which must outlive the views."""
     return (Pair * len(pairs))(*(Pair(image(before), image(after)) for before, after in pairs))
 
 

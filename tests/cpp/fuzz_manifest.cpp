@@ -1,4 +1,4 @@
-// Any bytes as manifest.json: a manifest or an Error, nothing else.
+// Parses any bytes as manifest.json: the result is a manifest or an Error, nothing else.
 #include <string>
 
 #include "error.h"
@@ -9,8 +9,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   using namespace rsicrc::impl;
   try {
     const Manifest manifest = Manifest::parse(std::string(reinterpret_cast<const char*>(data), size), "fuzz");
-    for (const StateTensor& tensor : search_state(manifest.graph(Graph::kDecoder))) {
-      element_count(concrete_shape(tensor.spec, {32, 5, 5 * manifest.max_length, 0, 0}));
+    for (const StateTensor& tensor : search_state(manifest.graph(Graph::kDecoder)).tensors) {
+      element_count(concrete_shape(tensor.spec, Sizes::of_search(32, 5, manifest.max_length)));
     }
   } catch (const Error&) {
   }

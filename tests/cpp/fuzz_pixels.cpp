@@ -1,4 +1,5 @@
-// Any sizes, strides and buffer lengths as an image: a square or an Error, and no byte read outside the buffer.
+// Prepares an image of any size, stride and buffer length: the result is a square or an Error, and no byte outside the
+// buffer is read.
 #include <algorithm>
 #include <cstring>
 #include <vector>
@@ -16,7 +17,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   std::memcpy(&header, data, sizeof header);
   data += sizeof header;
   size -= sizeof header;
-  // A buffer of the claimed size, less what is missing, of its own: so AddressSanitizer sees where it ends.
+  // A separate buffer of the declared size minus `missing` bytes, so that AddressSanitizer detects reads beyond its
+  // end.
   const std::size_t row = header.stride == 0 ? 3 * std::size_t{header.width} : header.stride;
   const std::size_t whole = row * header.height;
   if (whole > (std::size_t{1} << 20)) return 0;
@@ -27,7 +29,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   try {
     check_pair({image, image}, 0);
     std::vector<std::uint8_t> square(3 * side * side);
-    Preprocessor(side).prepare(image, square.data());
+    Preprocessor(side).prepare(image, square);
   } catch (const Error&) {
   }
   return 0;

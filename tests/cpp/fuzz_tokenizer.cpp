@@ -1,4 +1,4 @@
-// Any bytes as tokenizer.json, and the bytes after the first zero as a sentence for it.
+// Parses any bytes as tokenizer.json, and encodes the bytes after the first zero as a text.
 #include <algorithm>
 #include <string>
 
@@ -9,15 +9,15 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   using namespace rsicrc::impl;
   const std::string bytes(reinterpret_cast<const char*>(data), size);
   const std::string document = bytes.substr(0, bytes.find('\0'));
-  const std::string sentence = document.size() < size ? bytes.substr(document.size() + 1) : bytes;
+  const std::string text = document.size() < size ? bytes.substr(document.size() + 1) : bytes;
   try {
-    split_words(sentence);
+    split_tokens(text);
   } catch (const Error&) {
   }
   try {
     const Vocabulary vocabulary = Vocabulary::parse(document, "fuzz");
-    std::string text;
-    vocabulary.decode(vocabulary.encode(sentence), text);
+    std::string decoded;
+    vocabulary.decode(vocabulary.encode(text), decoded);
   } catch (const Error&) {
   }
   return 0;

@@ -1,7 +1,7 @@
-// Runs inner parts of the library for comparisons with Python's.
-//   probe words TOKENIZER             sentences (lines) in, ids out, a line each; "-" for a refused one
-//   probe resize SIZE WIDTH HEIGHT    pixels in, the prepared square out
-//   probe plan FOLDER GRAPH LIBRARY VERSION DEVICE    the path of the TensorRT plan that fits
+// Runs internal parts of the library for comparison with Python.
+//   probe encode TOKENIZER            reads texts, one a line; writes the token ids of each, or "-" for a refused text
+//   probe resize SIZE WIDTH HEIGHT    reads pixels; writes the prepared square
+//   probe plan FOLDER GRAPH LIBRARY VERSION DEVICE    writes the path of the TensorRT plan that fits
 #include <iostream>
 #include <iterator>
 #include <string>
@@ -17,7 +17,7 @@ namespace {
 
 using namespace rsicrc::impl;
 
-void words(const char* tokenizer) {
+void encode(const char* tokenizer) {
   const Vocabulary vocabulary = Vocabulary::load(tokenizer);
   for (std::string line; std::getline(std::cin, line);) {
     try {
@@ -34,7 +34,7 @@ void resize(std::size_t size, std::size_t width, std::size_t height) {
   const rsicrc_image image{reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size(), width, height, 0};
   check_pair({image, image}, 0);
   std::vector<std::uint8_t> square(3 * size * size);
-  Preprocessor(size).prepare(image, square.data());
+  Preprocessor(size).prepare(image, square);
   std::cout.write(reinterpret_cast<const char*>(square.data()), static_cast<std::streamsize>(square.size()));
 }
 
@@ -51,7 +51,7 @@ void plan(const char* folder, const std::string& graph, const PlanReader& reader
 int main(int argc, char** argv) {
   const std::vector<std::string> arguments(argv + 1, argv + argc);
   try {
-    if (arguments.at(0) == "words") words(argv[2]);
+    if (arguments.at(0) == "encode") encode(argv[2]);
     if (arguments.at(0) == "resize") {
       resize(std::stoul(arguments.at(1)), std::stoul(arguments.at(2)), std::stoul(arguments.at(3)));
     }

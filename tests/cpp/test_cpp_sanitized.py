@@ -1,4 +1,4 @@
-"""The C++ library under sanitizers, the fuzzers, and the TensorRT session as far as it goes without a GPU."""
+"""The C++ library with sanitizers and fuzzers, and the parts of the TensorRT backend that need no GPU."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from tests.cpp.binding import CallError, Engine
 from tests.cpp.conftest import ROOT, Build, build, run
 
 pytestmark = pytest.mark.slow
-# oneTBB otherwise loads a library in a way (RTLD_DEEPBIND) at which the sanitizers end the program.
+# Without this, oneTBB loads a library with RTLD_DEEPBIND, for which the sanitizers end the program.
 TBB = {"TBB_ENABLE_SANITIZERS": "1"}
-# Together the minute that CI gives them.
+# Of each fuzzer: one minute for the three.
 FUZZ_SECONDS = int(os.environ.get("RSICRC_FUZZ_SECONDS", "20"))
 
 
-def test_memory_and_undefined_behavior(memory_build: Build, model_folder: Path) -> None:
-    # OpenVINO keeps some of what it allocates until the process ends: leaks are looked for in the fuzzers, without it.
+def test_stress_with_address_and_undefined_sanitizers(memory_build: Build, model_folder: Path) -> None:
+    # OpenVINO keeps allocations until the process ends. The fuzzers, which do not use OpenVINO, detect leaks.
     run(memory_build.program("stress"), model_folder, env={**TBB, "ASAN_OPTIONS": "detect_leaks=0"})
 
 
-def test_threads(thread_build: Build, model_folder: Path) -> None:
-    # OpenVINO and oneTBB come as wheels without instrumentation: ThreadSanitizer does not see how they synchronize, and
-    # would report races within them. What they do is left out; the library and the program are not.
+def test_stress_with_thread_sanitizer(thread_build: Build, model_folder: Path) -> None:
+    # The wheels of OpenVINO and oneTBB are not instrumented: ThreadSanitizer does not see their synchronization, and
+    # would report races in them. The option ignores them; the library and the program are still checked.
     options = "ignore_noninstrumented_modules=1 halt_on_error=1"
     run(thread_build.program("stress"), model_folder, env={**TBB, "TSAN_OPTIONS": options})
 
@@ -55,7 +55,7 @@ def test_fuzzer_finds_nothing(memory_build: Build, model_folder: Path, tmp_path:
 
 
 def write_plans(folder: Path, *plans: dict[str, Any]) -> None:
-    """Write an index of TensorRT plans whose one file is no plan."""
+    """Write an index of TensorRT plans, which all name one file that is no plan."""
     engines = folder / "engines"
     engines.mkdir(exist_ok=True)
     (engines / "decoder.plan").write_bytes(b"no plan")
@@ -71,7 +71,7 @@ def write_plans(folder: Path, *plans: dict[str, Any]) -> None:
     (engines / "engines.json").write_text(json.dumps({"engines": [{**fitting, **plan} for plan in plans]}))
 
 
-def test_plans_are_chosen_and_refused_with_the_reason(gcc_build: Build, model_folder: Path, tmp_path: Path) -> None:
+def test_plan_that_fits_is_chosen(gcc_build: Build, model_folder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(model_folder, tmp_path / "model")
 
     def choose() -> subprocess.CompletedProcess[str]:
@@ -100,20 +100,20 @@ def test_plans_are_chosen_and_refused_with_the_reason(gcc_build: Build, model_fo
     assert "damaged" in choose().stderr
 
 
-def test_tensorrt_without_a_gpu_is_a_clear_error(model_folder: Path, tmp_path: Path) -> None:
+def test_tensorrt_without_a_gpu_is_refused(model_folder: Path, tmp_path: Path) -> None:
     if "TensorRT_ROOT" not in os.environ:
-        pytest.skip("no TensorRT: set TensorRT_ROOT (and CUDAToolkit_ROOT) to build its session")
+        pytest.skip("no TensorRT: set TensorRT_ROOT (and CUDAToolkit_ROOT) to build its backend")
     made = build(tmp_path, "g++", "-DRSICRC_TENSORRT=ON")
     if shutil.which("nvidia-smi"):
         pytest.skip("there is an NVIDIA GPU")
     with pytest.raises(CallError, match="needs an NVIDIA GPU") as caught:
         Engine(binding.open_library(made.library), model_folder, backend="tensorrt")
     assert caught.value.status == binding.BACKEND
-    # The other backend of the same library works.
+    # The OpenVINO backend of the same library works.
     Engine(binding.open_library(made.library), model_folder, backend="openvino").close()
 
 
-def test_public_headers_stand_alone() -> None:
+def test_public_headers_compile_alone() -> None:
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("no g++")

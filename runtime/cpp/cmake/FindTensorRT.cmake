@@ -1,9 +1,9 @@
-# Finds the runtime of TensorRT 10 or 11, or of TensorRT-RTX, and CUDA's runtime beside it.
+# Finds the runtime of TensorRT 10 or 11 or of TensorRT-RTX, and the CUDA runtime.
 #
-# Looks in TensorRT_ROOT and CUDAToolkit_ROOT (CMake variables or environment) and in the usual places. Gives
-# TensorRT_FOUND, TensorRT_VERSION, TensorRT_RTX (whether it is that one) and the target TensorRT::runtime.
+# Looks in TensorRT_ROOT and CUDAToolkit_ROOT (CMake variables or environment) and in the usual places. Sets
+# TensorRT_FOUND, TensorRT_VERSION and TensorRT_RTX (true for TensorRT-RTX), and defines the target TensorRT::runtime.
 find_path(TensorRT_INCLUDE_DIR NvInferRuntime.h)
-# The libraries in wheels have only their versioned names.
+# Python wheels contain the libraries only under versioned names.
 find_library(TensorRT_LIBRARY NAMES nvinfer tensorrt_rtx libnvinfer.so.10 libnvinfer.so.11 libtensorrt_rtx.so.1)
 find_path(TensorRT_CUDA_INCLUDE_DIR cuda_runtime_api.h
   HINTS ${CUDAToolkit_ROOT} ENV CUDAToolkit_ROOT /usr/local/cuda PATH_SUFFIXES include)
@@ -28,7 +28,7 @@ include(FindPackageHandleStandardArgs)
 find_package_handle_standard_args(TensorRT
   REQUIRED_VARS TensorRT_LIBRARY TensorRT_INCLUDE_DIR TensorRT_CUDA_LIBRARY TensorRT_CUDA_INCLUDE_DIR TensorRT_VERSION)
 mark_as_advanced(TensorRT_INCLUDE_DIR TensorRT_LIBRARY TensorRT_CUDA_INCLUDE_DIR TensorRT_CUDA_LIBRARY)
-# TensorRT-RTX counts its versions anew: all of them have the interface of 10.
+# TensorRT-RTX has its own version numbers. All versions have the interface of TensorRT 10.
 if(TensorRT_FOUND AND NOT TensorRT_RTX AND TensorRT_VERSION VERSION_LESS 10)
   message(STATUS "TensorRT ${TensorRT_VERSION} is too old: rsicrc needs 10 or newer")
   set(TensorRT_FOUND FALSE)

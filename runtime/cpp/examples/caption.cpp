@@ -1,4 +1,4 @@
-// caption MODEL BEFORE.png AFTER.png: prints what changed between two images.
+// caption MODEL BEFORE.png AFTER.png: prints a caption of the change between two images.
 #include <png.h>
 
 #include <cstring>
@@ -9,12 +9,15 @@ struct Picture {
   explicit Picture(const char* path) {
     png_image png{};
     png.version = PNG_IMAGE_VERSION;
-    if (png_image_begin_read_from_file(&png, path) == 0) throw std::runtime_error(std::string(path) + ": " + png.message);
-    // Scaled to 8 bit, both dates could come out with different stretches; colours under transparency stay as they are.
+    if (png_image_begin_read_from_file(&png, path) == 0)
+      throw std::runtime_error(std::string(path) + ": " + png.message);
+    // A conversion of 16 bits to 8 could scale the two images differently.
     if ((png.format & PNG_FORMAT_FLAG_LINEAR) != 0) {
       png_image_free(&png);
-      throw std::runtime_error(std::string(path) + ": more than 8 bits a channel: scale both dates the same way first");
+      throw std::runtime_error(std::string(path) +
+                               ": more than 8 bits a channel: scale both images in the same way first");
     }
+    // libpng blends transparent pixels when it converts to RGB, so read RGBA and drop the alpha channel.
     png.format = PNG_FORMAT_RGBA;
     width = png.width;
     height = png.height;

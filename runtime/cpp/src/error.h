@@ -1,4 +1,4 @@
-// The one kind of error inside the library: a status for the C interface and a line for people.
+// The exception type inside the library: a status for the C interface and a message for the user.
 #pragma once
 
 #include <sstream>
@@ -18,7 +18,7 @@ class Error : public std::runtime_error {
   rsicrc_status status_;
 };
 
-// Throws an Error whose message is the parts one after the other.
+// Throws an Error. Its message is the concatenation of the parts.
 template <typename... Parts>
 [[noreturn]] void fail(rsicrc_status status, const Parts&... parts) {
   std::ostringstream message;

@@ -22,10 +22,11 @@ std::ifstream open(const std::filesystem::path& path) {
 
 }  // namespace
 
-std::string read_file(const std::filesystem::path& path, std::size_t most) {
+std::string read_file(const std::filesystem::path& path, std::size_t max_bytes) {
   std::ifstream file = open(path);
   const std::size_t bytes = std::filesystem::file_size(path);
-  if (bytes > most) fail(RSICRC_BAD_MODEL, path.string(), ": ", bytes, " bytes are more than any real one has");
+  if (bytes > max_bytes)
+    fail(RSICRC_BAD_MODEL, path.string(), ": ", bytes, " bytes, more than the limit of ", max_bytes);
   std::string content(bytes, '\0');
   file.read(content.data(), static_cast<std::streamsize>(bytes));
   if (static_cast<std::size_t>(file.gcount()) != bytes) fail(RSICRC_BAD_MODEL, path.string(), ": cannot be read");
@@ -38,10 +39,10 @@ std::string sha256_file(const std::filesystem::path& path) {
   if (!digest || EVP_DigestInit_ex(digest.get(), EVP_sha256(), nullptr) != 1) {
     fail(RSICRC_INTERNAL, "libcrypto has no SHA-256");
   }
-  std::vector<char> piece(std::size_t{1} << 20);
+  std::vector<char> chunk(std::size_t{1} << 20);
   while (file) {
-    file.read(piece.data(), static_cast<std::streamsize>(piece.size()));
-    EVP_DigestUpdate(digest.get(), piece.data(), static_cast<std::size_t>(file.gcount()));
+    file.read(chunk.data(), static_cast<std::streamsize>(chunk.size()));
+    EVP_DigestUpdate(digest.get(), chunk.data(), static_cast<std::size_t>(file.gcount()));
   }
   if (file.bad()) fail(RSICRC_BAD_MODEL, path.string(), ": cannot be read");
   std::array<unsigned char, EVP_MAX_MD_SIZE> bytes{};

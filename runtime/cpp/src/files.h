@@ -1,4 +1,4 @@
-// Files of a model folder: read whole with a bound, or hashed in pieces.
+// Reads and hashes the files of a model folder.
 #pragma once
 
 #include <cstddef>
@@ -7,10 +7,10 @@
 
 namespace rsicrc::impl {
 
-// Returns a file's bytes; throws BAD_MODEL where it is missing, unreadable or longer than `most`.
-std::string read_file(const std::filesystem::path& path, std::size_t most);
+// Returns the content of a file. Throws BAD_MODEL if the file is missing, unreadable or longer than `max_bytes`.
+std::string read_file(const std::filesystem::path& path, std::size_t max_bytes);
 
-// Returns the hexadecimal SHA-256 of a file; throws BAD_MODEL where it cannot be read.
+// Returns the hexadecimal SHA-256 of a file. Throws BAD_MODEL if it is missing or unreadable.
 std::string sha256_file(const std::filesystem::path& path);
 
 }  // namespace rsicrc::impl

@@ -17,14 +17,14 @@ constexpr char kFormat[] = "rsicrc-model";
 constexpr int kFormatVersion = 1;
 constexpr char kManifestFile[] = "manifest.json";
 constexpr char kTokenizerFile[] = "tokenizer.json";
-constexpr std::size_t kMostBytes = std::size_t{1} << 26;
-// No dimension of a real model comes near; below it, products of a few cannot overflow unnoticed.
-constexpr std::int64_t kMostNumber = 1 << 24;
+constexpr std::size_t kMaxBytes = std::size_t{1} << 26;
+// Far above any dimension of a real model, and low enough that element_count detects every overflow.
+constexpr std::int64_t kMaxNumber = 1 << 24;
 
-std::size_t number(const Json& value, const char* what, std::int64_t least) {
-  if (!value.is_number_integer()) fail(RSICRC_BAD_MODEL, what, " is not a whole number");
+std::size_t number(const Json& value, const char* field, std::int64_t minimum) {
+  if (!value.is_number_integer()) fail(RSICRC_BAD_MODEL, field, " is not a whole number");
   const auto result = value.get<std::int64_t>();
-  if (result < least || result > kMostNumber) fail(RSICRC_BAD_MODEL, what, " is out of range: ", result);
+  if (result < minimum || result > kMaxNumber) fail(RSICRC_BAD_MODEL, field, " is out of range: ", result);
   return static_cast<std::size_t>(result);
 }
 
@@ -35,7 +35,7 @@ Type type_of(const std::string& name) {
   if (name == "bool") return Type::kBool;
   if (name == "float16") return Type::kFloat16;
   if (name == "bfloat16") return Type::kBfloat16;
-  fail(RSICRC_BAD_MODEL, "this version knows no tensors of ", name);
+  fail(RSICRC_BAD_MODEL, "this version of the library has no tensors of type ", name);
 }
 
 std::vector<TensorSpec> tensors(const Json& fields) {
@@ -52,12 +52,13 @@ std::vector<TensorSpec> tensors(const Json& fields) {
 }
 
 const TensorSpec& find(const std::vector<TensorSpec>& specs, std::string_view name, const std::string& file) {
-  const auto found = std::find_if(specs.begin(), specs.end(), [&](const TensorSpec& spec) { return spec.name == name; });
+  const auto found =
+      std::find_if(specs.begin(), specs.end(), [&](const TensorSpec& spec) { return spec.name == name; });
   if (found == specs.end()) fail(RSICRC_BAD_MODEL, file, " declares no ", name);
   return *found;
 }
 
-// A manifest from a stranger must not make us open files outside its folder.
+// An untrusted manifest must not open files outside its folder.
 void require_plain_name(const std::string& name) {
   if (name.empty() || name == "." || name == ".." || name.find_first_of("/\\:") != std::string::npos ||
       name.find('\0') != std::string::npos) {
@@ -65,9 +66,9 @@ void require_plain_name(const std::string& name) {
   }
 }
 
-SearchDefaults search_defaults(const Json& fields) {
-  SearchDefaults defaults{number(fields.at("beams"), "search.beams", 1), fields.at("length_penalty").get<double>(),
-                          fields.at("early_stopping").get<bool>()};
+BeamSearchDefaults beam_search_defaults(const Json& fields) {
+  BeamSearchDefaults defaults{number(fields.at("beams"), "search.beams", 1), fields.at("length_penalty").get<double>(),
+                              fields.at("early_stopping").get<bool>()};
   if (!std::isfinite(defaults.length_penalty)) fail(RSICRC_BAD_MODEL, "search.length_penalty is not finite");
   return defaults;
 }
@@ -100,7 +101,7 @@ std::size_t embedding_width(const Manifest& manifest) {
   const TensorSpec& texts = manifest.graph(Graph::kTextEncoder).output("text_embedding");
   if (images.shape.size() != 2 || texts.shape.size() != 2 || images.shape[1].number == 0 ||
       images.shape[1].number != texts.shape[1].number) {
-    fail(RSICRC_BAD_MODEL, "the embeddings of images and texts have no one width");
+    fail(RSICRC_BAD_MODEL, "the embeddings of images and texts differ in width");
   }
   return images.shape[1].number;
 }
@@ -114,10 +115,10 @@ Manifest from_fields(const Json& fields) {
   manifest.max_length = number(fields.at("max_len"), "max_len", 3);
   manifest.vocabulary_size = number(fields.at("vocab_size"), "vocab_size", 4);
   manifest.precision = fields.at("precision").get<std::string>();
-  manifest.search = search_defaults(fields.at("search"));
+  manifest.beam_search = beam_search_defaults(fields.at("search"));
   manifest.no_change_sentences = fields.at("no_change_sentences").get<std::vector<std::string>>();
   manifest.graphs = graphs_of(fields.at("graphs"));
-  // Folders made before there were variants have none.
+  // Folders of an early version have no variants.
   const Json variants = fields.value("variants", Json::object());
   for (const auto& [name, variant] : variants.items()) {
     manifest.variants[name] = graphs_of(variant.at("graphs"));
@@ -150,12 +151,12 @@ void check_file(const std::filesystem::path& path, const FileRecord& record) {
 
 std::size_t value_of(const Dimension& dimension, const Sizes& sizes) {
   if (dimension.name.empty()) return dimension.number;
-  if (dimension.name == "B") return sizes.pairs;
+  if (dimension.name == "B") return sizes.batch;
   if (dimension.name == "K") return sizes.beams;
-  if (dimension.name == "P") return sizes.places;
-  if (dimension.name == "N") return sizes.sentences;
-  if (dimension.name == "n") return sizes.ids;
-  fail(RSICRC_BAD_MODEL, "this version knows no dimension '", dimension.name, "'");
+  if (dimension.name == "P") return sizes.cache_slots;
+  if (dimension.name == "N") return sizes.texts;
+  if (dimension.name == "n") return sizes.length;
+  fail(RSICRC_BAD_MODEL, "this version of the library has no dimension '", dimension.name, "'");
 }
 
 }  // namespace
@@ -190,9 +191,9 @@ const GraphSpec& Manifest::graph(Graph which) const { return graph_in(graphs, wh
 void Manifest::choose(const std::string& variant, const std::string& folder) {
   const auto found = variants.find(variant);
   if (found == variants.end()) {
-    std::string there = precision;
-    for (const auto& [name, graphs] : variants) there += ", " + name;
-    fail(RSICRC_BACKEND, folder, ": no graphs in ", variant, ", only in ", there,
+    std::string available = precision;
+    for (const auto& [name, graphs] : variants) available += ", " + name;
+    fail(RSICRC_BACKEND, folder, ": no graphs in ", variant, ", only in ", available,
          ": export it again with `rsicrc-export CKPT -o ", folder, " --force --precision …`");
   }
   graphs = found->second;
@@ -230,10 +231,44 @@ Manifest Manifest::load(const std::filesystem::path& folder) {
   if (!std::filesystem::is_regular_file(path, ignored)) {
     fail(RSICRC_BAD_MODEL, path.string(), ": missing, so ", folder.string(), " is not a model folder");
   }
-  Manifest manifest = parse(read_file(path, kMostBytes), path.string());
+  Manifest manifest = parse(read_file(path, kMaxBytes), path.string());
   for (const auto& [name, record] : manifest.files) check_file(folder / name, record);
   return manifest;
 }
+
+Sizes Sizes::of_images(std::size_t pairs) {
+  Sizes sizes;
+  sizes.batch = pairs;
+  return sizes;
+}
+
+Sizes Sizes::of_texts(std::size_t texts, std::size_t length) {
+  Sizes sizes;
+  sizes.batch = texts;
+  sizes.length = length;
+  return sizes;
+}
+
+Sizes Sizes::of_scorer(std::size_t pairs, std::size_t texts, std::size_t length) {
+  Sizes sizes = of_images(pairs);
+  sizes.texts = texts;
+  sizes.length = length;
+  return sizes;
+}
+
+Sizes Sizes::of_search(std::size_t pairs, std::size_t beams, std::size_t steps) {
+  Sizes sizes = of_images(pairs);
+  sizes.beams = beams;
+  sizes.cache_slots = beams * steps;
+  return sizes;
+}
+
+bool operator==(const Sizes& one, const Sizes& other) {
+  return one.batch == other.batch && one.beams == other.beams && one.cache_slots == other.cache_slots &&
+         one.texts == other.texts && one.length == other.length;
+}
+
+bool operator!=(const Sizes& one, const Sizes& other) { return !(one == other); }
 
 std::vector<std::size_t> concrete_shape(const TensorSpec& spec, const Sizes& sizes) {
   std::vector<std::size_t> shape;
@@ -246,11 +281,16 @@ void concrete_shape(const TensorSpec& spec, const Sizes& sizes, std::vector<std:
   for (const Dimension& dimension : spec.shape) shape.push_back(value_of(dimension, sizes));
 }
 
+void require_tensor(const TensorSpec& spec, const Sizes& sizes, Type type, std::size_t count) {
+  if (spec.type == type && element_count(concrete_shape(spec, sizes)) == count) return;
+  fail(RSICRC_BAD_MODEL, spec.name, " has another type or shape than in graphs of this format: export the model again");
+}
+
 std::size_t element_count(const std::vector<std::size_t>& shape) {
-  constexpr std::size_t kMost = std::numeric_limits<std::size_t>::max() / 16;
+  constexpr std::size_t kMax = std::numeric_limits<std::size_t>::max() / 16;
   std::size_t count = 1;
   for (const std::size_t size : shape) {
-    if (size != 0 && count > kMost / size) fail(RSICRC_OUT_OF_MEMORY, "a tensor of the model is too large");
+    if (size != 0 && count > kMax / size) fail(RSICRC_OUT_OF_MEMORY, "a tensor of the model is too large");
     count *= size;
   }
   return count;

@@ -13,14 +13,15 @@
 namespace rsicrc::impl {
 namespace {
 
-constexpr std::size_t kMostBatch = 4096;
+constexpr std::size_t kMaxBatch = 4096;
 
-// CPUs' time that a container may use, by cgroup version 2 or 1; 0 where nothing limits it.
+// Returns the CPU quota of the container in CPUs, by cgroup version 2 or 1, or 0 without a quota.
 double cgroup_quota() {
   std::string limit;
   double period = 0;
   if (std::ifstream file("/sys/fs/cgroup/cpu.max"); !(file >> limit >> period)) {
-    std::ifstream quota_file("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), period_file("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
+    std::ifstream quota_file("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"),
+        period_file("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
     if (!(quota_file >> limit) || !(period_file >> period)) return 0;
   }
   const double quota = limit == "max" ? 0 : std::strtod(limit.c_str(), nullptr);
@@ -41,15 +42,15 @@ Model::Model(const std::filesystem::path& folder, const rsicrc_open_options& opt
     : manifest_(Manifest::load(folder)),
       vocabulary_(Vocabulary::load(folder / "tokenizer.json")),
       max_batch_(options.max_batch) {
-  if (max_batch_ < 1 || max_batch_ > kMostBatch) {
-    fail(RSICRC_INVALID_ARGUMENT, "max_batch must be from 1 to ", kMostBatch, ", not ", max_batch_);
+  if (max_batch_ < 1 || max_batch_ > kMaxBatch) {
+    fail(RSICRC_INVALID_ARGUMENT, "max_batch must be from 1 to ", kMaxBatch, ", not ", max_batch_);
   }
   if (vocabulary_.size() != manifest_.vocabulary_size || vocabulary_.max_length() != manifest_.max_length) {
-    fail(RSICRC_BAD_MODEL, (folder / "tokenizer.json").string(), ": ", vocabulary_.size(), " words, sentences up to ",
+    fail(RSICRC_BAD_MODEL, (folder / "tokenizer.json").string(), ": ", vocabulary_.size(), " tokens, texts up to ",
          vocabulary_.max_length(), ", where the manifest says ", manifest_.vocabulary_size, " and ",
          manifest_.max_length, ": export the model again");
   }
-  // Each once: a sentence that is listed twice must not count twice in the sum of probabilities.
+  // A duplicate would count twice in the sum of probabilities.
   for (const std::string& sentence : manifest_.no_change_sentences) {
     std::vector<std::int64_t> ids = vocabulary_.encode(sentence);
     if (std::find(no_change_.begin(), no_change_.end(), ids) == no_change_.end()) no_change_.push_back(std::move(ids));

@@ -1,4 +1,4 @@
-// A model folder, open: shared by any number of contexts and never changed.
+// An opened model folder. It never changes, and any number of contexts share it.
 #pragma once
 
 #include <cstddef>
@@ -7,9 +7,9 @@
 #include <memory>
 #include <vector>
 
+#include "backend.h"
 #include "manifest.h"
 #include "rsicrc/rsicrc.h"
-#include "session.h"
 #include "vocabulary.h"
 
 namespace rsicrc::impl {
@@ -23,7 +23,7 @@ class Model {
   const Vocabulary& vocabulary() const { return vocabulary_; }
   Backend& backend() const { return *backend_; }
   std::size_t max_batch() const { return max_batch_; }
-  // Ids of the sentences that mean "nothing changed", each once.
+  // Token ids of the sentences that mean "nothing changed", without duplicates.
   const std::vector<std::vector<std::int64_t>>& no_change() const { return no_change_; }
 
  private:
@@ -34,7 +34,7 @@ class Model {
   std::unique_ptr<Backend> backend_;
 };
 
-// Returns how many CPUs this process may use: its affinity, bounded by the container's quota.
+// Returns the number of CPUs that this process may use: its affinity, limited by the container's CPU quota.
 std::size_t available_cpus();
 
 }  // namespace rsicrc::impl

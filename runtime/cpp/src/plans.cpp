@@ -12,27 +12,28 @@ using Json = nlohmann::json;
 
 constexpr char kFolder[] = "engines";
 constexpr char kIndex[] = "engines.json";
-constexpr std::size_t kMostBytes = std::size_t{1} << 24;
+constexpr std::size_t kMaxBytes = std::size_t{1} << 24;
 
-// Returns why a plan does not fit, or "".
+// Returns the reason why a plan does not fit, or "".
 std::string mismatch(const Json& plan, const std::string& graph_hash, const PlanReader& reader) {
-  const auto differs = [&](const char* field, const std::string& here) -> std::string {
-    const auto there = plan.at(field).get<std::string>();
-    return there == here ? "" : std::string(field) + " " + there + ", not " + here;
+  const auto differs = [&](const char* field, const std::string& expected) -> std::string {
+    const auto value = plan.at(field).get<std::string>();
+    return value == expected ? "" : std::string(field) + " " + value + ", not " + expected;
   };
-  for (const auto& [field, here] : {std::pair<const char*, const std::string&>{"library", reader.library},
-                                    {"version", reader.version},
-                                    {"graph_sha256", graph_hash}}) {
-    std::string difference = differs(field, here);
+  for (const auto& [field, expected] : {std::pair<const char*, const std::string&>{"library", reader.library},
+                                        {"version", reader.version},
+                                        {"graph_sha256", graph_hash}}) {
+    std::string difference = differs(field, expected);
     if (!difference.empty()) return difference;
   }
-  const auto several = plan.find("compute_capabilities");
-  if (several == plan.end()) return differs("device", reader.device);
-  // A portable plan is finished on the GPU that it runs on, so only the generation must fit, the name's last word.
-  const std::string own = reader.device.substr(reader.device.rfind(' ') + 1);
+  const auto capabilities = plan.find("compute_capabilities");
+  if (capabilities == plan.end()) return differs("device", reader.device);
+  // A portable plan is compiled further on the GPU that runs it, so only the compute capability must fit: the last word
+  // of `device`.
+  const std::string capability_of_device = reader.device.substr(reader.device.rfind(' ') + 1);
   std::string all;
-  for (const Json& capability : *several) {
-    if (capability.get<std::string>() == own) return "";
+  for (const Json& capability : *capabilities) {
+    if (capability.get<std::string>() == capability_of_device) return "";
     all += (all.empty() ? "" : ", ") + capability.get<std::string>();
   }
   return "compute capabilities " + all + ", not " + reader.device;
@@ -62,7 +63,7 @@ std::filesystem::path find_plan(const std::filesystem::path& folder, const Manif
     fail(RSICRC_BAD_MODEL, folder.string(), ": no TensorRT plans", advice);
   }
   try {
-    const Json document = Json::parse(read_file(index, kMostBytes));
+    const Json document = Json::parse(read_file(index, kMaxBytes));
     const std::string& hash = manifest.files.at(manifest.graph(graph).file).sha256;
     std::string reasons;
     for (const Json& plan : document.at("engines")) {

@@ -1,4 +1,4 @@
-// engines/engines.json: which TensorRT plans of a model folder fit this library and this GPU.
+// engines/engines.json: the list of the TensorRT plans in a model folder.
 #pragma once
 
 #include <filesystem>
@@ -8,15 +8,15 @@
 
 namespace rsicrc::impl {
 
-// Who wants to load a plan; plans fit no other library version, and no other kind of GPU.
+// The library and GPU that a plan must have been built for.
 struct PlanReader {
   std::string library;  // "tensorrt" or "tensorrt_rtx"
   std::string version;  // for example "10.13.3"
   std::string device;   // the GPU's name and compute capability, for example "NVIDIA H200 9.0"
 };
 
-// Returns the file of the plan of a graph that fits, checked against its hash. Throws BAD_MODEL where there is none, with the
-// reason for each plan that does not fit.
+// Returns the file of the first plan of a graph that fits, after a check of its hash. Throws BAD_MODEL if no plan fits,
+// with the reason for each.
 std::filesystem::path find_plan(const std::filesystem::path& folder, const Manifest& manifest, Graph graph,
                                 const PlanReader& reader);
 

@@ -12,88 +12,165 @@ namespace {
 constexpr float kImpossible = -1.0e9F;
 
 template <typename Number>
-void fill(void* buffer, std::size_t bytes, Number value) {
-  auto* const first = static_cast<Number*>(buffer);
-  std::fill(first, first + bytes / sizeof(Number), value);
+void fill(Span<std::uint8_t> buffer, Number value) {
+  auto* const first = reinterpret_cast<Number*>(buffer.data());
+  std::fill_n(first, buffer.size() / sizeof(Number), value);
 }
 
-// Makes a manifest's graphs those that a backend computes a precision from.
-void set_precision(Manifest& manifest, const std::string& folder, const std::string& backend,
-                   const std::string& precision) {
-  if (precision == manifest.precision) return;
-  const bool on_gpu = backend == "tensorrt";
-  if (precision == "bf16" && !on_gpu) {
-    // OpenVINO rounds to bfloat16 by itself, so these are the exact graphs.
-  } else if (precision == "bf16" || (precision == "fp16" && on_gpu)) {
-    manifest.choose(precision, folder);
-  } else if (precision == "int8") {
-    manifest.choose(on_gpu ? "int8-fp16" : "int8", folder);
-  } else {
-    fail(RSICRC_BACKEND, backend, " has no precision '", precision, "': there are fp32, bf16, int8",
-         on_gpu ? " and fp16" : "");
+// Throws BAD_MODEL if a graph gave another number of values than its manifest declares: more would be read than exist.
+template <typename Number>
+Span<const Number> checked(Span<const Number> values, std::size_t count) {
+  if (values.size() != count) {
+    fail(RSICRC_BAD_MODEL, "a graph's output differs in shape from the manifest: export the model again");
   }
-  manifest.precision = precision;
+  return values;
 }
 
 }  // namespace
 
-std::unique_ptr<Backend> open_backend(const std::filesystem::path& folder, Manifest& manifest,
-                                      const BackendOptions& options) {
-  const bool any = options.name.empty();
-#ifdef RSICRC_WITH_OPENVINO
-  if (any || options.name == "openvino") {
-    set_precision(manifest, folder.string(), "openvino", options.precision);
-    return open_openvino(folder, manifest, options);
-  }
-#endif
-#ifdef RSICRC_WITH_TENSORRT
-  if (any || options.name == "tensorrt") {
-    set_precision(manifest, folder.string(), "tensorrt", options.precision);
-    return open_tensorrt(folder, manifest, options);
-  }
-#endif
-  if (any) fail(RSICRC_BACKEND, "this library was built without a backend");
-  if (options.name == "openvino" || options.name == "tensorrt") {
-    fail(RSICRC_BACKEND, "this library was built without ", options.name, ": configure it with that backend");
-  }
-  fail(RSICRC_BACKEND, "no backend '", options.name, "': there are openvino and tensorrt");
-}
-
-std::vector<StateTensor> search_state(const GraphSpec& decoder) {
-  std::vector<StateTensor> state;
+SearchState search_state(const GraphSpec& decoder) {
+  SearchState state{};
   for (const TensorSpec& input : decoder.inputs) {
-    const auto goes_on = [&](const TensorSpec& output) { return output.name == "next_" + input.name; };
-    if (std::none_of(decoder.outputs.begin(), decoder.outputs.end(), goes_on)) continue;
+    const auto continues = [&](const TensorSpec& output) { return output.name == "next_" + input.name; };
+    if (std::none_of(decoder.outputs.begin(), decoder.outputs.end(), continues)) continue;
     const bool is_cache = input.name.rfind("self_", 0) == 0;
     if (is_cache && (input.shape.size() != 4 || input.shape[2].name != "P")) {
       fail(RSICRC_BAD_MODEL, decoder.file, ": ", input.name, " is no cache [B, heads, P, width]");
     }
-    state.push_back({input.name, "next_" + input.name, input, is_cache});
+    state.tensors.push_back({input.name, "next_" + input.name, input, is_cache});
   }
-  // Whatever else a decoder keeps, the host reads these.
-  for (const char* name : {"tokens", "parents", "finished_lengths", "finished_tokens", "finished_parents"}) {
-    if (decoder.input(name).type != Type::kInt64) fail(RSICRC_BAD_MODEL, decoder.file, ": ", name, " is not int64");
-  }
-  if (decoder.input("done").type != Type::kBool) fail(RSICRC_BAD_MODEL, decoder.file, ": done is not bool");
-  for (const char* name : {"scores", "finished_scores", "finished_sums"}) {
-    if (decoder.input(name).type != Type::kFloat32) fail(RSICRC_BAD_MODEL, decoder.file, ": ", name, " is not float32");
+  struct HostTensor {
+    const char* name;
+    Type type;
+    std::size_t& index;
+  };
+  // Other state tensors may have any type: the host does not read them.
+  for (const HostTensor& wanted : {HostTensor{"tokens", Type::kInt64, state.tokens},
+                                   {"parents", Type::kInt64, state.parents},
+                                   {"scores", Type::kFloat32, state.scores},
+                                   {"done", Type::kBool, state.done},
+                                   {"finished_scores", Type::kFloat32, state.finished_scores},
+                                   {"finished_sums", Type::kFloat32, state.finished_sums},
+                                   {"finished_lengths", Type::kInt64, state.finished_lengths},
+                                   {"finished_tokens", Type::kInt64, state.finished_tokens},
+                                   {"finished_parents", Type::kInt64, state.finished_parents}}) {
+    const auto found = std::find_if(state.tensors.begin(), state.tensors.end(),
+                                    [&](const StateTensor& tensor) { return tensor.name == wanted.name; });
+    if (found == state.tensors.end()) fail(RSICRC_BAD_MODEL, decoder.file, " has no state tensor ", wanted.name);
+    if (found->spec.type != wanted.type) {
+      fail(RSICRC_BAD_MODEL, decoder.file, ": ", wanted.name, " has another type than in graphs of this format");
+    }
+    wanted.index = static_cast<std::size_t>(found - state.tensors.begin());
   }
   return state;
 }
 
-void write_first_value(const StateTensor& tensor, std::size_t beams, void* buffer, std::size_t bytes) {
+void write_initial_value(const StateTensor& tensor, std::size_t beams, Span<std::uint8_t> buffer) {
   if (tensor.name == "tokens") {
-    fill(buffer, bytes, kStart);
+    fill(buffer, kStart);
   } else if (tensor.name == "finished_scores" || tensor.name == "finished_sums") {
-    fill(buffer, bytes, kImpossible);
+    fill(buffer, kImpossible);
   } else if (tensor.name == "scores") {
-    fill(buffer, bytes, kImpossible);
-    // All beams are START: only one of them may be continued.
-    auto* const scores = static_cast<float*>(buffer);
-    for (std::size_t i = 0; i < bytes / sizeof(float); i += beams) scores[i] = 0.0F;
+    fill(buffer, kImpossible);
+    // All beams begin as START, so only the first beam of each pair may continue.
+    auto* const scores = reinterpret_cast<float*>(buffer.data());
+    for (std::size_t i = 0; i < buffer.size() / sizeof(float); i += beams) scores[i] = 0.0F;
   } else {
-    std::memset(buffer, 0, bytes);
+    std::memset(buffer.data(), 0, buffer.size());
   }
+}
+
+Session::Session(const Manifest& manifest)
+    : manifest_(manifest), state_(search_state(manifest.graph(Graph::kDecoder))) {}
+
+Span<std::uint8_t> Session::image_buffer(std::size_t pairs) {
+  const std::size_t batch = batch_for(pairs);
+  if (batch != batch_) {
+    // The buffers of the scorer and of the search have the size of the batch too.
+    batch_ = 0;
+    beams_ = 0;
+    scorer_sizes_ = {};
+    image_buffer_ = make_image_buffers(batch);
+    batch_ = batch;
+  }
+  pairs_ = pairs;
+  return image_buffer_.subspan(0, pairs * (image_buffer_.size() / batch_));
+}
+
+Span<const float> Session::encode_images() { return checked(run_image_encoder(), pairs_ * manifest_.embedding_width); }
+
+Span<std::int64_t> Session::text_buffer(std::size_t texts, std::size_t length) {
+  const Sizes sizes = Sizes::of_texts(texts, length);
+  if (sizes != text_sizes_) {
+    text_sizes_ = {};
+    text_buffer_ = make_text_buffers(sizes);
+    text_sizes_ = sizes;
+  }
+  return text_buffer_;
+}
+
+Span<const float> Session::encode_texts() {
+  return checked(run_text_encoder(), text_sizes_.batch * manifest_.embedding_width);
+}
+
+Span<std::int64_t> Session::scorer_buffer(std::size_t texts, std::size_t length) {
+  const Sizes sizes = Sizes::of_scorer(batch_, texts, length);
+  if (sizes != scorer_sizes_) {
+    scorer_sizes_ = {};
+    scorer_buffer_ = make_scorer_buffers(sizes);
+    scorer_sizes_ = sizes;
+  }
+  return scorer_buffer_;
+}
+
+Span<const float> Session::score() {
+  return checked(run_scorer(), pairs_ * scorer_sizes_.texts * (scorer_sizes_.length - 1));
+}
+
+void Session::begin_search(const BeamSearchOptions& options) {
+  if (options.beams != beams_) {
+    beams_ = 0;
+    settings_ = make_search_buffers(options.beams);
+    beams_ = options.beams;
+  }
+  *settings_.length_penalty = static_cast<float>(options.length_penalty);
+  *settings_.early_stopping = options.early_stopping;
+  *settings_.max_length = static_cast<std::int64_t>(options.max_length);
+  newest_ = 0;
+  rows_ = pairs_;
+  start_search(options.max_length - 1);
+}
+
+Step Session::step(std::size_t position) {
+  *settings_.position = static_cast<std::int64_t>(position);
+  run_decoder(position);
+  newest_ = 1 - newest_;
+  const std::size_t count = rows_ * beams_;
+  return {state_values<std::int64_t>(state_.tokens, count), state_values<std::int64_t>(state_.parents, count),
+          state_values<float>(state_.scores, count), static_cast<std::size_t>(unfinished())};
+}
+
+Finished Session::finished() {
+  fetch_finished();
+  const std::size_t count = rows_ * beams_;
+  return {state_values<float>(state_.finished_scores, count),
+          state_values<std::int64_t>(state_.finished_lengths, count),
+          state_values<std::int64_t>(state_.finished_tokens, count),
+          state_values<std::int64_t>(state_.finished_parents, count),
+          state_values<float>(state_.finished_sums, count),
+          state_values<std::uint8_t>(state_.done, rows_)};
+}
+
+bool Session::keep_rows(Span<const std::size_t> rows) {
+  if (!drop_rows(rows)) return false;
+  rows_ = rows.size();
+  return true;
+}
+
+template <typename Number>
+Span<const Number> Session::state_values(std::size_t index, std::size_t count) {
+  const Span<const std::uint8_t> bytes = checked(state_value(index), count * sizeof(Number));
+  return {reinterpret_cast<const Number*>(bytes.data()), count};
 }
 
 }  // namespace rsicrc::impl

@@ -1,4 +1,4 @@
-// From a sentence to its words, as the normalizer of tokenizer.json says it in regular expressions.
+// Splits a text into tokens, as the regular expressions of tokenizer.json's normalizer specify.
 #include <utf8proc.h>
 
 #include <algorithm>
@@ -14,7 +14,7 @@ using Codepoint = utf8proc_int32_t;
 
 enum class Kind { kSeparator, kLetterOrNumber, kMark, kJoiner };
 
-// Space and punctuation separate alike; a hyphen or an apostrophe may join.
+// White space and punctuation are separators. A hyphen or an apostrophe may be part of a token.
 Kind kind_of(Codepoint codepoint) {
   if (codepoint == '\'' || codepoint == '-') return Kind::kJoiner;
   switch (utf8proc_category(codepoint)) {
@@ -36,17 +36,17 @@ Kind kind_of(Codepoint codepoint) {
   }
 }
 
-std::vector<Codepoint> lower_case(std::string_view sentence) {
+std::vector<Codepoint> lower_case(std::string_view text) {
   std::vector<Codepoint> codepoints;
-  const auto* bytes = reinterpret_cast<const utf8proc_uint8_t*>(sentence.data());
-  auto left = static_cast<utf8proc_ssize_t>(sentence.size());
+  const auto* bytes = reinterpret_cast<const utf8proc_uint8_t*>(text.data());
+  auto left = static_cast<utf8proc_ssize_t>(text.size());
   while (left > 0) {
     Codepoint codepoint = 0;
     const utf8proc_ssize_t read = utf8proc_iterate(bytes, left, &codepoint);
-    if (read <= 0) fail(RSICRC_INVALID_ARGUMENT, "a sentence is not valid UTF-8");
+    if (read <= 0) fail(RSICRC_INVALID_ARGUMENT, "a text is not valid UTF-8");
     bytes += read;
     left -= read;
-    if (codepoint == 0x130) {  // the one capital whose lower case is two characters
+    if (codepoint == 0x130) {  // the only letter whose lower case has two code points
       codepoints.push_back('i');
       codepoints.push_back(0x307);
     } else {
@@ -56,7 +56,8 @@ std::vector<Codepoint> lower_case(std::string_view sentence) {
   return codepoints;
 }
 
-// A hyphen or an apostrophe belongs to a word only alone, after a letter, number or mark and before a letter or number.
+// Returns true if the hyphen or apostrophe at a position is part of a token: a single one, after a letter, number or
+// mark, and before a letter or number.
 bool joins(const std::vector<Codepoint>& text, std::size_t at) {
   if (at == 0 || at + 1 == text.size()) return false;
   const Kind before = kind_of(text[at - 1]);
@@ -65,22 +66,22 @@ bool joins(const std::vector<Codepoint>& text, std::size_t at) {
 
 }  // namespace
 
-std::vector<std::string> split_words(std::string_view sentence) {
-  const std::vector<Codepoint> text = lower_case(sentence);
-  std::vector<std::string> words;
-  bool inside = false;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    const Kind kind = kind_of(text[i]);
-    const bool separates = kind == Kind::kSeparator || (kind == Kind::kJoiner && !joins(text, i));
+std::vector<std::string> split_tokens(std::string_view text) {
+  const std::vector<Codepoint> codepoints = lower_case(text);
+  std::vector<std::string> tokens;
+  bool in_token = false;
+  for (std::size_t i = 0; i < codepoints.size(); ++i) {
+    const Kind kind = kind_of(codepoints[i]);
+    const bool separates = kind == Kind::kSeparator || (kind == Kind::kJoiner && !joins(codepoints, i));
     if (!separates) {
-      if (!inside) words.emplace_back();
+      if (!in_token) tokens.emplace_back();
       std::array<utf8proc_uint8_t, 4> bytes{};
-      const utf8proc_ssize_t count = utf8proc_encode_char(text[i], bytes.data());
-      words.back().append(bytes.begin(), bytes.begin() + count);
+      const utf8proc_ssize_t count = utf8proc_encode_char(codepoints[i], bytes.data());
+      tokens.back().append(bytes.begin(), bytes.begin() + count);
     }
-    inside = !separates;
+    in_token = !separates;
   }
-  return words;
+  return tokens;
 }
 
 }  // namespace rsicrc::impl

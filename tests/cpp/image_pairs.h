@@ -1,4 +1,4 @@
-// Pairs that differ much from each other, for the programs beside this file.
+// Generated pairs of images that differ much from each other, for the test programs.
 #pragma once
 
 #include <cstddef>
@@ -7,13 +7,13 @@
 #include <rsicrc/rsicrc.hpp>
 #include <vector>
 
-class Pictures {
+class ImagePairs {
  public:
-  Pictures(std::size_t pairs, std::size_t width, std::size_t height) {
+  ImagePairs(std::size_t pairs, std::size_t width, std::size_t height) {
     std::mt19937 random(1);
     for (std::size_t i = 0; i < 2 * pairs; ++i) {
       std::vector<std::uint8_t>& pixels = pixels_.emplace_back(3 * width * height);
-      // Cells of one colour: noise alone looks the same to a convolution everywhere.
+      // Cells of uniform color: a convolution gives nearly the same output for all images of pure noise.
       const std::size_t cell = 1 + random() % 40;
       const auto shift = static_cast<std::uint32_t>(random());
       for (std::size_t at = 0; at < pixels.size(); ++at) {

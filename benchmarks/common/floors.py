@@ -93,7 +93,7 @@ def main() -> None:
 def count(model: Path, max_length: int, sentence_ids: int) -> Counts:
     """Count what the graphs of a model folder cost."""
     from rsicrc.manifest import DECODER, IMAGE_ENCODER, TEXT_ENCODER, Manifest
-    from rsicrc_export.costs import graph_cost
+    from common.costs import graph_cost
 
     graphs = Manifest.load(model, verify=False).graphs
     image = graph_cost(model / graphs[IMAGE_ENCODER].file, {"B": 1})

@@ -22,9 +22,10 @@ def checkpoint_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model_folder(checkpoint_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small random model as an exported folder. Read it; to change it, copy it first."""
     from rsicrc_export.model_folder import export_checkpoint
+    from rsicrc_export.source import Source
 
     folder = tmp_path_factory.mktemp("exported") / "model"
-    export_checkpoint(checkpoint_file, folder)
+    export_checkpoint(Source.read(checkpoint_file), folder)
     return folder
 
 
@@ -51,9 +52,10 @@ def calibration_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def variants_folder(calibration_table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The trained example model as an exported folder, in all precisions: random weights say nothing about them."""
     from rsicrc_export.model_folder import export_checkpoint
+    from rsicrc_export.source import Source
 
     folder = tmp_path_factory.mktemp("variants") / "model"
-    export_checkpoint(EXAMPLE, folder, precisions=["fp16", "bf16", "int8"], calibration=calibration_table)
+    export_checkpoint(Source.read(EXAMPLE), folder, precisions=["fp16", "bf16", "int8"], calibration=calibration_table)
     return folder
 
 

@@ -38,11 +38,12 @@ SENTENCES = ("the scene is the same as before", "a road is built, with trees", "
 def long_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model whose captions and sentences are longer than the key length at which OpenVINO's fused attention erred."""
     from rsicrc_export.model_folder import export_checkpoint
+    from rsicrc_export.source import Source
     from tests.models import save_checkpoint, with_options
 
     folder = tmp_path_factory.mktemp("long")
     # And than the caches' first room, so that they grow.
-    export_checkpoint(save_checkpoint(folder, 3, with_options(max_len=26)), folder / "model")
+    export_checkpoint(Source.read(save_checkpoint(folder, 3, with_options(max_len=26))), folder / "model")
     return folder / "model"
 
 

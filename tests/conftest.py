@@ -76,8 +76,9 @@ def model_folder(checkpoint_file: Path, tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp("exported") / "model"
     with skipping_without_extras("export"):
         from rsicrc_export.model_folder import export_checkpoint
+        from rsicrc_export.source import Source
 
-        export_checkpoint(checkpoint_file, folder)
+        export_checkpoint(Source.read(checkpoint_file), folder)
     return folder
 
 
@@ -110,8 +111,10 @@ def variants_folder(calibration_table: Path, tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("variants") / "model"
     with skipping_without_extras():
         from rsicrc_export.model_folder import export_checkpoint
+        from rsicrc_export.source import Source
 
-        export_checkpoint(EXAMPLE, folder, precisions=["fp16", "bf16", "int8"], calibration=calibration_table)
+        source = Source.read(EXAMPLE)
+        export_checkpoint(source, folder, precisions=["fp16", "bf16", "int8"], calibration=calibration_table)
     return folder
 
 

@@ -1,1 +1,1 @@
-"""."""
+"""Export of RSICRC checkpoints to model folders of ONNX graphs and TensorRT plans."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -69,25 +72,23 @@ def command(
     if profiles and not tensorrt:
         raise click.UsageError("--profile goes with --tensorrt")
 
-    from functools import partial
-
     from rsicrc_export import hub, tensorrt_plans as plans
     from rsicrc_export.model_folder import check_target, export_checkpoint
-    from rsicrc_train import checkpoint as checkpoints
-    from rsicrc_train.published import load_published
+    from rsicrc_export.source import Source
 
     check_target(output, force=force)  # before a download or anything else that takes long
     builder = plans.PlanBuilder.open(profiles) if tensorrt else None
     files = hub.resolve(checkpoint) if hub.is_reference(checkpoint) else hub.HubCheckpoint(Path(checkpoint))
-    config, vocab = config or files.config, vocab or files.vocab
-    read = checkpoints.load
-    if config is not None and vocab is not None:
-        read = partial(load_published, config=config, vocab=vocab)
-    manifest = export_checkpoint(
-        files.weights, output, force=force, report=_say, read=read, precisions=others, calibration=calibration
-    )
-    if builder is not None:
-        builder.build(output, manifest, _say)
+    with _log_on_stderr():
+        manifest = export_checkpoint(
+            Source.read(files.weights, config or files.config, vocab or files.vocab),
+            output,
+            force=force,
+            precisions=others,
+            calibration=calibration,
+        )
+        if builder is not None:
+            builder.build(output, manifest)
     click.echo(output)
 
 
@@ -96,5 +97,16 @@ def main() -> NoReturn:
     run_command(command, "rsicrc-export", extra="export")
 
 
-def _say(line: str) -> None:
-    click.echo(line, err=True)
+@contextmanager
+def _log_on_stderr() -> Iterator[None]:
+    """Show the lines of the log `rsicrc.export` on stderr while the block runs."""
+    logger = logging.getLogger("rsicrc.export")
+    handler = logging.StreamHandler()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)

@@ -1,12 +1,13 @@
-"""Proof that the exported graphs equal the model: each is run in ONNX Runtime beside the unfolded PyTorch modules.
+"""The parity check: every exported graph, run in ONNX Runtime, compared with the unfolded PyTorch modules.
 
-What is compared is the model as users meet it, so a fold, a conversion and a weight that went wrong all show. The
-inputs are made up from a fixed seed.
+The reference is the original model, so an error in a fold, in the conversion or in a weight is detected. The inputs are
+random, from a fixed seed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,27 +24,29 @@ from rsicrc.manifest import DECODER, IMAGE_ENCODER, SCORER, TEXT_ENCODER, Manife
 from rsicrc.text.vocabulary import END, PAD, START
 from rsicrc_train.model import RSICRC, ImageFeatures
 
+logger = logging.getLogger("rsicrc.export")
+
 EMBEDDING_TOLERANCE = 1e-4  # relative
-# Looser than the embedding: single tokens carry the rounding of the whole image network, the embedding averages it.
-SIMILARITY_TOLERANCE = 1e-3  # absolute, for cosines
-MEMORY_TOLERANCE = 1e-3  # relative, for the keys or values of a pair in one layer
-LOG_PROB_TOLERANCE = 1e-3  # for the log-probability of one word: absolute up to 1, relative beyond
-ATTENTION_TOLERANCE = 1e-4  # absolute, for attention weights
+# Larger than for the embedding, which averages the rounding errors of all visual tokens.
+SIMILARITY_TOLERANCE = 1e-3  # absolute, of cosines
+MEMORY_TOLERANCE = 1e-3  # relative, of the keys or values of a pair in one layer
+LOG_PROB_TOLERANCE = 1e-3  # of the log-probability of one token: absolute up to 1, relative above
+ATTENTION_TOLERANCE = 1e-4  # absolute, of attention weights
 PAIRS = (1, 2, 5)
 BEAMS = (1, 5)
 _SEED = 20240613
-_SHORTER = 12  # words of a caption in a batch; a single pair's goes to the model's longest
+_BATCH_MAX_LENGTH = 12  # limit for the captions of a batch; single pairs use the maximum length of the model
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One quantity of one graph.
+    """The difference between graph and model in one quantity.
 
     Attributes:
-        quantity: what was compared, and how its difference counts.
-        inputs: on what.
-        difference: the largest.
-        tolerance: the largest allowed.
+        quantity: The compared quantity, and whether the difference is absolute or relative.
+        inputs: The inputs of the comparison.
+        difference: The largest difference.
+        tolerance: The largest allowed difference.
     """
 
     quantity: str
@@ -63,11 +66,16 @@ class Comparison:
 
 @dataclass(frozen=True)
 class _Example:
-    """Some pairs: what the graph gave for them, and what the model gives.
+    """Outputs of the image encoder graph and of the model for the same pairs.
 
-    The decoder's graphs get the model's cross keys and values, not the image encoder's, so that every graph is compared
-    on its model's very inputs. A decoder of large weights makes the rounding of the image network hundreds of times
-    larger; that would be all one sees of it.
+    The scorer and decoder graphs get the cross keys and values of the model instead of those of the image encoder
+    graph, so that their differences do not include the rounding of the image network: a decoder with large weights can
+    amplify that rounding by a factor of several hundred.
+
+    Attributes:
+        found: Outputs of the image encoder graph, by name.
+        expected: Outputs of the model.
+        expected_cross: Cross keys and values of the model, by name; see `cross_memory`.
     """
 
     found: dict[str, NDArray[np.float32]]
@@ -75,24 +83,21 @@ class _Example:
     expected_cross: dict[str, Any]
 
 
-def check_parity(
-    model: RSICRC, manifest: Manifest, backend: Backend, report: Callable[[str], None] = lambda line: None
-) -> dict[str, Any]:
-    """Compare all graphs of a model folder with the model.
+def check_parity(model: RSICRC, manifest: Manifest, backend: Backend) -> dict[str, Any]:
+    """Compare all graphs of a model folder with the model, and log each comparison.
 
     Args:
-        model: the model that the folder was made from, in evaluation mode.
-        manifest: the folder's manifest; of it, the graphs and the sizes are used.
-        backend: runs the folder's graphs.
-        report: gets a line for every comparison.
+        model: The source of the folder, in evaluation mode.
+        manifest: The manifest of the folder; its graphs and sizes are used.
+        backend: The backend that runs the graphs of the folder.
 
     Returns:
-        The report for the manifest: graph name → comparisons.
+        The parity report for the manifest: graph name → comparisons.
 
     Raises:
-        ExportError: a difference is over its tolerance; all of them are named.
+        ExportError: Some differences exceed their tolerance; all of them are named.
     """
-    proof: dict[str, list[dict[str, Any]]] = {}
+    results: dict[str, list[dict[str, Any]]] = {}
     broken = []
     with torch.no_grad():
         examples = [_example(model, backend, pairs) for pairs in PAIRS]
@@ -102,24 +107,24 @@ def check_parity(
             (SCORER, _scorer(model, examples, backend)),
             (DECODER, _decoder(model, examples, manifest, backend)),
         ):
-            proof[graph] = []
+            results[graph] = []
             for comparison in comparisons:
-                proof[graph].append(comparison.to_dict())
+                results[graph].append(comparison.to_dict())
                 line = (
                     f"{graph}: {comparison.quantity}, largest difference {comparison.difference:.1e} "
                     f"(allowed {comparison.tolerance:.0e}) on {comparison.inputs}"
                 )
-                report(line)
-                # Not `>`: a difference that is not a number breaks the tolerance too.
+                logger.info("%s", line)
+                # Not `>`, so that NaN exceeds the tolerance too.
                 if not comparison.difference <= comparison.tolerance:
                     broken.append(line)
     if broken:
         raise ExportError(f"the graphs do not equal the PyTorch model: {'; '.join(broken)}")
-    return {"backend": backend.name, "device": backend.device, "seed": _SEED, "comparisons": proof}
+    return {"backend": backend.name, "device": backend.device, "seed": _SEED, "comparisons": results}
 
 
 def example_images(pairs: int, size: int, seed: int = _SEED) -> NDArray[np.uint8]:
-    """Pairs [pairs, 2, size, size, 3]: coarse blocks of color with noise on them, some alike at both dates."""
+    """Return pairs [pairs, 2, size, size, 3] of coarse colored blocks with noise; every second pair is unchanged."""
     random = np.random.default_rng(seed)
     coarse = random.integers(0, 256, (pairs, 2, 7, 7, 3))
     coarse[1::2, 1] = coarse[1::2, 0]
@@ -129,12 +134,12 @@ def example_images(pairs: int, size: int, seed: int = _SEED) -> NDArray[np.uint8
 
 
 def parity_images(size: int) -> NDArray[np.uint8]:
-    """All pairs that the graphs are compared on, [N, 2, size, size, 3]."""
+    """Return all pairs of the parity check, [N, 2, size, size, 3]."""
     return np.concatenate([example_images(pairs, size, _SEED + pairs) for pairs in PAIRS])
 
 
 def example_sentences(count: int, longest: int, vocabulary_size: int, seed: int = _SEED) -> NDArray[np.int64]:
-    """Random sentences [count, ≤ longest], START … END, right-padded, from the shortest length to the longest."""
+    """Return random sentences [count, longest], START … END, right-padded, with lengths from `longest` down to 3."""
     random = np.random.default_rng(seed)
     lengths = np.linspace(longest, 3, count).round().astype(int) if count > 1 else np.array([longest])
     ids = np.full((count, longest), PAD, np.int64)
@@ -145,7 +150,7 @@ def example_sentences(count: int, longest: int, vocabulary_size: int, seed: int 
 
 
 def encode(backend: Backend, images: NDArray[np.uint8]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Run the image encoder → all its outputs, and of them the cross keys and values."""
+    """Run the image encoder graph; return all its outputs, and the cross keys and values among them."""
     outputs = backend.run(IMAGE_ENCODER, {"images": images})
     return outputs, {name: value for name, value in outputs.items() if name.startswith("cross_")}
 
@@ -162,9 +167,9 @@ def _image_encoder(examples: list[_Example], backend: Backend) -> Iterator[Compa
     embedding = similarity = memory = 0.0
     for example in examples:
         embedding = _worse(embedding, _relative(example.found["image_embedding"], example.expected.embedding))
-        # The model's maps have rows and columns swapped, the graph's have not.
-        turned = example.expected.similarity.transpose(1, 2).numpy()
-        similarity = _worse(similarity, float(np.abs(example.found["similarity"] - turned).max()))
+        # Rows and columns are swapped in the maps of the model, not in those of the graph.
+        transposed = example.expected.similarity.transpose(1, 2).numpy()
+        similarity = _worse(similarity, float(np.abs(example.found["similarity"] - transposed).max()))
         for name, expected in example.expected_cross.items():
             distances = np.linalg.norm((example.found[name] - expected).reshape(len(expected), -1), axis=1)
             lengths = np.linalg.norm(expected.reshape(len(expected), -1), axis=1)
@@ -206,33 +211,38 @@ def _scorer(model: RSICRC, examples: list[_Example], backend: Backend) -> Iterat
 
 
 def _decoder(model: RSICRC, examples: list[_Example], manifest: Manifest, backend: Backend) -> Iterator[Comparison]:
-    """Search, then let the model score every sentence found; and is greedy's word the model's best word?"""
-    words = choices = 0.0
+    """Compare the token log-probabilities of beam searches with the model, and greedy tokens with its best token."""
+    tokens = choices = 0.0
     beams_used = [beams for beams in BEAMS if 2 * beams <= manifest.vocab_size]
     for example in examples:
         pairs = len(example.expected.embedding)
-        longest = manifest.max_len if pairs == 1 else min(manifest.max_len, _SHORTER)
+        longest = manifest.max_len if pairs == 1 else min(manifest.max_len, _BATCH_MAX_LENGTH)
         for beams in beams_used:
             options = CaptionOptions(beams=beams, n_best=beams, max_length=longest).resolve(manifest)
             found = beam_search(backend, example.expected_cross, pairs, options)
-            for tokens, hypotheses in zip(example.expected.tokens, found.sentences, strict=True):
-                difference, regret = _compare_beams(model, tokens, hypotheses)
-                words = _worse(words, difference)
+            for visual, hypotheses in zip(example.expected.tokens, found.sentences, strict=True):
+                difference, regret = _compare_beams(model, visual, hypotheses)
+                tokens = _worse(tokens, difference)
                 choices = _worse(choices, regret) if beams == 1 else choices
     inputs = f"every sentence found for {_or(PAIRS)} pairs with {_or(beams_used)} beams"
-    yield Comparison("token_log_probs, per word", inputs, words, LOG_PROB_TOLERANCE)
+    yield Comparison("token_log_probs, per word", inputs, tokens, LOG_PROB_TOLERANCE)
     inputs = f"greedy captions of {_or(PAIRS)} pairs"
     yield Comparison("best word's log-probability above the chosen one's", inputs, choices, LOG_PROB_TOLERANCE)
 
 
-def _compare_beams(model: RSICRC, tokens: Tensor, beams: list[FinishedBeam]) -> tuple[float, float]:
-    """The largest difference in a word's log-probability, and how far the best word was above the one chosen."""
+def _compare_beams(model: RSICRC, visual: Tensor, beams: list[FinishedBeam]) -> tuple[float, float]:
+    """Compare the hypotheses of one pair, whose visual tokens are [S, d], with the model.
+
+    Returns:
+        The largest difference in the log-probability of a token, and the largest log-probability of the best token
+        above that of the chosen one.
+    """
     longest = 1 + max(len(beam.ids) for beam in beams)
     ids = torch.full((len(beams), longest), PAD)
     for row, beam in zip(ids, beams, strict=True):
         row[: len(beam.ids) + 1] = torch.tensor([START, *beam.ids])
-    visual = tokens.expand(len(beams), -1, -1)
-    log_probs = model.decode(model.encode_text(ids).hidden, visual).log_softmax(dim=-1)[:, :-1]
+    logits = model.decode(model.encode_text(ids).hidden, visual.expand(len(beams), -1, -1))
+    log_probs = logits.log_softmax(dim=-1)[:, :-1]
     chosen = log_probs.gather(2, ids[:, 1:, None]).squeeze(2)
     regret = torch.where(ids[:, 1:] == PAD, 0.0, log_probs.amax(dim=2) - chosen)
     differences = [
@@ -243,23 +253,23 @@ def _compare_beams(model: RSICRC, tokens: Tensor, beams: list[FinishedBeam]) -> 
 
 
 def cross_memory(model: RSICRC, tokens: Tensor) -> dict[str, NDArray[np.float32]]:
-    """What the image encoder must hand to the decoder, from the model itself.
+    """Compute the cross keys and values of the image encoder graph from the visual tokens of the model.
 
     Args:
-        model: the model.
-        tokens: the visual tokens of B pairs [B, S, d].
+        model: The model.
+        tokens: The visual tokens of B pairs [B, S, d], in the order of the model.
 
     Returns:
-        Each multimodal layer's `cross_keys_{m}` and `cross_values_{m}` [B, H, S, dh], without biases, in image order.
+        `cross_keys_{m}` and `cross_values_{m}` [B, H, S, dh] of each multimodal layer, without biases, in image order.
     """
     edge = model.config.image_trunk.map_size
-    turned = tokens.view(len(tokens), edge, edge, -1).transpose(1, 2).flatten(1, 2)
+    ordered = tokens.view(len(tokens), edge, edge, -1).transpose(1, 2).flatten(1, 2)
     memory = {}
     for number, layer in enumerate(model.decoder.multimodal):
         attention = layer.get_submodule("cross_attention")
         _, key, value = attention.get_parameter("in_proj_weight").chunk(3)
         for name, weight in ((f"cross_keys_{number}", key), (f"cross_values_{number}", value)):
-            heads = (turned @ weight.T).view(*turned.shape[:2], model.config.num_heads, -1)
+            heads = (ordered @ weight.T).view(*ordered.shape[:2], model.config.num_heads, -1)
             memory[name] = heads.transpose(1, 2).contiguous().numpy()
     return memory
 
@@ -267,45 +277,45 @@ def cross_memory(model: RSICRC, tokens: Tensor) -> dict[str, NDArray[np.float32]
 def teacher_forced(
     model: RSICRC, tokens: Tensor, ids: NDArray[np.int64]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """What the scorer must answer, from the model itself.
+    """Compute the outputs of the scorer graph with the model.
 
     Args:
-        model: the model.
-        tokens: the visual tokens of each sentence's pair [N, S, d].
-        ids: the sentences [N, n].
+        model: The model.
+        tokens: The visual tokens of the pair of each sentence [N, S, d], in the order of the model.
+        ids: The sentences [N, n].
 
     Returns:
-        The words' log-probabilities [N, n - 1], and the last layer's attention [N, n, S] in image order.
+        The log-probabilities of the tokens [N, n - 1], and the attention of the last layer [N, n, S] in image order.
     """
     last = model.decoder.multimodal[-1].cross_attention
     if not isinstance(last, torch.nn.MultiheadAttention):
         raise TypeError("the last multimodal layer has a cross-attention")
-    asked: list[tuple[Tensor, ...]] = []
-    hook = last.register_forward_pre_hook(lambda _module, inputs: asked.append(inputs))
-    words = torch.from_numpy(ids)
-    logits = model.decode(model.encode_text(words).hidden, tokens)
+    calls: list[tuple[Tensor, ...]] = []
+    hook = last.register_forward_pre_hook(lambda _module, inputs: calls.append(inputs))
+    sentences = torch.from_numpy(ids)
+    logits = model.decode(model.encode_text(sentences).hidden, tokens)
     hook.remove()
-    _, weights = last(*asked[0], need_weights=True)
+    _, weights = last(*calls[0], need_weights=True)
     edge = model.config.image_trunk.map_size
-    turned = weights.unflatten(2, (edge, edge)).transpose(2, 3).flatten(2)
-    targets = words[:, 1:]
+    attention = weights.unflatten(2, (edge, edge)).transpose(2, 3).flatten(2)
+    targets = sentences[:, 1:]
     log_probs = logits[:, :-1].log_softmax(dim=-1).gather(2, targets.unsqueeze(2)).squeeze(2)
-    return torch.where(targets == PAD, 0.0, log_probs).numpy(), turned.numpy()
+    return torch.where(targets == PAD, 0.0, log_probs).numpy(), attention.numpy()
 
 
 def _relative(found: NDArray[np.float32], embedding: Tensor) -> float:
-    """The largest distance of a row from the model's embedding, scaled to length 1."""
+    """Return the largest distance between rows and the embeddings of the model, normalized to length 1."""
     expected = torch.nn.functional.normalize(embedding, dim=-1).numpy()
     return float(np.linalg.norm(found - expected, axis=-1).max())
 
 
 def _log_prob_difference(found: NDArray[np.floating], expected: NDArray[np.floating]) -> float:
-    """The largest difference of words' log-probabilities, in units of the word's own where that is beyond -1."""
+    """Return the largest difference of log-probabilities, relative to the expected one where that is below -1."""
     return float((np.abs(found - expected) / np.maximum(1.0, np.abs(expected))).max())
 
 
 def _worse(largest: float, difference: float) -> float:
-    """The larger of two differences; NaN if one of them is (`max` would lose it)."""
+    """Return the larger of two differences, or NaN if one of them is NaN (`max` may drop NaN)."""
     return float(np.maximum(largest, difference))
 
 

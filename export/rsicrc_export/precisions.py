@@ -1,9 +1,10 @@
-"""Other precisions of an exported folder: their graphs, and what they cost beside the exact ones."""
+"""Additional precisions of a model folder: their graphs, and their accuracy compared with the float32 graphs."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import logging
 import tempfile
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
@@ -37,18 +38,18 @@ from rsicrc_export.qdq import quantize_half
 from rsicrc_export.quantize import quantize_activations, quantize_weights
 from rsicrc_train.model import RSICRC
 
-Report = Callable[[str], None]
+logger = logging.getLogger("rsicrc.export")
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What a precision may cost, on average over pairs.
+    """The largest loss of accuracy that a precision may have, on average over pairs.
 
     Attributes:
-        cosine: of an embedding with the exact one, at least.
-        loss: how much less likely the exact model finds this precision's captions than its own, in nats, at most.
-            Captions that are as good as each other change places at any rounding, so counting the equal ones says
-            little.
+        cosine: Smallest allowed cosine of an embedding with the float32 embedding.
+        loss: Largest allowed difference, in nats, between the log-probability of the float32 captions and that of this
+            precision's captions, both computed in float32. The share of equal captions is no criterion: equally good
+            captions change their order with any rounding.
     """
 
     cosine: float
@@ -64,10 +65,10 @@ TOLERANCES: Mapping[str, Tolerance] = {
 
 
 def check_installed() -> None:
-    """Refuse, before any work is done, to quantize without NNCF.
+    """Check, before any work is done, that NNCF is installed, which int8 needs.
 
     Raises:
-        ExportError: it is not installed.
+        ExportError: NNCF is not installed.
     """
     if importlib.util.find_spec("nncf") is None:
         raise ExportError("int8 needs NNCF, which is not installed: `pip install 'rsicrc[quantize]'`")
@@ -79,73 +80,71 @@ def add_variants(
     model: RSICRC,
     precisions: Collection[str],
     calibration: Calibration | None,
-    report: Report,
 ) -> Manifest:
-    """Write the graphs of other precisions into a folder, and compare them with the exact ones.
+    """Write the graphs of more precisions into a folder, and compare them with the float32 graphs.
 
     Args:
-        folder: the model folder, complete but for this.
-        manifest: its manifest.
-        model: what the folder was made from.
-        precisions: of fp16, bf16 and int8; int8 and fp16 together bring int8-fp16 too.
-        calibration: real pairs; int8 needs them, the others are compared on them too.
-        report: gets a line of text now and then.
+        folder: The model folder with its float32 graphs.
+        manifest: The manifest of the folder.
+        model: The source of the folder.
+        precisions: Any of fp16, bf16 and int8. int8 and fp16 together also add int8-fp16.
+        calibration: Real pairs. int8 needs them; the other precisions are also compared on them.
 
     Returns:
         The manifest with the variants.
 
     Raises:
-        ExportError: a precision costs more than it may with this model.
+        ExportError: A precision loses more accuracy with this model than its tolerance allows.
     """
     for precision in (each for each in (FP16, BF16) if each in precisions):
-        manifest = _add_half(folder, manifest, model, precision, calibration, report)
+        manifest = _add_half(folder, manifest, model, precision, calibration)
     if INT8 in precisions:
         if calibration is None:
             raise TypeError("int8 needs calibration pairs")
-        manifest = _add_int8(folder, manifest, calibration, report)
+        manifest = _add_int8(folder, manifest, calibration)
         if FP16 in precisions:
-            manifest = _add_int8_half(folder, manifest, calibration, report)
+            manifest = _add_int8_half(folder, manifest, calibration)
         producers = {**manifest.producers, "nncf": importlib.metadata.version("nncf")}
         manifest = replace(manifest, producers=producers)
     return manifest
 
 
 def _add_half(
-    folder: Path, manifest: Manifest, model: RSICRC, precision: str, calibration: Calibration | None, report: Report
+    folder: Path, manifest: Manifest, model: RSICRC, precision: str, calibration: Calibration | None
 ) -> Manifest:
     graphs: dict[str, GraphSpec] = {}
     for name in GRAPH_NAMES:
-        report(f"{name}: exporting in {precision}")
+        logger.info("%s: exporting in %s", name, precision)
         graphs[name], _ = export_graph(model, name, folder, precision)
     images = parity_images(manifest.preprocessing.size)
     compared_on = f"{len(images)} made-up pairs"
     if calibration is not None:
         images = np.concatenate([images, calibration.judging])
         compared_on += f" and {len(calibration.judging)} of {calibration.source}"
-    return _add(folder, manifest, precision, graphs, images, {"compared_on": compared_on}, report)
+    return _add(folder, manifest, precision, graphs, images, {"compared_on": compared_on})
 
 
-def _add_int8(folder: Path, manifest: Manifest, calibration: Calibration, report: Report) -> Manifest:
+def _add_int8(folder: Path, manifest: Manifest, calibration: Calibration) -> Manifest:
     graphs: dict[str, GraphSpec] = {}
     for name, graph in manifest.graphs.items():
-        report(f"{name}: quantizing to int8")
+        logger.info("%s: quantizing to int8", name)
         target = folder / f"{name}.{INT8}.onnx"
         if name == IMAGE_ENCODER:
             quantize_activations(folder / graph.file, target, calibration.scaling)
         else:
             quantize_weights(folder / graph.file, target)
         graphs[name] = replace(graph, file=target.name)
-    return _add(folder, manifest, INT8, graphs, calibration.judging, _provenance(calibration), report)
+    return _add(folder, manifest, INT8, graphs, calibration.judging, _provenance(calibration))
 
 
-def _add_int8_half(folder: Path, manifest: Manifest, calibration: Calibration, report: Report) -> Manifest:
-    """The image encoder in int8 as TensorRT takes it; the graphs of words are those of fp16."""
-    report(f"{IMAGE_ENCODER}: quantizing fp16 to int8")
+def _add_int8_half(folder: Path, manifest: Manifest, calibration: Calibration) -> Manifest:
+    """Add int8-fp16: the image encoder in int8 for TensorRT, and the text graphs of fp16."""
+    logger.info("%s: quantizing fp16 to int8", IMAGE_ENCODER)
     graphs = dict(manifest.variants[FP16].graphs)
     target = folder / f"{IMAGE_ENCODER}.{INT8_FP16}.onnx"
     quantize_half(folder / graphs[IMAGE_ENCODER].file, target, calibration.scaling)
     graphs[IMAGE_ENCODER] = replace(graphs[IMAGE_ENCODER], file=target.name)
-    return _add(folder, manifest, INT8_FP16, graphs, calibration.judging, _provenance(calibration), report)
+    return _add(folder, manifest, INT8_FP16, graphs, calibration.judging, _provenance(calibration))
 
 
 def _provenance(calibration: Calibration) -> dict[str, str]:
@@ -162,39 +161,43 @@ def _add(
     graphs: Mapping[str, GraphSpec],
     images: NDArray[np.uint8],
     provenance: Mapping[str, str],
-    report: Report,
 ) -> Manifest:
-    """Compare the graphs of a precision, which are written, with the exact ones → the manifest with both."""
+    """Compare written graphs of a precision with the float32 graphs, and return the manifest with both."""
     exact = Engine(folder, manifest, OnnxRuntimeBackend(folder, manifest, None))
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         other = _engine(folder, manifest, precision, graphs, Path(scratch))
-        figures = measure(exact, other, images)
-    cosines, loss = figures["image_embedding_cosine"], figures["caption_loss"]
-    report(
-        f"{precision} on {provenance['compared_on']}: cosine of the embeddings {cosines['mean']:.5f} "
-        f"(least {cosines['least']:.5f}), same captions {figures['same_caption']:.0%}, all {loss:.3f} less likely"
+        metrics = measure(exact, other, images)
+    cosines, loss = metrics["image_embedding_cosine"], metrics["caption_loss"]
+    logger.info(
+        "%s on %s: cosine of the embeddings %.5f (least %.5f), same captions %.0f%%, loss of all captions %.3f nats",
+        precision,
+        provenance["compared_on"],
+        cosines["mean"],
+        cosines["least"],
+        100 * metrics["same_caption"],
+        loss,
     )
-    _refuse_beyond(precision, figures)
+    _check_tolerance(precision, metrics)
     rounded = ", each result in float32 rounded to bfloat16" if precision == BF16 else ""
-    cost = {**provenance, "compared_in": f"ONNX Runtime on a CPU{rounded}", **figures}
+    parity = {**provenance, "compared_in": f"ONNX Runtime on a CPU{rounded}", **metrics}
     records = {graph.file: FileRecord.of(folder / graph.file) for graph in graphs.values()}
     return replace(
         manifest,
         files={**manifest.files, **records},
-        variants={**manifest.variants, precision: Variant(graphs, cost)},
+        variants={**manifest.variants, precision: Variant(graphs, parity)},
     )
 
 
 def _engine(folder: Path, manifest: Manifest, precision: str, graphs: Mapping[str, GraphSpec], scratch: Path) -> Engine:
-    """What runs the graphs of a precision on this machine. Of bfloat16 few processors know, ONNX Runtime's nothing."""
-    place = folder
+    """Return an engine for the graphs of a precision; bf16 is emulated, because ONNX Runtime has no kernels for it."""
+    directory = folder
     if precision == BF16:
-        place = scratch
+        directory = scratch
         for name, graph in graphs.items():
             round_results(folder / graph.file, scratch / graph.file)
             graphs = {**graphs, name: replace(graph, inputs=_as_float(graph.inputs), outputs=_as_float(graph.outputs))}
     manifest = replace(manifest, precision=precision, graphs=graphs, variants={})
-    return Engine(folder, manifest, OnnxRuntimeBackend(place, manifest, None))
+    return Engine(folder, manifest, OnnxRuntimeBackend(directory, manifest, None))
 
 
 def _as_float(specs: Mapping[str, TensorSpec]) -> dict[str, TensorSpec]:
@@ -202,24 +205,24 @@ def _as_float(specs: Mapping[str, TensorSpec]) -> dict[str, TensorSpec]:
 
 
 def measure(exact: Engine, other: Engine, images: NDArray[np.uint8]) -> dict[str, Any]:
-    """Compare a precision with the exact graphs on some pairs.
+    """Compare a precision with the float32 graphs.
 
     Args:
-        exact: runs the exact graphs.
-        other: runs those of the precision.
-        images: uint8 [N, 2, size, size, 3].
+        exact: Engine with the float32 graphs.
+        other: Engine with the graphs of the precision.
+        images: The pairs, uint8 [N, 2, size, size, 3].
 
     Returns:
-        Cosines of image and text embeddings (mean, least), the share of pairs with the same caption, how much less
-        likely the exact graphs find the others (mean over all pairs, nats), and by how much the log-probability of a
-        word differs when both score the exact captions (mean, largest).
+        Cosines of image and text embeddings (mean, least); the share of pairs with the same caption; the mean loss of
+        log-probability of the other captions in the float32 model, in nats; and the difference per token when both
+        engines score the float32 captions (mean, largest), in nats.
     """
     engines = (exact, other)
     pairs = [(before, after) for before, after in images]
-    longest = exact.manifest.max_len - 1  # END has a place in every caption: it is scored with it
+    longest = exact.manifest.max_len - 1  # leaves a position for END, which is scored too
     captions = [[caption.text for caption in engine.caption(pairs, max_length=longest)] for engine in engines]
     texts = sorted({text for each in captions for text in each if text})
-    place = {text: number for number, text in enumerate(texts)}
+    column = {text: number for number, text in enumerate(texts)}
     cosines = [
         (first * second).sum(axis=1)
         for first, second in (
@@ -229,7 +232,7 @@ def measure(exact: Engine, other: Engine, images: NDArray[np.uint8]) -> dict[str
     ]
     scores = [engine.score(pairs, texts) for engine in engines]
     both = [
-        (row, place[ours], place[theirs])
+        (row, column[ours], column[theirs])
         for row, (ours, theirs) in enumerate(zip(*captions, strict=True))
         if ours and theirs
     ]
@@ -252,19 +255,20 @@ def _spread(values: Any, extreme: Callable[[Any], Any]) -> dict[str, float]:
     return {"mean": float(np.mean(values)), name: float(extreme(values))}
 
 
-def _refuse_beyond(precision: str, figures: Mapping[str, Any]) -> None:
+def _check_tolerance(precision: str, metrics: Mapping[str, Any]) -> None:
+    """Raise an ExportError if a precision loses more accuracy than its tolerance allows."""
     allowed = TOLERANCES[precision]
     problems = [
-        f"{name.replace('_', ' ')} {figures[name]['mean']:.4f} (at least {allowed.cosine})"
+        f"{name.replace('_', ' ')} {metrics[name]['mean']:.4f} (at least {allowed.cosine})"
         for name in ("image_embedding_cosine", "text_embedding_cosine")
-        if not figures[name]["mean"] >= allowed.cosine
+        if not metrics[name]["mean"] >= allowed.cosine
     ]
-    if not figures["caption_loss"] <= allowed.loss:
-        problems.append(f"captions {figures['caption_loss']:.3f} less likely (at most {allowed.loss})")
+    if not metrics["caption_loss"] <= allowed.loss:
+        problems.append(f"caption loss {metrics['caption_loss']:.3f} nats (at most {allowed.loss})")
     if problems:
-        remedy = f"leave --precision {precision} out"
+        remedy = f"export without --precision {precision}"
         if precision in (INT8, INT8_FP16):
-            remedy = "calibrate with more pairs like those that the model is for, or leave --precision int8 out"
+            remedy = "calibrate with more pairs of the intended kind, or export without --precision int8"
         raise ExportError(
-            f"{precision} costs too much with this model: {', '.join(problems)}; nothing is written: {remedy}"
+            f"{precision} loses too much accuracy with this model: {', '.join(problems)}; nothing is written: {remedy}"
         )

@@ -1,26 +1,29 @@
-"""TensorRT plans of a new model folder: in all its precisions that a GPU takes, for every profile."""
+"""TensorRT plans of a new model folder: for every profile, in every precision for GPUs."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rsicrc.backends.tensorrt.library import Library, Report, open_library
+from rsicrc.backends.tensorrt.library import Library, open_library
 from rsicrc.backends.tensorrt.plans import DeviceName, ensure_plans, targets
 from rsicrc.backends.tensorrt.profiles import Profile
 from rsicrc.errors import BackendError
 from rsicrc.manifest import ON_GPU, Manifest
 
+logger = logging.getLogger("rsicrc.export")
+
 
 @dataclass(frozen=True)
 class PlanBuilder:
-    """What plans are built with and for.
+    """The library, device and profiles for which plans are built.
 
     Attributes:
-        library: the TensorRT library.
-        device: the first GPU; None where there is none, and plans are portable.
-        profiles: one plan of each graph for each.
+        library: The TensorRT library.
+        device: The first GPU; None without a GPU, where plans are portable.
+        profiles: Ranges of sizes; each graph gets one plan for each profile.
     """
 
     library: Library
@@ -29,14 +32,14 @@ class PlanBuilder:
 
     @classmethod
     def open(cls, profiles: Sequence[str]) -> PlanBuilder:
-        """Find out, before any work is done, whether plans can be built here.
+        """Check, before any work is done, that plans can be built on this machine.
 
         Args:
-            profiles: as `Profile.parse` reads them; none for the default.
+            profiles: Profiles in the format of `Profile.parse`; empty for the default profile.
 
         Raises:
-            ArgumentError: one is not a profile.
-            BackendError: TensorRT is not installed, or cannot build on this machine.
+            ArgumentError: A text is not a profile.
+            BackendError: TensorRT is not installed, or cannot build plans on this machine.
         """
         parsed = tuple(Profile.parse(text) for text in profiles) or (Profile(),)
         library = open_library()
@@ -44,19 +47,19 @@ class PlanBuilder:
         targets(library, device)
         return cls(library, device, parsed)
 
-    def build(self, folder: Path, manifest: Manifest, report: Report) -> None:
-        """Build what the folder does not have yet.
+    def build(self, folder: Path, manifest: Manifest) -> None:
+        """Build the missing plans of a folder; the log `rsicrc.export` (level INFO) gets a line for each.
 
         Raises:
-            BackendError: TensorRT does not take a graph.
-            ModelFolderError: the folder cannot be written.
+            BackendError: TensorRT rejects a graph.
+            ModelFolderError: The folder cannot be written.
         """
         for precision in manifest.precisions:
             if precision not in ON_GPU.values():
-                report(f"{precision}: for processors only, no plans")
+                logger.info("%s: for CPUs only, no plans", precision)
                 continue
             for profile in self.profiles:
-                ensure_plans(folder, manifest.at(precision), self.library, self.device, profile, report)
+                ensure_plans(folder, manifest.at(precision), self.library, self.device, profile, logger.info)
 
 
 def _first_device() -> DeviceName | None:

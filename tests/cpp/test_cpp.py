@@ -36,10 +36,11 @@ SENTENCES = ("the scene is the same as before", "a road is built, with trees", "
 def long_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model whose texts are longer than CACHE_STEPS, so that the caches of the beam search grow."""
     from rsicrc_export.model_folder import export_checkpoint
+    from rsicrc_export.source import Source
     from tests.models import save_checkpoint, with_options
 
     folder = tmp_path_factory.mktemp("long")
-    export_checkpoint(save_checkpoint(folder, 3, with_options(max_len=26)), folder / "model")
+    export_checkpoint(Source.read(save_checkpoint(folder, 3, with_options(max_len=26))), folder / "model")
     return folder / "model"
 
 

@@ -182,9 +182,11 @@ def test_a_half_that_costs_too_much_is_refused(
     folder = shutil.copytree(model_folder, tmp_path / "model")
     monkeypatch.setattr(precisions, "TOLERANCES", {"fp16": precisions.Tolerance(cosine=0.5, loss=-1.0)})
     model = checkpoint.load(checkpoint_file).build_model().requires_grad_(False)
-    message = r"^fp16 costs too much with this model: captions -?\d\.\d+ less likely .*: leave --precision fp16 out$"
+    message = (
+        r"^fp16 loses too much accuracy with this model: caption loss -?\d\.\d+ nats .*export without --precision fp16$"
+    )
     with pytest.raises(ExportError, match=message):
-        precisions.add_variants(folder, Manifest.load(folder), model, ["fp16"], None, lambda line: None)
+        precisions.add_variants(folder, Manifest.load(folder), model, ["fp16"], None)
 
 
 def test_halves_need_no_calibration(

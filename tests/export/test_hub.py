@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from rsicrc.errors import CheckpointError
 from rsicrc_export import model_folder
 from rsicrc_export.cli import command
 from rsicrc_export.hub import HubCheckpoint, resolve
-from rsicrc_train.checkpoint import Checkpoint
+from rsicrc_export.source import Source
 from tests.hub_cache import REVISION, add_repository, use_offline
 from tests.models import SMALL, random_checkpoint
 from tests.published import published_files
@@ -79,12 +79,13 @@ def test_the_command_reads_the_published_layout_from_the_hub(
     files = published_files(ours, tmp_path / "files")
     content = {path.name: path.read_bytes() for path in (files.weights, files.config, files.vocab)}
     add_repository(cache, "owner/repo", content)
-    read_in: list[Checkpoint] = []
+    exported: list[Source] = []
 
-    def export(path: Path, output: Path, *, read: Callable[[Path], Checkpoint], **_: Any) -> None:
-        read_in.append(read(path))
+    def export(source: Source, output: Path, **_: Any) -> None:
+        exported.append(source)
 
     monkeypatch.setattr(model_folder, "export_checkpoint", export)
     command.main(["hf:owner/repo", "-o", str(tmp_path / "model")], standalone_mode=False)
-    assert read_in[0].config == ours.config
-    assert read_in[0].vocabulary == ours.vocabulary
+    assert exported[0].checkpoint.config == ours.config
+    assert exported[0].checkpoint.vocabulary == ours.vocabulary
+    assert exported[0].sha256 == hashlib.sha256(content["model_best.pt"]).hexdigest()

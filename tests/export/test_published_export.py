@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +24,13 @@ from rsicrc.decoding.beam_search import FinishedBeam, beam_search
 from rsicrc.decoding.options import BeamSearchOptions, CaptionOptions
 from rsicrc.engine import Engine
 from rsicrc.inputs.prefetch import prepare_pair
-from rsicrc.manifest import SCORER
+from rsicrc.manifest import SCORER, sha256_file
 from rsicrc.text.vocabulary import START
 from rsicrc.timings import Timings
 from rsicrc_export.cli import command
 from rsicrc_export.model_folder import export_checkpoint
 from rsicrc_export.parity import cross_memory
+from rsicrc_export.source import Source
 from rsicrc_train.config import ModelConfig
 from rsicrc_train.model import RSICRC
 from rsicrc_train.published import load_published
@@ -213,8 +213,8 @@ def test_variants_through_export(config: ModelConfig, tmp_path: Path) -> None:
         for name in ("decoder.output.weight", "decoder.embedding.weight"):
             source.state_dict[name] = source.state_dict[name] * 0.1
     files = published_files(source, tmp_path / "files")
-    read = partial(load_published, config=files.config, vocab=files.vocab, trunk=config.trunk)
-    export_checkpoint(files.weights, tmp_path / "model", read=read)
+    loaded = load_published(files.weights, files.config, files.vocab, trunk=config.trunk)
+    export_checkpoint(Source(loaded, sha256_file(files.weights)), tmp_path / "model")
     engine, model = rsicrc.load(tmp_path / "model", threads=1), source.build_model()
     images = random_images(3, seed=1, size=config.image_trunk.image_size)
     pairs = list(zip(images[:, 0], images[:, 1], strict=True))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,23 +10,6 @@ import pytest
 
 if TYPE_CHECKING:
     from rsicrc_train.recipes import Recipe
-
-_EXTRA = ("cv2", "lightning_fabric", "matplotlib", "open_clip", "sentence_transformers", "torch", "torchvision", "yaml")
-
-
-class _SkippedModule(pytest.Module):
-    """Test module that is skipped without being imported."""
-
-    def collect(self) -> Iterable[pytest.Item | pytest.Collector]:
-        pytest.skip("needs rsicrc[train]", allow_module_level=True)
-
-
-def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
-    """Skip all modules of this folder if a package of the extra `train` is missing."""
-    if all(find_spec(package) for package in _EXTRA):
-        return None
-    module: pytest.Module = _SkippedModule.from_parent(parent, path=module_path)
-    return module
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from rsicrc.decoding.beam_search import FinishedBeam, beam_search
 from rsicrc.decoding.options import CaptionOptions
 from rsicrc.text.vocabulary import END, PAD, START
 from rsicrc_export.model_folder import export_checkpoint
+from rsicrc_export.source import Source
 from rsicrc_train import checkpoint
 from rsicrc_train.model import RSICRC
 from tests.models import random_checkpoint, random_images, with_options
@@ -62,7 +63,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         saved = random_checkpoint(2, with_options(**OTHER))
         folder = tmp_path_factory.mktemp("other") / "model"
         checkpoint.save(saved, folder.parent / "ckpt.pt")
-        export_checkpoint(folder.parent / "ckpt.pt", folder)
+        export_checkpoint(Source.read(folder.parent / "ckpt.pt"), folder)
     model = saved.build_model()
     images = random_images(PAIRS, seed=7)
     with torch.no_grad():

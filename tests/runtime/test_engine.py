@@ -55,7 +55,7 @@ def pairs(images: NDArray[np.uint8]) -> list[tuple[NDArray[np.uint8], NDArray[np
 
 
 def torch_scores(model: RSICRC, vocabulary: Vocabulary, images: NDArray[np.uint8], text: str) -> NDArray[np.float64]:
-    """Log p(text | pair) by the plain PyTorch model, [pairs]."""
+    """Return log p(text | pair) of the plain PyTorch model, [pairs]."""
     ids = torch.tensor([vocabulary.encode(text)]).repeat(len(images), 1)
     tokens = model.encode_images(torch.from_numpy(images)).tokens
     log_probs = model.decode(model.encode_text(ids).hidden, tokens)[:, :-1].log_softmax(-1)
@@ -63,7 +63,7 @@ def torch_scores(model: RSICRC, vocabulary: Vocabulary, images: NDArray[np.uint8
 
 
 def torch_attention(model: RSICRC, images: NDArray[np.uint8], ids: list[int]) -> NDArray[np.float32]:
-    """Where the plain PyTorch model looks after each word, in its own order of rows and columns, [words, h, w]."""
+    """Return the attention of the plain PyTorch model after each token, rows and columns swapped, [tokens, h, w]."""
     attention = model.decoder.multimodal[-1].get_submodule("cross_attention")
     asked: list[Any] = []
     hook = attention.register_forward_hook(lambda _module, inputs, _output: asked.append(inputs))
@@ -74,7 +74,7 @@ def torch_attention(model: RSICRC, images: NDArray[np.uint8], ids: list[int]) ->
     return weights.reshape(-1, *image.similarity.shape[1:])
 
 
-def test_captions_hold_together(engine: Engine, pairs: list[Any]) -> None:
+def test_captions_are_consistent(engine: Engine, pairs: list[Any]) -> None:
     captions = engine.caption(pairs, beams=4, n_best=3, length_penalty=0.7)
     assert len({caption.text for caption in captions}) > 3
     for caption in captions:
@@ -89,7 +89,7 @@ def test_captions_hold_together(engine: Engine, pairs: list[Any]) -> None:
         assert json.loads(json.dumps(caption.to_dict()))["n_best"][2]["caption"] == caption.n_best[2].text
 
 
-def test_paths_pillow_images_and_arrays_are_the_same(engine: Engine, pairs: list[Any], tmp_path: Path) -> None:
+def test_paths_pillow_images_and_arrays_give_equal_results(engine: Engine, pairs: list[Any], tmp_path: Path) -> None:
     files = []
     for number, pair in enumerate(pairs):
         files.append(tuple(tmp_path / f"{number}{date}.png" for date in "ab"))
@@ -122,7 +122,7 @@ def test_scores_equal_pytorch(engine: Engine, model: RSICRC, images: NDArray[np.
         np.testing.assert_allclose(scores[:, column], torch_scores(model, engine.vocabulary, images, text), atol=1e-3)
 
 
-def test_many_sentences_on_many_pairs(engine: Engine, pairs: list[Any]) -> None:
+def test_scores_of_many_texts_equal_scores_of_few(engine: Engine, pairs: list[Any]) -> None:
     texts = [f"{first} {second}" for first in engine.vocabulary.words[4:11] for second in engine.vocabulary.words[4:12]]
     scores = engine.score(pairs, texts)  # more rows than one run of the graph takes
     assert scores.size > 256
@@ -133,7 +133,7 @@ def test_many_sentences_on_many_pairs(engine: Engine, pairs: list[Any]) -> None:
     )
 
 
-def test_a_captions_score_is_its_probability(engine: Engine, pairs: list[Any]) -> None:
+def test_caption_score_is_its_log_probability(engine: Engine, pairs: list[Any]) -> None:
     captions = engine.caption(pairs)
     finished = [
         index for index, caption in enumerate(captions) if len(caption.text.split()) < len(caption.token_log_probs)
@@ -145,7 +145,7 @@ def test_a_captions_score_is_its_probability(engine: Engine, pairs: list[Any]) -
             assert score == pytest.approx(sum(captions[index].token_log_probs), abs=1e-3)
 
 
-def test_change_score_is_what_the_no_change_sentences_leave(
+def test_change_score_is_one_minus_the_no_change_probability(
     engine: Engine, model: RSICRC, images: NDArray[np.uint8], pairs: list[Any]
 ) -> None:
     unchanged = sum(np.exp(torch_scores(model, engine.vocabulary, images, text)) for text in NO_CHANGE)
@@ -165,7 +165,7 @@ def test_change_score_counts_a_sentence_once_and_stays_in_range(engine: Engine, 
     assert 0 <= change < 0.999
 
 
-def test_no_change_score_without_sentences(engine: Engine, pairs: list[Any]) -> None:
+def test_change_score_is_none_without_no_change_sentences(engine: Engine, pairs: list[Any]) -> None:
     silent = Engine(engine.folder, replace(engine.manifest, no_change_sentences=()), engine.backend)
     assert silent.caption(pairs[:1])[0].change_score is None
 
@@ -183,31 +183,31 @@ def test_embeddings_equal_pytorch(engine: Engine, model: RSICRC, images: NDArray
     np.testing.assert_allclose(np.linalg.norm(texts, axis=1), 1, atol=1e-5)
 
 
-def test_nothing_in_nothing_out(engine: Engine) -> None:
+def test_empty_input_gives_empty_output(engine: Engine) -> None:
     assert engine.caption([]) == []
     assert list(engine.caption_stream(iter([]))) == []
     assert engine.embed_images([]).shape == engine.embed_texts([]).shape == (0, 64)
     assert engine.score([], ["the road"]).shape == (0, 1)
 
 
-def test_no_sentences(engine: Engine, pairs: list[Any]) -> None:
+def test_score_of_no_texts_is_empty(engine: Engine, pairs: list[Any]) -> None:
     assert engine.score(pairs, []).shape == (PAIRS, 0)
 
 
-def test_explanation(engine: Engine, model: RSICRC, images: NDArray[np.uint8], pairs: list[Any]) -> None:
+def test_explanation_equals_pytorch(engine: Engine, model: RSICRC, images: NDArray[np.uint8], pairs: list[Any]) -> None:
     found = engine.explain(pairs[2], "The road is BUILT.")
     assert (found.text, found.tokens) == ("the road is built", ("the", "road", "is", "built"))
     assert (found.attention.shape, found.similarity.shape) == ((4, 3, 3), (3, 3))
     np.testing.assert_allclose(found.attention.sum(axis=(1, 2)), 1, atol=1e-5)
-    # The model's own order swaps rows and columns.
+    # The PyTorch model swaps rows and columns.
     similarity = model.encode_images(torch.from_numpy(images[2:3])).similarity[0].T
     np.testing.assert_allclose(found.similarity, similarity.numpy(), atol=1e-4)
     expected = torch_attention(model, images[2:3], engine.vocabulary.encode("the road is built"))
-    # Before "the" the model has seen START, before "built" it has seen "is".
+    # The map of "the" is at START, the map of "built" at "is".
     np.testing.assert_allclose(found.attention, expected[:4].swapaxes(1, 2), atol=1e-4)
 
 
-def test_explanation_of_the_caption(engine: Engine, pairs: list[Any]) -> None:
+def test_explanation_defaults_to_the_caption(engine: Engine, pairs: list[Any]) -> None:
     caption = engine.caption([pairs[1]])[0]
     assert caption.text
     own, given = engine.explain(pairs[1]), engine.explain(pairs[1], caption.text)
@@ -215,7 +215,7 @@ def test_explanation_of_the_caption(engine: Engine, pairs: list[Any]) -> None:
     np.testing.assert_allclose(own.attention, given.attention, atol=1e-5)
 
 
-def test_a_broken_pair_is_reported_in_its_place(engine: Engine, pairs: list[Any], tmp_path: Path) -> None:
+def test_broken_pair_is_reported_in_its_place(engine: Engine, pairs: list[Any], tmp_path: Path) -> None:
     (tmp_path / "empty.png").touch()
     expected = engine.caption(pairs)
     mixed = [
@@ -239,7 +239,7 @@ def test_a_broken_pair_is_reported_in_its_place(engine: Engine, pairs: list[Any]
         assert [results.index(failure) for failure in failures] == [0, 4, 5]
 
 
-def test_a_list_with_a_broken_pair_says_which(engine: Engine, pairs: list[Any]) -> None:
+def test_broken_pair_in_a_list_is_named_by_index(engine: Engine, pairs: list[Any]) -> None:
     broken = [*pairs[:2], ("none.png", "none.png")]
     for call in (engine.caption, engine.embed_images, lambda pairs: engine.score(pairs, ["trees"])):
         with pytest.raises(ImageError, match=r"none\.png") as caught:
@@ -247,7 +247,7 @@ def test_a_list_with_a_broken_pair_says_which(engine: Engine, pairs: list[Any]) 
         assert caught.value.__notes__ == ["in pair 2, counted from 0"]
 
 
-def test_a_stream_is_lazy_and_bounded(engine: Engine, pairs: list[Any]) -> None:
+def test_stream_is_lazy_and_bounded(engine: Engine, pairs: list[Any]) -> None:
     taken = itertools.count()
     last = 0
 
@@ -258,7 +258,7 @@ def test_a_stream_is_lazy_and_bounded(engine: Engine, pairs: list[Any]) -> None:
 
     threads = threading.active_count()
     stream = engine.caption_stream(endless(), batch_size=2, workers=2)
-    assert last == 0  # nothing is read before something is asked for
+    assert last == 0  # no pair is read before the first result is requested
     expected = [caption.text for caption in engine.caption(pairs)]
     for number in range(2 * PAIRS):
         caption = next(stream)
@@ -269,7 +269,7 @@ def test_a_stream_is_lazy_and_bounded(engine: Engine, pairs: list[Any]) -> None:
     assert threading.active_count() == threads
 
 
-def test_an_error_in_the_source_comes_through(engine: Engine, pairs: list[Any]) -> None:
+def test_error_of_the_source_is_raised(engine: Engine, pairs: list[Any]) -> None:
     def failing() -> Iterator[Any]:
         yield pairs[0]
         raise RuntimeError("the disk was pulled out")
@@ -294,13 +294,13 @@ def test_an_error_in_the_source_comes_through(engine: Engine, pairs: list[Any]) 
         ({"workers": 0}, "workers must be at least 1"),
     ],
 )
-def test_settings_out_of_range_are_refused_at_the_call(engine: Engine, settings: dict[str, Any], message: str) -> None:
+def test_options_out_of_range_are_refused_at_the_call(engine: Engine, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ArgumentError, match=message) as caught:
         engine.caption_stream([], **settings)
     assert isinstance(caught.value, ValueError)
 
 
-def test_defaults_are_the_manifests(engine: Engine, pairs: list[Any]) -> None:
+def test_default_options_are_in_the_manifest(engine: Engine, pairs: list[Any]) -> None:
     search = engine.manifest.search
     spelled_out = engine.caption(
         pairs,
@@ -313,7 +313,7 @@ def test_defaults_are_the_manifests(engine: Engine, pairs: list[Any]) -> None:
     assert engine.caption(pairs, beams=1) != spelled_out
 
 
-def test_one_beam_is_greedy_whatever_early_stopping_says(engine: Engine, pairs: list[Any]) -> None:
+def test_one_beam_is_greedy_for_any_early_stopping(engine: Engine, pairs: list[Any]) -> None:
     assert engine.caption(pairs, beams=1, early_stopping=False) == engine.caption(pairs, beams=1, early_stopping=True)
 
 
@@ -329,7 +329,7 @@ def test_unknown_words_are_named(engine: Engine, caplog: pytest.LogCaptureFixtur
         assert not caplog.messages
 
 
-def test_senseless_texts(engine: Engine, pairs: list[Any]) -> None:
+def test_empty_text_and_single_string_are_refused(engine: Engine, pairs: list[Any]) -> None:
     for texts in ([""], ["the road", " . "]):
         with pytest.raises(ArgumentError, match="empty sentence"):
             engine.embed_texts(texts)
@@ -339,7 +339,7 @@ def test_senseless_texts(engine: Engine, pairs: list[Any]) -> None:
         engine.score(pairs, "the road")
 
 
-def test_graphs_are_opened_when_needed(model_folder: Path, pairs: list[Any], tmp_path: Path) -> None:
+def test_graphs_are_opened_at_their_first_use(model_folder: Path, pairs: list[Any], tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(model_folder, folder)
     engine = rsicrc.load(folder, threads=1)
@@ -350,7 +350,7 @@ def test_graphs_are_opened_when_needed(model_folder: Path, pairs: list[Any], tmp
         engine.caption(pairs)
 
 
-def test_a_tokenizer_that_does_not_fit(model_folder: Path, tmp_path: Path) -> None:
+def test_tokenizer_that_does_not_match_the_manifest_is_refused(model_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(model_folder, folder)
     manifest = Manifest.load(folder)
@@ -387,7 +387,7 @@ def test_explanation_takes_caption_options(engine: Engine, pairs: list[Any]) -> 
     assert engine.explain(pairs[0], explanation.text).caption is None
 
 
-def test_engine_says_its_settings(engine: Engine) -> None:
+def test_engine_repr_names_its_settings(engine: Engine) -> None:
     assert repr(engine) == (
         f"Engine(model='{engine.folder}', backend='{engine.backend.name}', device='cpu', precision='fp32', "
         f"threads={engine.backend.threads})"

@@ -16,7 +16,9 @@ from rsicrc.results import EncodedPair, PairFailure
 TEXTS = ["a road is built", "no change"]
 
 
-def test_all_from_one_look(model_folder: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_encode_stream_runs_the_image_encoder_once(
+    model_folder: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = rsicrc.load(model_folder, threads=1)
     pairs = [(pictures / f"{number}a.png", pictures / f"{number}b.png") for number in range(1, 6)]
     embeddings, captions, scores = engine.embed_images(pairs), engine.caption(pairs), engine.score(pairs, TEXTS)
@@ -38,7 +40,7 @@ def test_all_from_one_look(model_folder: Path, pictures: Path, monkeypatch: pyte
         assert result.caption.text == caption.text
 
 
-def test_nothing_more_than_asked_for(model_folder: Path, pictures: Path) -> None:
+def test_encode_stream_returns_only_the_requested_results(model_folder: Path, pictures: Path) -> None:
     engine = rsicrc.load(model_folder, threads=1)
     good = (pictures / "1a.png", pictures / "1b.png")
     first, second = engine.encode_stream([(pictures / "absent.png", pictures / "1b.png"), good])
@@ -47,7 +49,7 @@ def test_nothing_more_than_asked_for(model_folder: Path, pictures: Path) -> None
     assert (second.caption, second.log_probs) == (None, ())
 
 
-def test_wrong_settings_are_told_at_the_call(model_folder: Path) -> None:
+def test_encode_stream_refuses_wrong_settings_at_the_call(model_folder: Path) -> None:
     engine = rsicrc.load(model_folder, threads=1)
     with pytest.raises(rsicrc.ArgumentError, match="batch_size"):
         engine.encode_stream([], batch_size=0)

@@ -1,4 +1,4 @@
-"""Finding and opening a model folder, the choice of a backend, and what an import costs."""
+"""Tests of finding and opening a model folder, of the choice of a backend, and of the cost of an import."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_import_is_light() -> None:
     assert python(code) == "[]"
 
 
-def test_the_runtime_never_imports_torch(model_folder: Path, tmp_path: Path) -> None:
+def test_runtime_never_imports_torch(model_folder: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "pair.npy", random_images(1, seed=0)[0])
     code = """
 import sys
@@ -48,7 +48,7 @@ print([name for name in sys.modules if name.split(".")[0] in ("torch", "rsicrc_t
     assert python(code, model_folder, tmp_path / "pair.npy") == "[]"
 
 
-def test_every_public_name_is_there() -> None:
+def test_public_names_are_importable() -> None:
     assert [name for name in rsicrc.__all__ if not hasattr(rsicrc, name)] == []
     assert set(rsicrc.__all__) <= set(dir(rsicrc))
     with pytest.raises(AttributeError, match="nothing"):
@@ -74,7 +74,7 @@ def test_model_lookup(model_folder: Path, tmp_path: Path, monkeypatch: pytest.Mo
         rsicrc.load("nowhere")
 
 
-def test_a_changed_byte_is_found_at_load(model_folder: Path, tmp_path: Path) -> None:
+def test_changed_byte_is_found_at_load(model_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(model_folder, folder)
     content = bytearray((folder / "decoder.onnx").read_bytes())
@@ -85,12 +85,12 @@ def test_a_changed_byte_is_found_at_load(model_folder: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("device", ["gpu", "", "cuda:x"])
-def test_other_devices_are_refused(model_folder: Path, device: str) -> None:
+def test_unknown_devices_are_refused(model_folder: Path, device: str) -> None:
     with pytest.raises(BackendError, match="there is cpu, cuda, cuda:0, cuda:1, …, and 'auto' chooses"):
         rsicrc.load(model_folder, device)
 
 
-def test_other_backends_are_refused(model_folder: Path) -> None:
+def test_unknown_backends_are_refused(model_folder: Path) -> None:
     with pytest.raises(BackendError, match=r"no backend 'torch': there is onnxruntime, .*, tensorrt, onnxruntime-tens"):
         rsicrc.load(model_folder, backend="torch")
     for backend in ("tensorrt", "onnxruntime-tensorrt"):
@@ -102,8 +102,10 @@ def no_driver() -> int:
     raise BackendError("there is no NVIDIA driver")
 
 
-def test_without_a_gpu(model_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """What was asked for is an error; what was left open is the CPU, and nothing is said of a GPU that nobody has."""
+def test_device_choice_without_a_gpu(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A missing GPU is an error if it was requested; `auto` takes the CPU without a warning."""
     monkeypatch.setattr(selection, "device_count", no_driver)
     for device, backend in (("cuda", "auto"), ("cuda:1", "onnxruntime"), ("auto", "tensorrt")):
         with pytest.raises(BackendError, match="there is no NVIDIA driver"):
@@ -114,10 +116,10 @@ def test_without_a_gpu(model_folder: Path, monkeypatch: pytest.MonkeyPatch, capl
     assert "fp32, openvino on cpu with" in line
 
 
-def test_a_gpu_that_does_not_work_is_left_out(
+def test_gpu_that_cannot_be_opened_is_skipped(
     model_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """By auto alone, and the log says why; where a GPU is asked for, the same is an error."""
+    """Only `auto` skips the GPU, and the log gives the reason; a requested GPU is an error."""
     fake = FakeCuda()
     monkeypatch.setattr(cuda, "_runtime", lambda: fake)
     reason = "TensorRT is not installed; or it is"
@@ -141,7 +143,7 @@ def test_a_gpu_that_does_not_work_is_left_out(
         rsicrc.load(model_folder, "cuda", streams=2)
 
 
-def test_a_gpu_that_fails_at_work_is_left_out(
+def test_gpu_that_fails_at_its_first_run_is_skipped(
     model_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake = FakeCuda()
@@ -159,7 +161,7 @@ def test_a_gpu_that_fails_at_work_is_left_out(
     assert caplog.messages[0] == "no GPU is used: the work on the GPU failed: no kernel image"
 
 
-def test_without_any_runtime(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_runtimes_are_named(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(BackendError, match=r"pip install 'rsicrc\[cpu\]'") as caught:
@@ -167,7 +169,7 @@ def test_without_any_runtime(model_folder: Path, monkeypatch: pytest.MonkeyPatch
     assert isinstance(caught.value, RuntimeError)
 
 
-def test_threads(model_folder: Path) -> None:
+def test_thread_count_is_the_requested_or_the_available(model_folder: Path) -> None:
     assert rsicrc.load(model_folder).backend.threads == available_cpus()
     assert rsicrc.load(model_folder, threads=3).backend.threads == 3
     with pytest.raises(ArgumentError, match="threads must be at least 1, not 0"):
@@ -196,14 +198,14 @@ print(available_cpus())
         ({}, None),
     ],
 )
-def test_container_quotas(files: dict[str, str], quota: float | None, tmp_path: Path) -> None:
+def test_cgroup_quotas_are_read(files: dict[str, str], quota: float | None, tmp_path: Path) -> None:
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
     assert cgroup_quota(tmp_path) == quota
 
 
-def test_a_graph_that_refuses_its_inputs(model_folder: Path) -> None:
+def test_graph_with_wrong_inputs_is_a_backend_error(model_folder: Path) -> None:
     backend = rsicrc.load(model_folder, backend="onnxruntime", threads=1).backend
     with pytest.raises(BackendError, match="graph 'text_encoder' failed in ONNX Runtime"):
         backend.run("text_encoder", {"input_ids": np.zeros((1, 3), np.float32)})

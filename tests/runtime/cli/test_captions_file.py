@@ -1,4 +1,4 @@
-"""The captions file: what a run keeps, redoes, refuses and never loses. The model is a stand-in; see test_cli_batch."""
+"""Tests of the captions file with a stand-in for the engine; test_caption_table.py has tests with a real engine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROVENANCE = {"model": "abc", "search": "beams=3 n_best=1 length_penalty=1"}
 
 
 class FakeEngine:
-    """Captions a pair with the names of its files; pairs whose `before` is in `broken` fail, `stop_at` raises."""
+    """Stand-in whose captions are the names of the files. Pairs in `broken` fail; the pair `stop_at` raises `error`."""
 
     def __init__(self, broken: Iterable[str] = (), stop_at: str = "", error: BaseException | None = None) -> None:
         self.broken, self.stop_at, self.error = set(broken), stop_at, error
@@ -69,7 +69,7 @@ def records(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def test_a_line_holds_the_row_the_result_and_what_made_it(tmp_path: Path) -> None:
+def test_line_holds_row_result_and_provenance(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     run(path, table(tmp_path, 2))
     assert records(path)[0] == {
@@ -86,7 +86,7 @@ def test_a_line_holds_the_row_the_result_and_what_made_it(tmp_path: Path) -> Non
     assert "é1" in path.read_text(encoding="utf-8")
 
 
-def test_n_best_is_a_column_when_more_than_one_is_wanted(tmp_path: Path) -> None:
+def test_n_best_is_a_column_when_more_than_one_is_requested(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     run(path, table(tmp_path, 1), n_best=2)
     assert records(path)[0]["n_best"] == [
@@ -95,7 +95,7 @@ def test_n_best_is_a_column_when_more_than_one_is_wanted(tmp_path: Path) -> None
     ]
 
 
-def test_a_broken_row_is_reported_in_its_place_and_tried_again(tmp_path: Path) -> None:
+def test_broken_row_is_reported_in_its_place_and_retried(tmp_path: Path) -> None:
     path, rows = tmp_path / "out.jsonl", table(tmp_path)
     rows[4] = replace(rows[4], problem="no path in 'after'")
     first, _ = run(path, rows, FakeEngine(broken=["2a"]))
@@ -114,7 +114,7 @@ def test_a_broken_row_is_reported_in_its_place_and_tried_again(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("a bug")])
-def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path, error: BaseException) -> None:
+def test_interrupted_run_is_resumed(tmp_path: Path, error: BaseException) -> None:
     path, rows = tmp_path / "out.jsonl", table(tmp_path)
     with pytest.raises(type(error)):
         run(path, rows, FakeEngine(stop_at="4a", error=error))
@@ -125,7 +125,7 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path, error: BaseException
     assert path.read_bytes() == (tmp_path / "undisturbed.jsonl").read_bytes()
 
 
-def test_every_cut_of_the_file_is_survived(tmp_path: Path) -> None:
+def test_file_cut_at_any_byte_is_resumed(tmp_path: Path) -> None:
     path, rows = tmp_path / "out.jsonl", table(tmp_path, 2)
     run(path, rows)
     whole = path.read_bytes()
@@ -135,7 +135,7 @@ def test_every_cut_of_the_file_is_survived(tmp_path: Path) -> None:
         assert path.read_bytes() == whole, f"cut after {length} bytes"
 
 
-def test_a_finished_file_is_left_alone(tmp_path: Path) -> None:
+def test_finished_file_is_not_written(tmp_path: Path) -> None:
     path, rows = tmp_path / "out.jsonl", table(tmp_path)
     run(path, rows)
     before = path.stat()
@@ -145,7 +145,7 @@ def test_a_finished_file_is_left_alone(tmp_path: Path) -> None:
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
-def test_rows_that_changed_are_redone_and_new_ones_put_in_their_place(tmp_path: Path) -> None:
+def test_changed_rows_are_captioned_again_and_new_rows_inserted(tmp_path: Path) -> None:
     path, rows = tmp_path / "out.jsonl", table(tmp_path)
     run(path, rows)
     rows[1] = replace(rows[1], after="other")
@@ -165,7 +165,7 @@ def test_rows_that_changed_are_redone_and_new_ones_put_in_their_place(tmp_path: 
         ({**PROVENANCE, "search": "beams=5"}, "another search (beams=3 n_best=1 length_penalty=1, now beams=5"),
     ],
 )
-def test_captions_made_otherwise_are_refused_unless_forced(
+def test_captions_of_other_provenance_are_refused_unless_forced(
     tmp_path: Path, provenance: dict[str, str], message: str
 ) -> None:
     path, rows = tmp_path / "out.jsonl", table(tmp_path)
@@ -195,7 +195,7 @@ def test_captions_of_another_table_are_refused_unless_forced(tmp_path: Path) -> 
     "content", [b"hello", b"hello\n", b"[1]\n", b'{"id": "1"}\n', b"\xff\xd8\xff\xe0", b"before,after\n"]
 )
 @pytest.mark.parametrize("force", [False, True])
-def test_a_file_that_holds_something_else_is_never_touched(tmp_path: Path, content: bytes, force: bool) -> None:
+def test_file_with_other_content_is_never_changed(tmp_path: Path, content: bytes, force: bool) -> None:
     path = tmp_path / "precious.txt"
     path.write_bytes(content)
     with pytest.raises(PairsError, match=r"precious.txt: line 1 is not a caption"):
@@ -203,7 +203,7 @@ def test_a_file_that_holds_something_else_is_never_touched(tmp_path: Path, conte
     assert path.read_bytes() == content
 
 
-def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
+def test_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
     path, rows = tmp_path / "out.jsonl", table(tmp_path)
     run(path, rows)
     lines = path.read_bytes().splitlines(keepends=True)
@@ -212,7 +212,7 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
         run(path, rows)
 
 
-def test_a_link_stays_a_link(tmp_path: Path) -> None:
+def test_link_stays_a_link(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     path, rows = tmp_path / "out.jsonl", table(tmp_path)
     path.symlink_to(tmp_path / "disk" / "real.jsonl")
@@ -223,20 +223,20 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     assert [each.name for each in (tmp_path / "disk").iterdir()] == ["real.jsonl"]
 
 
-def test_a_full_device_is_one_clear_error(tmp_path: Path) -> None:
+def test_full_device_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left on device") as caught:
         run(Path("/dev/full"), table(tmp_path))
     assert caught.value.filename == "/dev/full"
 
 
-def test_a_disk_that_fills_up_keeps_whole_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_keeps_whole_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, rows = tmp_path / "out.jsonl", table(tmp_path)
-    room = 450  # two lines and a part of the third
+    capacity = 450  # two lines and a part of the third
 
     def write(file: Any, data: bytes) -> None:
-        nonlocal room
-        part = data[:room]
-        room -= file.write(part)
+        nonlocal capacity
+        part = data[:capacity]
+        capacity -= file.write(part)
         if len(part) < len(data):
             raise OSError(28, "No space left on device")
 
@@ -251,7 +251,7 @@ def test_a_disk_that_fills_up_keeps_whole_lines(tmp_path: Path, monkeypatch: pyt
     assert engine.seen == ["3a", "4a", "5a", "6a"]
 
 
-def test_sorting_on_a_full_disk_leaves_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sorting_on_a_full_disk_keeps_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, rows = tmp_path / "out.jsonl", table(tmp_path)
     run(path, rows, FakeEngine(broken=["2a"]))
     output = CaptionsFile(path, rows, PROVENANCE)
@@ -270,8 +270,6 @@ def test_sorting_on_a_full_disk_leaves_the_file(tmp_path: Path, monkeypatch: pyt
     assert [record["id"] for record in records(path)] == ["1", "2", "3", "4", "5", "6"]
 
 
-def test_stdout_gets_the_lines_when_no_file_is_given(
-    tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
-) -> None:
+def test_lines_go_to_stdout_without_a_file(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     run(None, table(tmp_path, 2))
     assert [json.loads(line)["id"] for line in capsysbinary.readouterr().out.splitlines()] == ["1", "2"]

@@ -1,4 +1,4 @@
-"""The host's side of the search: pairs that leave, caches that grow, state that is kept; and where the time goes."""
+"""Tests of the host side of the beam search: finished pairs, cache growth, memory reuse and timings."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def pairs() -> list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
 
 
 class Watched:
-    """A backend's loops, telling how many rows each step had, and into how many places they looked."""
+    """Wrapper of a backend's loops that records the number of rows and of cache slots at each step."""
 
     def __init__(self, engine: Engine) -> None:
         self.begin = engine.backend.loop
@@ -72,7 +72,7 @@ def watched(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Watched:
     return spy
 
 
-def test_finished_pairs_leave(engine: Engine, pairs: Any, watched: Watched) -> None:
+def test_finished_pairs_leave_the_batch(engine: Engine, pairs: Any, watched: Watched) -> None:
     together = engine.caption(pairs, beams=3, batch_size=PAIRS)
     lengths = [len(caption.token_log_probs) for caption in together]
     assert len(set(lengths)) > 3, "captions of one length leave nothing to see"
@@ -99,8 +99,8 @@ def test_caches_grow(engine: Engine, pairs: Any, watched: Watched, beams: int, m
             np.testing.assert_allclose(best.token_log_probs, same.token_log_probs, atol=1e-4)
 
 
-def test_memory_is_kept_for_the_next_batch(engine: Engine, pairs: Any) -> None:
-    """Also by a smaller batch after a larger one, and what the larger one left behind changes nothing."""
+def test_state_memory_is_reused_by_the_next_batch(engine: Engine, pairs: Any) -> None:
+    """A smaller batch reuses the memory of a larger batch; the old contents do not change its results."""
     first = engine.caption(pairs[:2], beams=2)
     engine.caption(pairs, beams=5)
     free: list[HostState] = engine.backend._states._free[DECODER]  # type: ignore[attr-defined]
@@ -111,7 +111,7 @@ def test_memory_is_kept_for_the_next_batch(engine: Engine, pairs: Any) -> None:
     assert again == first
 
 
-def test_state_regroups() -> None:
+def test_state_selects_rows() -> None:
     state = HostState(STATE)
     state.begin({"B": 3, "K": 2, "P": 2}, {"scores": np.arange(6, dtype=np.float32).reshape(3, 2)})
     assert np.shares_memory(state.now["self_keys_0"], state.next["self_keys_0"])
@@ -128,7 +128,7 @@ def test_state_regroups() -> None:
     assert state.next["scores"].shape == (2, 2)
 
 
-def test_timings(engine: Engine, pairs: Any) -> None:
+def test_timings_cover_the_steps(engine: Engine, pairs: Any) -> None:
     captions = engine.caption(pairs, beams=2, batch_size=8)
     batches = {id(caption.timings): caption.timings for caption in captions}
     assert [timings.pairs for timings in batches.values()] == [8, 4]

@@ -25,12 +25,12 @@ from tests.models import random_checkpoint, random_images, with_options
 
 Beams = Sequence[Sequence[FinishedBeam]]
 PAIRS = 10
-# The published model has these the other way round.
+# The published model has these in the reverse order.
 OTHER = {"prenorm": True, "tie_embeddings": False, "learnable": True, "unimodal_layers": 2, "multimodal_layers": 2}
 
 
 class Oracle(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
-    """The plain PyTorch model as transformers sees a language model: no cache, the whole sentence at every step."""
+    """The plain PyTorch model as a language model of transformers: no cache, the whole sentence at every step."""
 
     config_class = PretrainedConfig
 
@@ -79,7 +79,7 @@ def search(engine: rsicrc.Engine, images: NDArray[np.uint8], **options: Any) -> 
 
 
 def generate(case: Case, options: dict[str, Any]) -> Beams:
-    """What transformers answers, in our terms."""
+    """Return the beams of `generate` of transformers as `FinishedBeam`."""
     beams = options["beams"]
     only_for_beams = {name: options[name] for name in ("length_penalty", "early_stopping")} if beams > 1 else {}
     answer = case.oracle.generate(
@@ -103,7 +103,7 @@ def generate(case: Case, options: dict[str, Any]) -> Beams:
     for row, sequence in enumerate(answer.sequences[:, 1:].tolist()):
         ids = tuple(sequence[: sequence.index(END) + 1] if END in sequence else sequence)
         tokens = tuple(log_probs[row, : len(ids)].tolist())
-        greedy = sum(tokens) / len(ids) ** options["length_penalty"]  # which `generate` does not give a score
+        greedy = sum(tokens) / len(ids) ** options["length_penalty"]  # `generate` gives no score for greedy search
         score = greedy if beams == 1 else float(answer.sequences_scores[row])
         finished.append(FinishedBeam(ids, score, tokens))
     return [finished[start : start + options["n_best"]] for start in range(0, len(finished), options["n_best"])]
@@ -119,19 +119,19 @@ def assert_same(ours: Beams, expected: Beams, tolerance: float = 1e-4) -> None:
 @pytest.mark.parametrize("early_stopping", [False, True])
 @pytest.mark.parametrize("length_penalty", [0.0, 0.6, 1.0, 2.0])
 @pytest.mark.parametrize("beams", [1, 3, 5])
-def test_search_equals_transformers(case: Case, beams: int, length_penalty: float, early_stopping: bool) -> None:
+def test_beam_search_equals_transformers(case: Case, beams: int, length_penalty: float, early_stopping: bool) -> None:
     options = {"beams": beams, "n_best": beams, "length_penalty": length_penalty, "early_stopping": early_stopping}
     options["max_length"] = 12
     ours = search(case.engine, case.images, **options)
     assert_same(ours, generate(case, options))
-    # Uneven lengths in one batch, or the test would show little.
+    # The lengths in one batch must differ, or the test would not cover finished pairs.
     assert len({len(beams[0].ids) for beams in ours}) > 1
     for pair in range(0, PAIRS, 4):
         assert_same(search(case.engine, case.images[pair : pair + 1], **options), [ours[pair]], tolerance=1e-5)
 
 
 @pytest.mark.parametrize("max_length", [2, 3, 7])
-def test_short_limits_equal_transformers(case: Case, max_length: int) -> None:
+def test_beam_search_with_short_limits_equals_transformers(case: Case, max_length: int) -> None:
     options = {"beams": 4, "n_best": 2, "length_penalty": 1.0, "early_stopping": False, "max_length": max_length}
     ours = search(case.engine, case.images, **options)
     assert_same(ours, generate(case, options))

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import skipping_without_extras
-
 if TYPE_CHECKING:
     from rsicrc_train.recipes import Recipe
 
@@ -17,8 +15,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """60 generated pairs in LEVIR-CC's layout. Read them; to change them, copy them first."""
-    with skipping_without_extras():
-        from rsicrc_train.synth import generate
+    from rsicrc_train.synth import generate
 
     folder = tmp_path_factory.mktemp("scenes") / "data"
     generate(folder, pairs=60, seed=5, splits={"train": 0.8, "val": 0.2})
@@ -28,10 +25,9 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def recipe() -> Recipe:
     """Two epochs of six steps."""
-    with skipping_without_extras():
-        from rsicrc_train.config import TrunkConfig
-        from rsicrc_train.recipes import Recipe, Training
-        from tests.models import SMALL
+    from rsicrc_train.config import TrunkConfig
+    from rsicrc_train.recipes import Recipe, Training
+    from tests.models import SMALL
 
     trunk = TrunkConfig("clip_resnet", (1, 1, 1, 1), width=4, image_size=64)
     model = replace(SMALL, trunk=trunk, d_model=32, a_dim=32, max_len=24, encoder_layers=1)

@@ -5,7 +5,7 @@ Tests of an extra that is not installed are skipped, and the reason names the ex
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -61,6 +61,20 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
     return OptionalModule.from_parent(parent, path=module_path)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Generator[None, None, None]:
+    """Skip a test if a fixture needs an extra that is not installed."""
+    with skipping_without_extras():
+        yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, None, None]:
+    """Skip a test if it needs an extra that is not installed."""
+    with skipping_without_extras():
+        yield
+
+
 @pytest.fixture(scope="session")
 def checkpoint_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the checkpoint of `model_folder`."""
@@ -87,8 +101,7 @@ def calibration_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a table of 40 generated pairs."""
     from PIL import Image
 
-    with skipping_without_extras():
-        from rsicrc_train.synth import make_pair
+    from rsicrc_train.synth import make_pair
 
     folder = tmp_path_factory.mktemp("calibration")
     lines = ["before,after"]
@@ -109,7 +122,7 @@ def variants_folder(calibration_table: Path, tmp_path_factory: pytest.TempPathFa
     Random weights would show nothing about the accuracy of a precision.
     """
     folder = tmp_path_factory.mktemp("variants") / "model"
-    with skipping_without_extras():
+    with skipping_without_extras("export"):
         from rsicrc_export.model_folder import export_checkpoint
         from rsicrc_export.source import Source
 

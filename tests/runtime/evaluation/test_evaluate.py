@@ -225,6 +225,8 @@ def test_evaluate_command_refuses_wrong_arguments(run: Command, data: Path) -> N
 
 
 def test_evaluation_page_selects_best_worst_and_wrong_pairs() -> None:
+    pytest.importorskip("pycocoevalcap", reason="needs rsicrc[train]")
+
     def predict(text: str, change: float, score: float, references: tuple[str, ...]) -> Prediction:
         pair = CaptionedPair(Path("a.png"), Path(f"{text}.png"), references, changed=references[0] not in NO_CHANGE)
         return Prediction(pair, Caption(text, score, (), (), change))

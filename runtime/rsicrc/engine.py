@@ -19,9 +19,9 @@ from rsicrc.decoding.decoder import Decoder, Encoded
 from rsicrc.decoding.options import BeamSearchOptions, CaptionOptions, CaptionSettings
 from rsicrc.errors import ArgumentError, DeviceMemoryError, ModelFolderError
 from rsicrc.inputs.images import Pair
-from rsicrc.inputs.prefetch import ArrayReader, Batch, BatchReader, PairReader, Pixels, prepare_pair
+from rsicrc.inputs.prefetch import ArrayReader, Batch, BatchReader, PairReader, Pixels, read_pair
 from rsicrc.manifest import IMAGE_ENCODER, TEXT_ENCODER, TOKENIZER_FILE, Manifest
-from rsicrc.results import Caption, EncodedPair, Explanation, PairFailure
+from rsicrc.results import Caption, EncodedPair, Explanation, PairFailure, View
 from rsicrc.text.encoding import encode_sentences, pad
 from rsicrc.text.vocabulary import END, START, Vocabulary
 from rsicrc.timings import Timings
@@ -61,7 +61,7 @@ class Engine:
                 f"{folder / TOKENIZER_FILE}: {len(self.vocabulary)} words, sentences up to {self.vocabulary.max_len}, "
                 f"where the manifest says {manifest.vocab_size} and {manifest.max_len}: export the model again"
             )
-        self._decoder = Decoder(backend, self.vocabulary, manifest.no_change_sentences)
+        self._decoder = Decoder(backend, self.vocabulary, manifest.no_change_sentences, manifest.change_threshold)
         self._max_pairs: int | None = None  # pairs at once; set when the memory of a GPU was too small for a batch
 
     def __repr__(self) -> str:
@@ -307,7 +307,8 @@ class Engine:
         """
         search = _caption_options(options, settings).resolve(self.manifest)
         timings = Timings(pairs=1)
-        encoded = self._encode_images(prepare_pair(pair, self.manifest.preprocessing, timings)[np.newaxis], timings)
+        pixels, seen = read_pair(pair, self.manifest.preprocessing, timings)
+        encoded = self._encode_images(pixels[np.newaxis], timings, [seen])
         caption = None
         if text is None:
             (caption,) = self._decoder.captions(encoded, search)
@@ -361,7 +362,8 @@ class Engine:
         try:
             results = []
             for start in range(0, pairs, most):
-                encoded = self._encode_images(batch.images[start : start + most], batch.timings)
+                part = slice(start, start + most)
+                encoded = self._encode_images(batch.images[part], batch.timings, batch.seen[part])
                 results.append(work(encoded))
             return results
         except DeviceMemoryError as error:
@@ -384,10 +386,10 @@ class Engine:
         workers = workers or min(self.backend.threads, _MAX_WORKERS)
         return PairReader(cast("Iterable[Pair]", pairs), preprocessing, batch_size, workers)
 
-    def _encode_images(self, images: Pixels, timings: Timings) -> Encoded:
+    def _encode_images(self, images: Pixels, timings: Timings, seen: Sequence[View]) -> Encoded:
         with timings.measure("image_encoder"):
             outputs = self.backend.run(IMAGE_ENCODER, {"images": images})
-        return Encoded(len(images), outputs, timings)
+        return Encoded(len(images), outputs, timings, seen)
 
     def _encoded_pairs(
         self, encoded: Encoded, search: BeamSearchOptions | None, ids: Sequence[list[int]]

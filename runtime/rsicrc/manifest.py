@@ -31,6 +31,7 @@ EXACT = "fp32"  # the precision of `Manifest.graphs`, which every folder has; ot
 FP16, BF16, INT8 = "fp16", "bf16", "int8"
 INT8_FP16 = f"{INT8}-{FP16}"  # int8 on a GPU: the image encoder in int8, all other computation in fp16
 ON_GPU = {EXACT: EXACT, FP16: FP16, BF16: BF16, INT8: INT8_FP16}  # precision → the variant that a GPU uses for it
+CHANGE_THRESHOLD = 0.5
 _CHUNK = 1 << 20
 
 
@@ -172,6 +173,7 @@ class Manifest:
         vocab_size: Number of ids.
         no_change_sentences: Sentences of the training data that mean "nothing changed".
         search: Default settings of the beam search.
+        change_threshold: Smallest change score of a pair that is decided to be changed.
         precision: Number format of the graphs, for example "fp32".
         graphs: Graph name → file, inputs, outputs.
         variants: Precision → the same graphs in that precision, and their accuracy.
@@ -189,6 +191,7 @@ class Manifest:
     graphs: Mapping[str, GraphSpec]
     files: Mapping[str, FileRecord]
     search: SearchDefaults = field(default_factory=SearchDefaults)
+    change_threshold: float = CHANGE_THRESHOLD
     precision: str = EXACT
     variants: Mapping[str, Variant] = field(default_factory=dict)
     checkpoint: Mapping[str, Any] = field(default_factory=dict)
@@ -261,6 +264,8 @@ class Manifest:
             graphs=_graphs(fields["graphs"]),
             files={str(name): FileRecord.from_dict(record) for name, record in fields["files"].items()},
             search=SearchDefaults.from_dict(fields["search"]),
+            # Older folders have no threshold.
+            change_threshold=_probability(fields.get("change", {}).get("threshold", CHANGE_THRESHOLD)),
             precision=str(fields["precision"]),
             # Older folders have no variants.
             variants={str(name): Variant.from_dict(each) for name, each in fields.get("variants", {}).items()},
@@ -306,6 +311,7 @@ class Manifest:
             "vocab_size": self.vocab_size,
             "no_change_sentences": list(self.no_change_sentences),
             "search": self.search.to_dict(),
+            "change": {"threshold": self.change_threshold},
             "precision": self.precision,
             "graphs": {name: graph.to_dict() for name, graph in self.graphs.items()},
             "variants": {name: variant.to_dict() for name, variant in self.variants.items()},
@@ -324,6 +330,13 @@ class Manifest:
 
 def _graphs(fields: Mapping[str, Any]) -> dict[str, GraphSpec]:
     return {str(name): GraphSpec.from_dict(graph) for name, graph in fields.items()}
+
+
+def _probability(value: Any) -> float:
+    number = float(value)
+    if not 0 <= number <= 1:
+        raise ValueError(f"change.threshold must be from 0 to 1, not {number}")
+    return number
 
 
 def _read(path: Path) -> str:

@@ -6,6 +6,7 @@ part of the graphs, which take uint8 images. Training and export use this module
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -76,6 +77,26 @@ class Preprocessing:
         if (width, height) != (self.size, self.size):
             image = image.crop((left, top, left + self.size, top + self.size))
         return np.array(image, dtype=np.uint8)
+
+    def seen_box(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """Return the part of an image that is left after the center crop.
+
+        Args:
+            width: Width of the image in pixels.
+            height: Height of the image in pixels.
+
+        Returns:
+            (left, top, right, bottom) in pixels of the image; a pixel of which a part is seen is inside.
+        """
+        resized_width, resized_height = resized_size(width, height, self.size)
+        left, top = round((resized_width - self.size) / 2), round((resized_height - self.size) / 2)
+        x_scale, y_scale = width / resized_width, height / resized_height
+        return (
+            math.floor(left * x_scale),
+            math.floor(top * y_scale),
+            min(width, math.ceil((left + self.size) * x_scale)),
+            min(height, math.ceil((top + self.size) * y_scale)),
+        )
 
     def normalize(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return (x / 255 - mean) / std in float32, as the graph computes it. The engine does not use it; tests do.

@@ -37,6 +37,24 @@ class Hypothesis:
 
 
 @dataclass(frozen=True)
+class View:
+    """The part of a pair's images that the model has seen.
+
+    Attributes:
+        box: (left, top, right, bottom) in pixels of the images.
+        size: (width, height) of the images in pixels.
+    """
+
+    box: tuple[int, int, int, int]
+    size: tuple[int, int]
+
+    @property
+    def is_partial(self) -> bool:
+        """True if a part of the images was not seen."""
+        return self.box != (0, 0, *self.size)
+
+
+@dataclass(frozen=True)
 class Caption:
     """The caption of one pair.
 
@@ -47,6 +65,10 @@ class Caption:
         n_best: The best sentences, best first; the first is the caption itself.
         change_score: 1 - the probability that the model gives its no-change sentences, in [0, 1]; None when the model
             lists no such sentences.
+        changed: Decision by the threshold of the manifest: `change_score` is at least `change_threshold`; None when
+            there is no change score.
+        says_change: True if the sentence describes a change, False if the sentence says that nothing has changed.
+        seen: The part of the images that the model has seen; None for pairs that the caller has prepared.
         timings: Timings of the batch; the pairs of a batch share one object.
     """
 
@@ -55,14 +77,38 @@ class Caption:
     token_log_probs: tuple[float, ...]
     n_best: tuple[Hypothesis, ...]
     change_score: float | None
+    changed: bool | None = None
+    says_change: bool | None = None
+    seen: View | None = None
     timings: Timings = field(default_factory=Timings, compare=False, repr=False)
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Reasons to distrust the caption: the sentence contradicts the decision, or a part of the images was not seen."""
+        lines = []
+        if self.changed is not None and self.says_change is not None and self.changed != self.says_change:
+            sentence = "describes a change" if self.says_change else "says that nothing has changed"
+            decision = "changed" if self.changed else "unchanged"
+            lines.append(
+                f"the caption {sentence}, but by the change score {self.change_score:.3f} the pair is {decision}"
+            )
+        if self.seen is not None and self.seen.is_partial:
+            (left, top, right, bottom), (width, height) = self.seen.box, self.seen.size
+            lines.append(
+                f"only columns {left} to {right} and rows {top} to {bottom} of {width} x {height} pixels were seen; "
+                "caption tiles (--tile) to cover the whole image"
+            )
+        return tuple(lines)
+
     def to_dict(self) -> dict[str, Any]:
-        """Return plain containers for JSON; the text has the key `caption`."""
+        """Return plain containers for JSON; the text has the key `caption`, `seen` is the box in pixels."""
         return {
             "caption": self.text,
             "score": self.score,
             "change_score": self.change_score,
+            "changed": self.changed,
+            "seen": None if self.seen is None else list(self.seen.box),
+            "warnings": list(self.warnings),
             "token_log_probs": list(self.token_log_probs),
             "n_best": [hypothesis.to_dict() for hypothesis in self.n_best],
         }

@@ -13,8 +13,9 @@ from rsicrc.backends import Backend
 from rsicrc.decoding.beam_search import FinishedBeam, beam_search
 from rsicrc.decoding.options import BeamSearchOptions
 from rsicrc.manifest import SCORER
-from rsicrc.results import Caption, Hypothesis
+from rsicrc.results import Caption, Hypothesis, View
 from rsicrc.text.encoding import pad
+from rsicrc.text.no_change import says_unchanged
 from rsicrc.text.vocabulary import Vocabulary
 from rsicrc.timings import Timings
 from rsicrc.tuning import TEXTS_PER_RUN
@@ -27,12 +28,14 @@ class Encoded:
     Attributes:
         pairs: Number of pairs.
         outputs: Values of the backend, by output name.
+        seen: Seen part of the images of each pair, if it is known.
         timings: Timings of the batch that the pairs belong to.
     """
 
     pairs: int
     outputs: dict[str, Any]
     timings: Timings
+    seen: Sequence[View | None] = ()
 
     @property
     def cross(self) -> dict[str, Any]:
@@ -47,13 +50,17 @@ class Decoder:
         backend: Backend that runs the graphs.
         vocabulary: Vocabulary of the model.
         no_change: Sentences that mean "nothing has changed".
+        change_threshold: Smallest change score of a pair that is decided to be changed.
     """
 
-    def __init__(self, backend: Backend, vocabulary: Vocabulary, no_change: Sequence[str]) -> None:
-        self._backend, self._vocabulary = backend, vocabulary
+    def __init__(
+        self, backend: Backend, vocabulary: Vocabulary, no_change: Sequence[str], change_threshold: float
+    ) -> None:
+        self._backend, self._vocabulary, self._threshold = backend, vocabulary, change_threshold
         # Without duplicates: a sentence that is listed twice must not count twice in the sum of probabilities.
         sentences = [tuple(vocabulary.encode(text)) for text in no_change]
         self._no_change = [list(ids) for ids in dict.fromkeys(sentences)]
+        self._no_change_texts = {vocabulary.decode(ids[1:]) for ids in self._no_change}
 
     def captions(self, encoded: Encoded, options: BeamSearchOptions) -> list[Caption]:
         """Return one caption for each pair."""
@@ -63,7 +70,11 @@ class Decoder:
         found = self.beam_search(encoded, options)
         with timings.measure("detokenize"):
             n_best = [tuple(map(self._hypothesis, beams)) for beams in found]
-        return [_caption(hypotheses, change, timings) for hypotheses, change in zip(n_best, changes, strict=True)]
+        seen = encoded.seen or [None] * encoded.pairs
+        return [
+            self._caption(hypotheses, change, view, timings)
+            for hypotheses, change, view in zip(n_best, changes, seen, strict=True)
+        ]
 
     def beam_search(self, encoded: Encoded, options: BeamSearchOptions) -> list[list[FinishedBeam]]:
         """Return the finished sentences of each pair, best first."""
@@ -118,7 +129,12 @@ class Decoder:
         unchanged = np.exp(self.log_probabilities(encoded, self._no_change)).sum(axis=1)
         return [float(change) for change in np.clip(1.0 - unchanged, 0.0, 1.0)]
 
-
-def _caption(n_best: tuple[Hypothesis, ...], change_score: float | None, timings: Timings) -> Caption:
-    best = n_best[0]
-    return Caption(best.text, best.score, best.token_log_probs, n_best, change_score, timings)
+    def _caption(
+        self, n_best: tuple[Hypothesis, ...], change_score: float | None, seen: View | None, timings: Timings
+    ) -> Caption:
+        best = n_best[0]
+        changed = None if change_score is None else change_score >= self._threshold
+        says_change = best.text not in self._no_change_texts and not says_unchanged(best.text)
+        return Caption(
+            best.text, best.score, best.token_log_probs, n_best, change_score, changed, says_change, seen, timings
+        )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rsicrc.errors import ImageError
 from rsicrc.inputs.images import Pair, load_pair
 from rsicrc.preprocessing import Preprocessing
-from rsicrc.results import PairFailure
+from rsicrc.results import PairFailure, View
 from rsicrc.timings import Timings
 
 Prepared: TypeAlias = NDArray[np.uint8]
@@ -37,11 +37,13 @@ class Batch:
         images: uint8 [B, 2, size, size, 3], the pairs that could be read; B may be 0.
         failures: One entry for each pair in the order of the input: a failure, or None for a pair in `images`.
         timings: Seconds spent on reading and preparing.
+        seen: Seen part of each pair in `images`; empty for pairs that the caller has prepared.
     """
 
     images: Pixels
     failures: tuple[PairFailure | None, ...]
     timings: Timings
+    seen: tuple[View, ...] = ()
 
 
 class BatchReader(Protocol):
@@ -60,7 +62,12 @@ class BatchReader(Protocol):
         ...
 
 
-def prepare_pair(pair: Pair, preprocessing: Preprocessing, timings: Timings | None = None) -> Prepared:
+def prepare_pair(pair: Pair, preprocessing: Preprocessing) -> Prepared:
+    """Read a pair and resize it to the input of the image encoder: the pixels of `read_pair`."""
+    return read_pair(pair, preprocessing, Timings())[0]
+
+
+def read_pair(pair: Pair, preprocessing: Preprocessing, timings: Timings) -> tuple[Prepared, View]:
     """Read a pair and resize it to the input of the image encoder.
 
     Args:
@@ -69,16 +76,16 @@ def prepare_pair(pair: Pair, preprocessing: Preprocessing, timings: Timings | No
         timings: Timings to which the seconds of reading and preparing are added.
 
     Returns:
-        uint8 [2, size, size, 3], before and after.
+        uint8 [2, size, size, 3], before and after; and the part of the images that is left after the center crop.
 
     Raises:
         ImageError: See `rsicrc.inputs.images.load_pair`.
     """
-    timings = timings or Timings()
     with timings.measure("read"):
         before, after = load_pair(pair)
     with timings.measure("prepare"):
-        return np.stack([preprocessing.prepare(before), preprocessing.prepare(after)])
+        pixels = np.stack([preprocessing.prepare(before), preprocessing.prepare(after)])
+    return pixels, View(preprocessing.seen_box(*before.size), before.size)
 
 
 class ArrayReader:
@@ -127,7 +134,7 @@ class PairReader:
         self._preprocessing = preprocessing
         self._batch_size = batch_size
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="rsicrc-read")
-        self._pending: deque[tuple[Future[Prepared], Timings]] = deque()
+        self._pending: deque[tuple[Future[tuple[Prepared, View]], Timings]] = deque()
         self._source_error: Exception | None = None
         self._index = 0
 
@@ -136,6 +143,7 @@ class PairReader:
 
     def __next__(self) -> Batch:
         images: list[Prepared] = []
+        seen: list[View] = []
         failures: list[PairFailure | None] = []
         timings = Timings()
         while len(failures) < self._batch_size:
@@ -145,7 +153,9 @@ class PairReader:
                 break
             future, spent = self._pending.popleft()
             try:
-                images.append(future.result())
+                pixels, view = future.result()
+                images.append(pixels)
+                seen.append(view)
                 failures.append(None)
                 timings.read += spent.read
                 timings.prepare += spent.prepare
@@ -157,7 +167,7 @@ class PairReader:
         size = self._preprocessing.size
         timings.pairs = len(images)
         stacked = np.stack(images) if images else np.zeros((0, 2, size, size, 3), np.uint8)
-        return Batch(stacked, tuple(failures), timings)
+        return Batch(stacked, tuple(failures), timings, tuple(seen))
 
     def ready(self) -> bool:
         """Return True if the pairs of the next batch have been read."""
@@ -173,7 +183,7 @@ class PairReader:
         try:
             for pair in islice(self._source, count):
                 timings = Timings()
-                self._pending.append((self._pool.submit(prepare_pair, pair, self._preprocessing, timings), timings))
+                self._pending.append((self._pool.submit(read_pair, pair, self._preprocessing, timings), timings))
         except Exception as error:  # an error of the caller's iterable: the pairs before it come first
             self._source_error = error
             self._source = iter(())

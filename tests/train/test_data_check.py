@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 from PIL import Image
+from typer.testing import CliRunner
 
 from rsicrc.errors import CheckpointError, DataError
-from rsicrc_train.cli import commands
+from rsicrc_train.cli import app
 from rsicrc_train.data_check import BROKEN, EMPTY, LONG, MISSING, TWICE, UNEQUAL, UNKNOWN
 from tests.models import save_checkpoint
 
 
 def look(*arguments: object) -> tuple[int, dict[str, Any]]:
     """Exit code and JSON document of the command."""
-    result = CliRunner().invoke(commands, ["check-data", *map(str, arguments), "--json"])
+    result = CliRunner().invoke(app, ["check-data", *map(str, arguments), "--json"])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.exit_code, json.loads(result.stdout)
@@ -40,7 +40,7 @@ def test_a_sound_data_set(scenes: Path) -> None:
     assert document["pairs"] == {"train": 48, "val": 12}
     assert document["changed"] == {"train": 24, "val": 6}
     assert set(counts(document)) <= {UNKNOWN}
-    result = CliRunner().invoke(commands, ["check-data", str(scenes)])
+    result = CliRunner().invoke(app, ["check-data", str(scenes)])
     assert result.stdout.startswith("train: 48 pairs, 24 of them changed\nval: 12 pairs")
     assert f"       0 {MISSING}\n" in result.stdout
 

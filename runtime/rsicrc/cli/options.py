@@ -88,22 +88,15 @@ def require_command(context: typer.Context) -> None:
         raise typer.Exit(WRONG_USAGE)
 
 
-def load_engine(model: Path | None, settings: dict[str, Any]) -> Engine:
-    """Open a model folder and say on stderr how it runs if that was chosen automatically.
+def report_choice(engine: Engine, settings: dict[str, Any]) -> None:
+    """Print the device, backend, precision and threads to stderr if the device or the backend was `auto`.
+
+    Call this function when all arguments have been checked: a wrong argument is reported as one line.
 
     Args:
-        model: The model folder; None for the default.
-        settings: Further arguments of `rsicrc.load`.
+        engine: The engine.
+        settings: Arguments of `rsicrc.load` that it was opened with.
     """
-    from rsicrc.loading import load
-
-    engine = load(model, **settings)
-    report_choice(engine, settings)
-    return engine
-
-
-def report_choice(engine: Engine, settings: dict[str, Any]) -> None:
-    """Print the device, backend, precision and threads to stderr if the device or the backend was `auto`."""
     from rsicrc.cli.log import shows_information
 
     # With --verbose, `rsicrc.load` writes the same to the log.

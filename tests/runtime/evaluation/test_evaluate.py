@@ -6,14 +6,13 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import click
 import numpy as np
 import pytest
 from PIL import Image
 
 import rsicrc
-from rsicrc.cli.commands.evaluate import evaluate as evaluate_command
 from rsicrc.cli.console import run_command
+from rsicrc.cli.main import app
 from rsicrc.datasets.levir_cc import CaptionedPair, read_levir
 from rsicrc.engine import Engine
 from rsicrc.errors import ArgumentError, DataError, ImageError
@@ -76,9 +75,8 @@ def run(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> Callable[...,
 
     def command(*args: str | Path) -> Ended:
         capsys.readouterr()
-        group = click.Group(commands=[evaluate_command])
         with pytest.raises(SystemExit) as caught:
-            run_command(group, "rsicrc-run", ["evaluate", *map(str, args), "--model", str(model_folder)])
+            run_command(app, "rsicrc-run", ["evaluate", *map(str, args), "--model", str(model_folder)])
         assert isinstance(caught.value.code, int)
         return Ended(caught.value.code, *capsys.readouterr())
 
@@ -183,7 +181,7 @@ def test_the_command_for_people(run: Callable[..., Ended], data: Path) -> None:
     assert ended.code == 0
     assert ended.err.startswith("note: METEOR was skipped")
     assert lines[0] == f"{data}, test: 6 pairs, 4 of them changed; 1 beams"
-    assert lines[2] == "What decides"
+    assert lines[2] == "Headline metrics"
     assert [line.rsplit(maxsplit=1)[0].strip() for line in lines[3:8]][2] == "BLEU-4, changed pairs, period-free"
     titles = ["Captions", "Retrieval, published", "Retrieval, strict", "Change or not"]
     assert [title for title in titles if any(line.startswith(title) for line in lines)] == titles

@@ -20,8 +20,8 @@ from rsicrc.cli.options import (
     Streams,
     Threads,
     Verbose,
-    load_engine,
     model_id,
+    report_choice,
 )
 from rsicrc.errors import RsicrcError
 
@@ -125,10 +125,12 @@ def _caption_one(
     timings: bool,
 ) -> None:
     from rsicrc.inputs.images import load_pair
+    from rsicrc.loading import load
 
     pair = load_pair((before, after))  # before the model is loaded, so that a wrong path is reported at once
-    engine = load_engine(model, settings)
+    engine = load(model, **settings)
     result, explanation = _caption_and_explain(engine, pair, search, explain=heatmap is not None)
+    report_choice(engine, settings)
     if as_json:
         from rsicrc.cli.captions_file import rounded
 
@@ -191,13 +193,15 @@ def _caption_table(
     from rsicrc.cli.captions_file import BatchSettings, CaptionsFile, caption_rows
     from rsicrc.decoding.beam_search import SearchOptions
     from rsicrc.inputs.pair_table import read_pairs
+    from rsicrc.loading import load
 
     rows = read_pairs(pairs)
-    engine = load_engine(model, settings)
+    engine = load(model, **settings)
     options = SearchOptions.resolve(engine.manifest, **search, early_stopping=None, max_length=None)
     name = model_id(engine.folder, engine.manifest.precision)
     made_with = BatchSettings(name, options.beams, options.n_best, options.length_penalty)
     captions = CaptionsFile(output, rows, made_with, replace=force)
+    report_choice(engine, settings)
     earlier = len(captions.done)
     if earlier:
         typer.echo(f"{earlier} of {len(rows)} rows are done already", err=True)

@@ -24,8 +24,8 @@ from rsicrc.cli.options import (
     Threads,
     Verbose,
     check_folder_of,
-    load_engine,
     model_id,
+    report_choice,
 )
 from rsicrc.files import replacing
 
@@ -138,12 +138,14 @@ def run_evaluation(data: Path, model: Path | None, options: EvaluationOptions) -
     """
     from rsicrc.datasets.registry import read_split
     from rsicrc.evaluation.evaluate import evaluate_pairs
+    from rsicrc.loading import load
 
     check_folder_of(options.output)
     check_folder_of(options.html)
     split = options.split
     pairs = read_split(data, split)[: options.limit]
-    engine = load_engine(model, options.settings)
+    engine = load(model, **options.settings)
+    report_choice(engine, options.settings)
     with progress(len(pairs), "evaluating") as advance:
         report = evaluate_pairs(engine, pairs, beams=options.beams, on_progress=advance)
     if options.as_json:

@@ -103,8 +103,8 @@ def search(
     from rsicrc.index.index import Index
 
     opened = Index.open(index, model, **settings)
-    report_choice(opened.engine, settings)
     hits = opened.search(text if text is not None else (like or ()), k, where=where, rerank=rerank)
+    report_choice(opened.engine, settings)
     if as_json:
         typer.echo(json.dumps(_document(opened, hits, where), ensure_ascii=False, indent=2, default=str))
     else:

@@ -46,7 +46,9 @@ def test_force_replaces_a_folder(
     assert [path.name for path in output.parent.iterdir()] == ["model"]
 
 
-def test_existing_folder_needs_force(checkpoint_file: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_existing_folder_needs_force(
+    checkpoint_file: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, out, err = export(capsys, checkpoint_file, "-o", model_folder)
     assert (code, out) == (1, "")
     assert err.startswith("rsicrc-export: error: ")
@@ -93,7 +95,9 @@ def test_missing_tensorrt_is_reported_before_the_export(
     assert not (tmp_path / "model").exists()
 
 
-def test_profiles_are_checked_before_the_export(checkpoint_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_profiles_are_checked_before_the_export(
+    checkpoint_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, _, err = export(capsys, checkpoint_file, "-o", tmp_path / "model", "--profile", "1:8:64")
     assert (code, "--profile goes with --tensorrt" in err) == (2, True)
     code, _, err = export(capsys, checkpoint_file, "-o", tmp_path / "model", "--tensorrt", "--profile", "8:1")

@@ -16,8 +16,9 @@ import rsicrc
 from rsicrc.cli import umbrella
 from rsicrc.cli.console import run_command
 from rsicrc.cli.main import COMMANDS
+from rsicrc.cli.options import APP_SETTINGS
 
-added = typer.Typer()
+added = typer.Typer(**APP_SETTINGS)
 
 
 @added.command()
@@ -77,6 +78,15 @@ def test_entry_point_becomes_a_command(
     assert (code, out) == (2, "")
     assert err.startswith("rsicrc: error: Missing argument")
     assert err.endswith("(see 'rsicrc added --help')\n")
+
+
+@pytest.mark.parametrize("command", ["train fit", "train evaluate", "export"])
+def test_declared_entry_points_are_commands(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, declared_commands: None
+) -> None:
+    code, out, _ = run(capsys, monkeypatch, *command.split(), "--help")
+    assert code == 0
+    assert out.startswith(f"Usage: rsicrc {command} ")
 
 
 @pytest.mark.parametrize("name", ["train", "export"])

@@ -5,8 +5,10 @@ Tests of an extra that is not installed are skipped, and the reason names the ex
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 
 import pytest
@@ -129,6 +131,17 @@ def variants_folder(calibration_table: Path, tmp_path_factory: pytest.TempPathFa
         source = Source.read(EXAMPLE)
         export_checkpoint(source, folder, precisions=["fp16", "bf16", "int8"], calibration=calibration_table)
     return folder
+
+
+@pytest.fixture
+def declared_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let programs find the entry points that pyproject.toml declares, also those that are not installed yet."""
+    declared = tomllib.loads((EXAMPLE.parents[1] / "pyproject.toml").read_text())["project"]["entry-points"]
+
+    def found(*, group: str) -> EntryPoints:
+        return EntryPoints(EntryPoint(name, value, group) for name, value in declared[group].items())
+
+    monkeypatch.setattr("importlib.metadata.entry_points", found)
 
 
 @pytest.fixture(scope="session")

@@ -1,112 +1,155 @@
-"""`rsicrc-export`: from a checkpoint to a model folder."""
+"""The program `rsicrc-export`, and the command `rsicrc-train evaluate`."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
-import click
+import typer
 
-from rsicrc import __version__
-from rsicrc.cli.console import run_command
-
-
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("checkpoint", metavar="CKPT")
-@click.option("-o", "--output", type=click.Path(path_type=Path), default="model", show_default=True, help="Its folder.")
-@click.option("--force", is_flag=True, help="Replace the model folder; the old one stays until the new one is proven.")
-@click.option(
-    "--precision",
-    "precisions",
-    type=click.Choice(["fp32", "fp16", "bf16", "int8"]),
-    multiple=True,
-    help="Another precision beside fp32, which is always there; int8 with --calibration. May be repeated.",
+from rsicrc.cli.commands.evaluate import Data, EvaluationOptions, Html, Limit, Output, Split, run_evaluation
+from rsicrc.cli.console import UsageError, run_command
+from rsicrc.cli.options import (
+    APP_SETTINGS,
+    AUTO,
+    Backend,
+    Beams,
+    Device,
+    Json,
+    Precision,
+    Streams,
+    Threads,
+    Verbose,
+    Version,
 )
-@click.option(
-    "--calibration",
-    type=click.Path(path_type=Path),
-    metavar="DATA",
-    help="A couple of hundred real pairs, for int8: a data set such as LEVIR-CC, or a table.",
-)
-@click.option("--tensorrt", is_flag=True, help="Build TensorRT plans too, into the folder's `engines`.")
-@click.option(
-    "--profile",
-    "profiles",
-    metavar="PAIRS,BEAMS",
-    multiple=True,
-    help="For which sizes plans are built, MIN:OPT:MAX each; may be repeated.  [default: 1:8:64,1:3:8]",
-)
-@click.option("--config", type=click.Path(path_type=Path), help="config.json of the published weights.")
-@click.option("--vocab", type=click.Path(path_type=Path), help="levir_vocab.json of the published weights.")
-@click.version_option(__version__, prog_name="rsicrc-export")
-def command(
-    checkpoint: str,
-    output: Path,
-    force: bool,
-    precisions: tuple[str, ...],
-    calibration: Path | None,
-    tensorrt: bool,
-    profiles: tuple[str, ...],
-    config: Path | None,
-    vocab: Path | None,
+
+app = typer.Typer(**APP_SETTINGS)
+evaluate_app = typer.Typer(**APP_SETTINGS)
+
+
+class ExportPrecision(StrEnum):
+    """Precisions that can be exported."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+    INT8 = "int8"
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[str, typer.Argument(metavar="CKPT", show_default=False, help="Checkpoint to export.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Model folder to create.")] = Path(
+        "model"
+    ),
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the model folder; the old one stays until the new one is checked.")
+    ] = False,
+    precisions: Annotated[
+        list[ExportPrecision] | None,
+        typer.Option(
+            "--precision",
+            metavar="NAME",
+            help="Export fp16, bf16 or int8 in addition to fp32, which is always exported; int8 needs --calibration. "
+            "May be repeated.",
+        ),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibration",
+            metavar="DATA",
+            help="A few hundred real pairs for int8: a data set such as LEVIR-CC, or a table.",
+        ),
+    ] = None,
+    tensorrt: Annotated[
+        bool, typer.Option("--tensorrt", help="Also build TensorRT plans, in `engines` in the model folder.")
+    ] = False,
+    profiles: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--profile",
+            metavar="PAIRS,BEAMS",
+            help="Sizes that the TensorRT plans are built for, MIN:OPT:MAX each; may be repeated. "
+            "[default: 1:8:64,1:3:8]",
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="config.json of published weights.")
+    ] = None,
+    vocab: Annotated[
+        Path | None, typer.Option("--vocab", metavar="FILE", help="levir_vocab.json of published weights.")
+    ] = None,
+    version: Version = False,
+    verbose: Verbose = False,
 ) -> None:
-    """Export CKPT to a model folder: ONNX graphs, each proven equal to the PyTorch model.
+    """Export CKPT to a model folder: ONNX graphs, each compared with the PyTorch model.
 
     CKPT is a checkpoint of rsicrc-train, or published weights (a state dict) with their --config and --vocab; a file,
     or a reference to the Hugging Face hub, hf:owner/repo[/file].
     """
+    chosen = [precision.value for precision in precisions or ()]
     if (config is None) != (vocab is None):
-        raise click.UsageError("published weights need both --config and --vocab")
-    if "int8" in precisions and calibration is None:
-        raise click.UsageError(
-            "--precision int8 needs --calibration: a couple of hundred real pairs like those that the model is for, "
+        raise UsageError("published weights need both --config and --vocab")
+    if "int8" in chosen and calibration is None:
+        raise UsageError(
+            "--precision int8 needs --calibration: a few hundred real pairs like those that the model is for, "
             "in a data set such as LEVIR-CC or a table (CSV with the columns before and after)"
         )
-    others = tuple(dict.fromkeys(each for each in precisions if each != "fp32"))
+    others = tuple(dict.fromkeys(each for each in chosen if each != "fp32"))
     if calibration is not None and not others:
-        raise click.UsageError("--calibration goes with --precision int8, fp16 or bf16")
+        raise UsageError("--calibration goes with --precision int8, fp16 or bf16")
 
     if profiles and not tensorrt:
-        raise click.UsageError("--profile goes with --tensorrt")
+        raise UsageError("--profile goes with --tensorrt")
 
+    from rsicrc.cli.log import show_information
     from rsicrc_export import hub, tensorrt_plans as plans
     from rsicrc_export.model_folder import check_target, export_checkpoint
     from rsicrc_export.source import Source
 
-    check_target(output, force=force)  # before a download or anything else that takes long
-    builder = plans.PlanBuilder.open(profiles) if tensorrt else None
+    check_target(output, force=force)  # before a download or other long work
+    builder = plans.PlanBuilder.open(profiles or ()) if tensorrt else None
     files = hub.resolve(checkpoint) if hub.is_reference(checkpoint) else hub.HubCheckpoint(Path(checkpoint))
-    with _log_on_stderr():
-        manifest = export_checkpoint(
-            Source.read(files.weights, config or files.config, vocab or files.vocab),
-            output,
-            force=force,
-            precisions=others,
-            calibration=calibration,
-        )
-        if builder is not None:
-            builder.build(output, manifest)
-    click.echo(output)
+    show_information("rsicrc.export")
+    source = Source.read(files.weights, config or files.config, vocab or files.vocab)
+    manifest = export_checkpoint(source, output, force=force, precisions=others, calibration=calibration)
+    if builder is not None:
+        builder.build(output, manifest)
+    typer.echo(output)
+
+
+@evaluate_app.command()
+def evaluate(
+    checkpoint: Annotated[str, typer.Argument(metavar="CKPT", show_default=False, help="Checkpoint to evaluate.")],
+    data: Data,
+    split: Split = "test",
+    beams: Beams = None,
+    limit: Limit = None,
+    as_json: Json = False,
+    output: Output = None,
+    html: Html = None,
+    device: Device = AUTO,
+    backend: Backend = AUTO,
+    precision: Precision = "fp32",
+    threads: Threads = None,
+    streams: Streams = None,
+    verbose: Verbose = False,
+) -> None:
+    """Measure the captions, text search and change decisions of CKPT on DATA, as `rsicrc-run evaluate` does.
+
+    The checkpoint is exported to a temporary folder, so the metrics are those of the exported model.
+    """
+    from rsicrc.datasets.registry import read_split
+    from rsicrc_export.temporary import temporary_export
+
+    settings = {"device": device, "backend": backend, "precision": precision, "threads": threads, "streams": streams}
+    read_split(data, split)  # the export takes longer: report errors in the data before it
+    with temporary_export(checkpoint) as folder:
+        run_evaluation(data, folder, EvaluationOptions(split, beams, limit, as_json, output, html, settings))
 
 
 def main() -> NoReturn:
-    """Run the command line."""
-    run_command(command, "rsicrc-export", extra="export")
-
-
-@contextmanager
-def _log_on_stderr() -> Iterator[None]:
-    """Show the lines of the log `rsicrc.export` on stderr while the block runs."""
-    logger = logging.getLogger("rsicrc.export")
-    handler = logging.StreamHandler()
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        logger.removeHandler(handler)
+    """Run `rsicrc-export` on the process's arguments and leave with its exit code."""
+    run_command(app, "rsicrc-export", extra="export")

@@ -7,7 +7,11 @@
 The public names are listed in `__init__.pyi`. Each is imported at its first use, so that `import rsicrc` stays fast.
 """
 
+import logging
+
 import lazy_loader
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # the application decides where the log goes
 
 __version__ = "0.1.0.dev0"
 

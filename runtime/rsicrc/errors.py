@@ -55,3 +55,10 @@ class DataError(RsicrcError, ValueError):
 
 class EmptySplitError(DataError):
     """A data set has no pairs in the requested split."""
+
+
+def describe_os_error(error: OSError) -> str:
+    """Return `file: reason`, without the error number at the start of `str(error)`."""
+    if error.strerror is None:
+        return str(error)
+    return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"

@@ -1,4 +1,4 @@
-"""`rsicrc-export` as a command."""
+"""The program `rsicrc-export`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pytest
 
 from rsicrc.cli.console import run_command
 from rsicrc.manifest import Manifest, sha256_file
-from rsicrc_export.cli import command
+from rsicrc_export.cli import app
 from tests.hub_cache import add_repository, use_offline
 
 
 def export(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
     """Run the command → its exit code, stdout and stderr."""
     with pytest.raises(SystemExit) as ended:
-        run_command(command, "rsicrc-export", [str(argument) for argument in arguments])
+        run_command(app, "rsicrc-export", [str(argument) for argument in arguments])
     captured = capsys.readouterr()
     return int(ended.value.code or 0), captured.out, captured.err
 
@@ -30,12 +30,12 @@ def test_force_replaces_a_folder(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """With a checkpoint from the hub."""
+    """The checkpoint comes from the hub."""
     use_offline(tmp_path / "hub", monkeypatch)
     add_repository(tmp_path / "hub", "owner/repo", {"ckpt.pt": checkpoint_file.read_bytes()})
     output = tmp_path / "models" / "model"
     shutil.copytree(model_folder, output)
-    (output / "stale.txt").write_text("of the old model")
+    (output / "stale.txt").write_text("from the old model")
     code, out, err = export(capsys, "hf:owner/repo", "-o", output, "--force")
     assert (code, out) == (0, f"{output}\n")
     assert "image_encoder: exporting" in err
@@ -46,14 +46,16 @@ def test_force_replaces_a_folder(
     assert [path.name for path in output.parent.iterdir()] == ["model"]
 
 
-def test_existing_folder(checkpoint_file: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_existing_folder_needs_force(
+    checkpoint_file: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, out, err = export(capsys, checkpoint_file, "-o", model_folder)
     assert (code, out) == (1, "")
     assert err.startswith("rsicrc-export: error: ")
     assert "--force" in err
 
 
-def test_not_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_files_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "ckpt.pt").write_text("no")
     code, out, err = export(capsys, tmp_path / "ckpt.pt", "-o", tmp_path / "model")
     assert (code, out) == (1, "")
@@ -69,19 +71,19 @@ def test_published_weights_need_both_files(checkpoint_file: Path, capsys: pytest
     assert "both --config and --vocab" in err
 
 
-def test_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_argument_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert export(capsys)[0] == 2
 
 
-def test_nothing_heavy_is_imported_before_the_work() -> None:
+def test_help_imports_nothing_heavy() -> None:
     listing = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "rsicrc_export.cli"], capture_output=True, text=True, check=False
     ).stderr
-    assert "| click" in listing
+    assert "| typer" in listing
     assert not [name for name in ("torch", "onnx", "numpy", "onnxruntime") if f"| {name}\n" in listing]
 
 
-def test_tensorrt_that_is_not_installed_is_said_before_any_work(
+def test_missing_tensorrt_is_reported_before_the_export(
     checkpoint_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("rsicrc.backends.tensorrt.library.LIBRARIES", ("tensorrt_rtx",))
@@ -93,7 +95,9 @@ def test_tensorrt_that_is_not_installed_is_said_before_any_work(
     assert not (tmp_path / "model").exists()
 
 
-def test_profiles(checkpoint_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_profiles_are_checked_before_the_export(
+    checkpoint_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, _, err = export(capsys, checkpoint_file, "-o", tmp_path / "model", "--profile", "1:8:64")
     assert (code, "--profile goes with --tensorrt" in err) == (2, True)
     code, _, err = export(capsys, checkpoint_file, "-o", tmp_path / "model", "--tensorrt", "--profile", "8:1")

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import rsicrc
 from rsicrc.cli.console import run_command
-from rsicrc.cli.main import cli
+from rsicrc.cli.main import app
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,19 @@ def rsicrc_run(capsys: pytest.CaptureFixture[str]) -> Command:
     def run(*args: str | Path) -> Ended:
         capsys.readouterr()
         with pytest.raises(SystemExit) as caught:
-            run_command(cli, "rsicrc-run", [str(arg) for arg in args])
+            run_command(app, "rsicrc-run", [str(arg) for arg in args])
         assert isinstance(caught.value.code, int)
         return Ended(caught.value.code, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture(scope="session")
+def auto_line(model_folder: Path) -> str:
+    """The line on stderr about the automatic choice of device, backend and threads."""
+    backend = rsicrc.load(model_folder).backend
+    threads = f"{backend.threads} thread{'' if backend.threads == 1 else 's'}"
+    return f"rsicrc: {backend.name} on {backend.device}, fp32, {threads}\n"
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""`rsicrc-train` as a user meets it: a real process, one clear line where something is wrong."""
+"""`rsicrc-train` as a process: results, and one line for each wrong input."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def rsicrc_train(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True)
 
 
-def test_from_nothing_to_a_checkpoint(recipe: Recipe, tmp_path: Path) -> None:
+def test_synth_and_fit_make_a_checkpoint(recipe: Recipe, tmp_path: Path) -> None:
     data, run, file = tmp_path / "data", tmp_path / "run", tmp_path / "recipe.yaml"
     file.write_text(recipe.to_yaml())
     made = rsicrc_train("synth", data, "--pairs", 40, "--seed", 3, "--splits", "train=0.8,val=0.2")
@@ -61,7 +61,7 @@ def test_wrong_input_is_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_broken_image_stops_training_with_one_line(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
+def test_broken_image_stops_training_with_one_line(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
     data, file = shutil.copytree(scenes, tmp_path / "data"), tmp_path / "recipe.yaml"
     broken = data / "images/train/B/train_000007.png"
     broken.write_bytes(broken.read_bytes()[:200])

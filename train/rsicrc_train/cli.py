@@ -1,79 +1,112 @@
-"""`rsicrc-train`: generate scenes, train a model."""
+"""The program `rsicrc-train`: data, training, and studies."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, NoReturn
 
-import click
+import typer
 
-from rsicrc import __version__
-from rsicrc.cli.commands.evaluate import evaluation_options, run_evaluation
-from rsicrc.cli.console import FAILED, progress, run_command
+from rsicrc.cli.console import FAILED, UsageError, progress, run_command
+from rsicrc.cli.options import APP_SETTINGS, Json, Verbose, Version, require_command
+from rsicrc.cli.plugins import plugin_group
+
+# `evaluate` exports a checkpoint and belongs to rsicrc_export, which registers the command by an entry point.
+app = typer.Typer(cls=plugin_group("rsicrc_train.commands", {"evaluate": "export"}), **APP_SETTINGS)
+
+Data = Annotated[
+    Path, typer.Argument(metavar="DATA", show_default=False, help="Data set or table with captioned pairs.")
+]
+Device = Annotated[
+    str, typer.Option("--device", metavar="NAME", help="auto, cpu or cuda; auto takes a GPU if there is one.")
+]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="rsicrc-train")
-def commands() -> None:
+@app.callback(invoke_without_command=True)
+def start(ctx: typer.Context, version: Version = False, verbose: Verbose = False) -> None:
     """Train models that describe and find changes between two images of one place."""
+    require_command(ctx)
 
 
-@commands.command()
-@click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--pairs", type=click.IntRange(min=1), required=True, help="How many pairs to make.")
-@click.option("--seed", type=int, default=0, show_default=True, help="The same seed makes the same bytes.")
-@click.option("--splits", default="train=0.8,val=0.1,test=0.1", show_default=True, help="Each split's share.")
-@click.option("--grounds", default="bareland,meadow,woods", show_default=True, help="Kinds of scene.")
-@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that draw.")
-def synth(directory: Path, pairs: int, seed: int, splits: str, grounds: str, workers: int) -> None:
-    """Generate captioned scenes in LEVIR-CC's layout into DIRECTORY."""
+@app.command()
+def synth(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIRECTORY", show_default=False, help="New folder for the data.")
+    ],
+    pairs: Annotated[
+        int, typer.Option("--pairs", metavar="N", min=1, show_default=False, help="Number of pairs to generate.")
+    ],
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="The same seed generates the same bytes.")] = 0,
+    splits: Annotated[
+        str, typer.Option("--splits", metavar="SHARES", help="Share of each split of the data.")
+    ] = "train=0.8,val=0.1,test=0.1",
+    grounds: Annotated[
+        str, typer.Option("--grounds", metavar="NAMES", help="Kinds of terrain, separated by commas.")
+    ] = "bareland,meadow,woods",
+    workers: Annotated[int, typer.Option("--workers", metavar="N", min=1, help="Processes that draw images.")] = 1,
+    verbose: Verbose = False,
+) -> None:
+    """Generate captioned scenes in the layout of LEVIR-CC into DIRECTORY."""
     from rsicrc_train.synth import generate
 
     try:
         shares = {name: float(share) for name, share in (part.split("=") for part in splits.split(","))}
     except ValueError:
-        raise click.UsageError(f"--splits {splits!r} is not of the form train=0.8,val=0.1,test=0.1") from None
+        raise UsageError(f"--splits {splits!r} is not of the form train=0.8,val=0.1,test=0.1") from None
     with progress(pairs, "drawing") as advance:
         generate(directory, pairs, seed, shares, workers, advance, grounds.split(","))
-    click.echo(directory)
+    typer.echo(directory)
 
 
-@commands.command()
-@click.argument("data", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The run's folder.")
-@click.option("--recipe", default="tiny", show_default=True, help="A recipe's name, or a YAML file.")
-@click.option("--epochs", type=int, help="Instead of the recipe's.")
-@click.option("--batch-size", type=int, help="Instead of the recipe's.")
-@click.option("--learning-rate", type=float, help="Instead of the recipe's.")
-@click.option("--seed", type=int, help="Instead of the recipe's.")
-@click.option("--workers", type=int, help="Processes that read images, instead of the recipe's.")
-@click.option("--init", metavar="WEIGHTS", help="Start the trunk from CLIP weights: a file, or hf:owner/repo/file.")
-@click.option(
-    "--set",
-    "settings",
-    metavar="NAME=VALUE",
-    multiple=True,
-    help="Any training option instead of the recipe's; repeat.",
-)
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-@click.option("--devices", type=click.IntRange(min=1), default=1, show_default=True, help="Devices of each machine.")
-@click.option("--nodes", type=click.IntRange(min=1), default=1, show_default=True, help="Machines.")
-@click.option("--resume", is_flag=True, help="Go on with the run in the folder, by the recipe it began with.")
+@app.command()
 def fit(
-    data: Path,
-    output: Path,
-    recipe: str,
-    epochs: int | None,
-    batch_size: int | None,
-    learning_rate: float | None,
-    seed: int | None,
-    workers: int | None,
-    init: str | None,
-    settings: tuple[str, ...],
-    device: str,
-    devices: int,
-    nodes: int,
-    resume: bool,
+    data: Data,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="DIR", show_default=False, help="Folder of the training run.")
+    ],
+    recipe: Annotated[
+        str, typer.Option("--recipe", metavar="NAME", help="Model and training options: a name, or a YAML file.")
+    ] = "tiny",
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", metavar="N", help="Passes over the training data. [default: the recipe's]")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", metavar="N", help="Pairs in a training step. [default: the recipe's]")
+    ] = None,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            "--learning-rate", metavar="X", help="Highest learning rate of the schedule. [default: the recipe's]"
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", metavar="N", help="Seed of weights, order and augmentation. [default: the recipe's]"),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", metavar="N", help="Processes that read images. [default: the recipe's]")
+    ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            "--init", metavar="WEIGHTS", help="Start the trunk from CLIP weights: a file, or hf:owner/repo/file."
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="Set any other training option of the recipe; may be repeated."
+        ),
+    ] = None,
+    device: Device = "auto",
+    devices: Annotated[
+        int, typer.Option("--devices", metavar="N", min=1, help="Number of devices on each machine.")
+    ] = 1,
+    nodes: Annotated[int, typer.Option("--nodes", metavar="N", min=1, help="Number of machines.")] = 1,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in the output folder, with its own recipe.")
+    ] = False,
+    verbose: Verbose = False,
 ) -> None:
     """Train on DATA; the best checkpoint becomes best.pt in the run's folder.
 
@@ -92,7 +125,7 @@ def fit(
         "learning_rate": learning_rate,
         "seed": seed,
         "workers": workers,
-        **dict(map(parse_setting, settings)),
+        **dict(map(parse_setting, settings or ())),
     }
     chosen = load_recipe(recipe, overrides)
     trainer = Trainer(data, output, chosen, resume=resume, init=init, device=device, devices=devices, nodes=nodes)
@@ -100,42 +133,35 @@ def fit(
     with bar if trainer.is_main_process else nullcontext(ignore_progress) as advance:
         best = trainer.fit(advance)
     if trainer.is_main_process:
-        click.echo(best)
+        typer.echo(best)
 
 
-@commands.command()
-@click.argument("checkpoint", metavar="CKPT", type=click.Path(path_type=Path))
-@click.argument("data", type=click.Path(path_type=Path))
-@evaluation_options
-def evaluate(ctx: click.Context, checkpoint: Path, data: Path, split: str, **options: Any) -> None:
-    """Measure the captions, text search and change decisions of CKPT on DATA, as `rsicrc-run evaluate` does.
-
-    The checkpoint is exported to a folder that is not kept, so the figures are those of the model that will be used.
-    """
-    from rsicrc.datasets.registry import read_split
-    from rsicrc_train.exported import exported
-
-    read_split(data, split)  # the export takes longer: what is wrong with the data is said before it
-    with exported(checkpoint) as folder:
-        run_evaluation(ctx, data, folder, split=split, **options)
-
-
-@commands.command("check-data")
-@click.argument("data", type=click.Path(path_type=Path))
-@click.option(
-    "--recipe", default="tiny", show_default=True, help="Whose longest caption counts: a name, or a YAML file."
-)
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="Whose words count, instead of the data's own.")
-@click.option("--workers", type=click.IntRange(min=1), help="Threads that read images. [default: all cores]")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-@click.pass_context
+@app.command("check-data")
 def check_data(
-    ctx: click.Context, data: Path, recipe: str, checkpoint: Path | None, workers: int | None, as_json: bool
+    data: Data,
+    recipe: Annotated[
+        str,
+        typer.Option(
+            "--recipe", metavar="NAME", help="Recipe with the longest allowed caption: a name, or a YAML file."
+        ),
+    ] = "tiny",
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            "--checkpoint", metavar="CKPT", help="Use the vocabulary of this checkpoint, not that of the data."
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", metavar="N", min=1, help="Threads that read images. [default: all cores]")
+    ] = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
-    """Look DATA over: missing and broken images, pairs in two splits, captions that the model would cut.
+    """Check DATA for missing and broken images, pairs in two splits, and captions that the model would cut.
 
     DATA is a folder in the layout of LEVIR-CC, SECOND-CC, Dubai-CC or CLEVR-Change, or a table with the columns before,
-    after, captions and split. Exits with 1 if anything is wrong; long captions and unknown words are only counted.
+    after, captions and split. The exit code is 1 if anything is wrong; long captions and unknown words are only
+    counted.
     """
     import json
 
@@ -148,39 +174,44 @@ def check_data(
     with progress(None, "reading") as advance:
         found = check(splits, vocabulary, workers=workers, advance=advance)
     if as_json:
-        click.echo(json.dumps({"data": str(data), **found.to_dict()}, ensure_ascii=False, indent=2))
+        typer.echo(json.dumps({"data": str(data), **found.to_dict()}, ensure_ascii=False, indent=2))
     else:
         for split, pairs in found.pairs.items():
-            click.echo(f"{split}: {pairs} pairs, {found.changed[split]} of them changed")
-        click.echo(f"vocabulary: {found.words} words")
+            typer.echo(f"{split}: {pairs} pairs, {found.changed[split]} of them changed")
+        typer.echo(f"vocabulary: {found.words} words")
         for finding in found.findings:
-            click.echo(f"{finding.count:>8} {finding.message}")
+            typer.echo(f"{finding.count:>8} {finding.message}")
             for example in finding.examples:
-                click.echo(f"{'':>11}{example}")
+                typer.echo(f"{'':>11}{example}")
     if not found.sound:
-        ctx.exit(FAILED)
+        raise typer.Exit(FAILED)
 
 
-@commands.command()
-@click.argument("study", metavar="STUDY.yaml", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder for data, runs and table.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-def study(study: Path, output: Path, device: str) -> None:
-    """Train and evaluate every cell of a study, and put the figures into one table and curves.
+@app.command()
+def study(
+    study: Annotated[Path, typer.Argument(metavar="STUDY.yaml", show_default=False, help="Description of the study.")],
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", metavar="DIR", show_default=False, help="Folder for data, runs and the table."),
+    ],
+    device: Device = "auto",
+    verbose: Verbose = False,
+) -> None:
+    """Train and evaluate every cell of a study, and write the metrics as one table and as curves.
 
-    Finished cells are kept and unfinished ones resumed: the same command goes on after a stop.
+    Finished cells are kept and unfinished cells resumed: the same command continues an interrupted study.
     """
     from rsicrc_train.study.run import run_study
     from rsicrc_train.study.spec import read_study
     from rsicrc_train.study.table import TABLE
 
     run_study(read_study(study), output, device=device)
-    click.echo((output / TABLE).read_text(encoding="utf-8"), nl=False)
+    typer.echo((output / TABLE).read_text(encoding="utf-8"), nl=False)
 
 
-def main() -> None:
-    """Run the command line."""
-    run_command(commands, "rsicrc-train", extra="train")
+def main() -> NoReturn:
+    """Run `rsicrc-train` on the process's arguments and leave with its exit code."""
+    run_command(app, "rsicrc-train", extra="train")
 
 
 if __name__ == "__main__":

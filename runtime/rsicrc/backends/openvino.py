@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
 from numpy.typing import NDArray
 
 from rsicrc.backends import Array
 from rsicrc.backends.host_loop import CACHES, NEXT, ROWS, HostBackend, HostLoop, HostState, HostStates, shape_of
 from rsicrc.backends.lazy import OpenGraphs
+from rsicrc.backends.openvino_runtime import openvino
 from rsicrc.cpu import available_cpus, has_bf16
 from rsicrc.errors import BackendError, ModelFolderError
 from rsicrc.files import cache_folder

@@ -1,4 +1,4 @@
-"""Checks of the machine and the installation: what is there, what is broken, and what to do about it."""
+"""Checks of the machine and the installation, with advice for each problem."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from rsicrc.cpu import available_cpus, cpu_fields, cpu_flags, has_bf16
 from rsicrc.errors import BackendError, ModelNotFoundError, RsicrcError
 
 LIBRARIES = ("numpy", "pillow", "tokenizers")
-# Each of these puts a module named onnxruntime into the same folder.
+# All of these distributions install a module named onnxruntime into the same folder.
 ONNX_RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
-# Flags of /proc/cpuinfo that decide how fast which precision is.
+# Flags of /proc/cpuinfo that decide the speed of each precision.
 CPU_FEATURES = {
     "avx2": "AVX2",
     "avx512f": "AVX-512",
@@ -35,7 +35,7 @@ _LITTLE_MEMORY = 2e9
 
 
 class Level(StrEnum):
-    """How a finding is to be taken."""
+    """Severity of a finding."""
 
     OK = "ok"
     NOTE = "note"
@@ -44,13 +44,13 @@ class Level(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found.
+    """Result of one check.
 
     Attributes:
-        topic: What was looked at, in a word or two.
-        level: Whether anything must be done.
-        text: What is there.
-        advice: What to do, for a note or a problem.
+        topic: Subject of the check, in a word or two.
+        level: Severity.
+        text: State of the subject.
+        advice: Remedy of a problem, or a possible improvement.
     """
 
     topic: str
@@ -64,7 +64,11 @@ class Finding:
 
 
 def examine(model: Path | None = None) -> list[Finding]:
-    """Run every check; `model` is the folder to look at, as for `rsicrc.load`."""
+    """Run every check.
+
+    Args:
+        model: The model folder to check; by default the folder that `rsicrc.load` opens.
+    """
     installed = installed_distributions()
     return [
         Finding("rsicrc", Level.OK, rsicrc.__version__),
@@ -98,7 +102,7 @@ def check_libraries(installed: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def check_onnx_runtimes(installed: Mapping[str, str]) -> Iterator[Finding]:
-    """Find out whether there is exactly one ONNX Runtime.
+    """Check that exactly one ONNX Runtime is installed.
 
     Args:
         installed: Version by distribution name, from `installed_distributions`.
@@ -113,7 +117,7 @@ def check_onnx_runtimes(installed: Mapping[str, str]) -> Iterator[Finding]:
         yield Finding(
             "onnxruntime",
             Level.PROBLEM,
-            f"{text} are all installed, but share one folder: each overwrote files of the other",
+            f"{text} are all installed, but share one folder: each overwrote files of the others",
             f"pip uninstall -y {' '.join(found)} && pip install 'rsicrc[{extra}]'",
         )
     else:
@@ -121,7 +125,7 @@ def check_onnx_runtimes(installed: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def check_onnx_runtime_module() -> Finding:
-    """Import ONNX Runtime and ask what it can run on."""
+    """Import ONNX Runtime and list its execution providers."""
     topic, advice = "providers", "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'rsicrc[cpu]'"
     try:
         module = importlib.import_module("onnxruntime")
@@ -129,13 +133,13 @@ def check_onnx_runtime_module() -> Finding:
     except (ImportError, OSError) as error:
         return Finding(topic, Level.PROBLEM, f"onnxruntime cannot be imported ({error})", advice)
     except AttributeError:
-        # What remains in the shared folder after one of two packages was uninstalled.
-        return Finding(topic, Level.PROBLEM, "the onnxruntime that is installed is only a part of one", advice)
+        # Uninstalling one of two packages leaves an incomplete module in the shared folder.
+        return Finding(topic, Level.PROBLEM, "the installed onnxruntime is incomplete", advice)
     return Finding(topic, Level.OK, ", ".join(name.removesuffix("ExecutionProvider") for name in providers))
 
 
 def check_openvino(installed: Mapping[str, str]) -> Finding:
-    """Import OpenVINO, where it is installed, and ask what it can run on.
+    """Import OpenVINO, if it is installed, and check its CPU plug-in.
 
     Args:
         installed: Version by distribution name, from `installed_distributions`.
@@ -145,7 +149,7 @@ def check_openvino(installed: Mapping[str, str]) -> Finding:
         text = "not installed; with it the image encoder is faster on processors with VNNI, AVX-512 BF16 or AMX"
         return Finding(topic, Level.NOTE, text, advice)
     try:
-        devices = importlib.import_module("openvino").Core().available_devices
+        devices = importlib.import_module("rsicrc.backends.openvino_runtime").openvino.Core().available_devices
     except (ImportError, OSError, AttributeError, RuntimeError) as error:
         again = "pip install --force-reinstall openvino"
         return Finding(topic, Level.PROBLEM, f"openvino {installed[topic]} cannot be used ({error})", again)
@@ -156,7 +160,7 @@ def check_openvino(installed: Mapping[str, str]) -> Finding:
 
 
 def check_gpus() -> Iterator[Finding]:
-    """Ask the driver for GPUs, where there is one. A machine without is well, too."""
+    """List the GPUs. A machine without a GPU or a driver is no problem."""
     try:
         driver = driver_version()
     except BackendError as error:
@@ -167,14 +171,14 @@ def check_gpus() -> Iterator[Finding]:
             device = Device(number)
             free, total = device.memory()
             memory = f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free"
-            knows = "" if driver is None else f", CUDA {driver[0]}.{driver[1]}"
-            yield Finding("gpu", Level.OK, f"cuda:{number}: {device.title}, {memory}{knows}")
+            newest = "" if driver is None else f", CUDA {driver[0]}.{driver[1]}"
+            yield Finding("gpu", Level.OK, f"cuda:{number}: {device.title}, {memory}{newest}")
     except BackendError as error:
         yield Finding("gpu", Level.NOTE if driver is None else Level.PROBLEM, str(error))
 
 
 def check_tensorrt() -> Finding:
-    """Import a TensorRT library, where one is installed."""
+    """Import the TensorRT library, if one is installed."""
     from rsicrc.backends.tensorrt.library import LIBRARIES, open_library
 
     topic = "tensorrt"
@@ -218,7 +222,7 @@ def check_memory(meminfo: Path = Path("/proc/meminfo"), limit: Path = Path("/sys
 
 
 def check_model(model: Path | None) -> Finding:
-    """Look for the model folder and compare every file with its hash."""
+    """Compare every file of the model folder with its hash."""
     from rsicrc.loading import MODEL_VARIABLE, find_model
     from rsicrc.manifest import Manifest
 
@@ -226,7 +230,7 @@ def check_model(model: Path | None) -> Finding:
         folder = find_model(model)
         manifest = Manifest.load(folder)
     except ModelNotFoundError as error:
-        # Nobody asked for one: a fresh installation is not ill.
+        # Without --model and $RSICRC_MODEL, a missing folder is normal for a new installation.
         asked = model is not None or bool(os.environ.get(MODEL_VARIABLE))
         return Finding("model", Level.PROBLEM if asked else Level.NOTE, str(error))
     except (RsicrcError, OSError) as error:
@@ -238,7 +242,7 @@ def check_model(model: Path | None) -> Finding:
 
 
 def _lines(path: Path) -> list[str]:
-    """Read a file of the kernel's; empty where there is none."""
+    """Return the lines of a file of the kernel; none if the file is missing."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

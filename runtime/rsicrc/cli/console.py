@@ -1,7 +1,6 @@
-"""What the three commands share: errors as one line, exit codes, and a progress bar.
+"""Functions that all commands share: errors as one line, exit codes, and a progress bar.
 
-Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted. Results go to stdout, what is said beside them to
-stderr.
+Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted. Results go to stdout, all other text to stderr.
 """
 
 from __future__ import annotations
@@ -10,11 +9,12 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import click
+import typer
+from typer.main import get_command
 
-from rsicrc.errors import ArgumentError, RsicrcError
+from rsicrc.errors import ArgumentError, RsicrcError, describe_os_error
 from rsicrc.progress import ProgressCallback, ignore_progress
 
 if TYPE_CHECKING:
@@ -22,59 +22,60 @@ if TYPE_CHECKING:
 
 FAILED = 1
 WRONG_USAGE = 2
-INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for a command that Ctrl-C ended
+INTERRUPTED = 130  # 128 + SIGINT: the exit code that a shell reports for a command that Ctrl-C ended
 
 
 def run_command(
-    group: click.Command, name: str, args: Sequence[str] | None = None, *, extra: str | None = None
+    app: typer.Typer, name: str, args: Sequence[str] | None = None, *, extra: str | None = None
 ) -> NoReturn:
     """Run a command line to its end and leave the process with the right exit code.
 
-    An error that a user can act on becomes one line on stderr, `NAME: error: …`; a traceback means a bug of ours.
-    A command fails by raising, or ends with a code of its own by `ctx.exit(code)` after it has said why.
+    An error that a user can act on becomes one line on stderr, `NAME: error: …`; a traceback means a bug in rsicrc.
+    A command fails by raising an exception, or by `typer.Exit(code)` after it has printed the reason. Warnings of the
+    log `rsicrc` are shown on stderr.
 
     Args:
-        group: The command and its sub-commands.
-        name: What the user typed (`rsicrc-run`), for help and messages.
+        app: The command and its sub-commands.
+        name: Name of the program (`rsicrc-run`), for help and messages.
         args: The arguments; None takes them from `sys.argv`.
-        extra: The extra of rsicrc that brings what the command imports, for when it is not installed.
+        extra: The extra of rsicrc that installs the packages which the command imports, for an error message.
 
     Raises:
         SystemExit: Always; the code is 0, 1, 2 or 130.
     """
+    from rsicrc.cli.log import log_to_stderr
+
+    settings: dict[str, Any] = {"color": False} if os.environ.get("NO_COLOR") else {}
     try:
-        code = group.main(args=args, prog_name=name, standalone_mode=False)
+        with log_to_stderr():
+            code = get_command(app).main(args=args, prog_name=name, standalone_mode=False, **settings)
         sys.stdout.flush()  # so that a full disk or a closed pipe behind stdout shows up here, not at shutdown
-    except click.UsageError as error:
-        code = _wrong_usage(error, name)
-    except click.ClickException as error:
-        code = _failed(error.format_message(), name)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo(f"{name}: interrupted", err=True)
+        if code == INTERRUPTED:
+            typer.echo(f"{name}: interrupted", err=True)
+    except typer.TyperException as error:
+        code = _report_typer_error(error, name)
+    except InterruptedCommand as error:
+        typer.echo(str(error), err=True)
+        code = INTERRUPTED
+    except (typer.Abort, KeyboardInterrupt):
+        typer.echo(f"{name}: interrupted", err=True)
         code = INTERRUPTED
     except BrokenPipeError:
-        _silence(sys.stdout)  # the reader has gone (`… | head`): nothing to tell anybody
+        _silence(sys.stdout)  # the reader of the pipe has ended (`… | head`): not an error of the command
         code = FAILED
     except ArgumentError as error:
-        _failed(str(error), name)
+        _report_error(str(error), name)
         code = WRONG_USAGE
     except ModuleNotFoundError as error:
         if extra is None:
             raise
-        code = _failed(f"{error.name} is not installed: pip install 'rsicrc[{extra}]'", name)
+        code = _report_error(f"{error.name} is not installed: pip install 'rsicrc[{extra}]'", name)
     except RsicrcError as error:
-        code = _failed(str(error), name)
+        code = _report_error(str(error), name)
     except OSError as error:
-        code = _failed(describe_os_error(error), name)
+        code = _report_error(describe_os_error(error), name)
         _silence(sys.stdout)
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def describe_os_error(error: OSError) -> str:
-    """Say `file: what went wrong`, without the number that `str(error)` puts in front."""
-    if error.strerror is None:
-        return str(error)
-    return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
 
 
 @contextmanager
@@ -82,12 +83,12 @@ def progress(total: int | None, description: str, *, completed: int = 0) -> Iter
     """Show a progress bar on stderr while the block runs; silent when stderr is not a terminal.
 
     Args:
-        total: Steps in all; None when nobody knows (the bar pulses).
+        total: Number of steps; None if it is unknown (the bar pulses).
         description: A word or two in front of the bar.
         completed: Steps that an earlier, interrupted run has done.
 
     Yields:
-        The function that moves the bar on: `advance()`, `advance(8)`, `advance(note="loss 1.23")`.
+        The function that advances the bar: `advance()`, `advance(8)`, `advance(note="loss 1.23")`.
     """
     if not sys.stderr.isatty():
         yield ignore_progress
@@ -113,7 +114,7 @@ def progress(total: int | None, description: str, *, completed: int = 0) -> Iter
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}", markup=False),
         console=Console(stderr=True),
-        # rich would send what is printed meanwhile to *its* console, stderr; results in a pipe must stay on stdout.
+        # rich would redirect stdout to its console, which is stderr; results in a pipe must stay on stdout.
         redirect_stdout=sys.stdout.isatty(),
     )
     with bar:
@@ -128,27 +129,38 @@ def progress(total: int | None, description: str, *, completed: int = 0) -> Iter
         yield advance
 
 
-def _wrong_usage(error: click.UsageError, name: str) -> int:
-    # A group called without a sub-command: click (8.2 and later) raises its whole help as an error.
-    if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
-        error.show()
-    else:
-        command = error.ctx.command_path if error.ctx is not None else name
-        message = " ".join(error.format_message().splitlines())
-        click.echo(f"{name}: error: {message} (see '{command} --help')", err=True)
-    return WRONG_USAGE
+def _report_typer_error(error: typer.TyperException, name: str) -> int:
+    message = " ".join(error.format_message().splitlines())
+    if error.exit_code == WRONG_USAGE:
+        context = getattr(error, "ctx", None)
+        command = name if context is None else context.command_path
+        message += f" (see '{command} --help')"
+    _report_error(message, name)
+    return error.exit_code
 
 
-def _failed(message: str, name: str) -> int:
-    click.echo(f"{name}: error: {' '.join(message.splitlines())}", err=True)
+def _report_error(message: str, name: str) -> int:
+    typer.echo(f"{name}: error: {' '.join(message.splitlines())}", err=True)
     return FAILED
 
 
 def _silence(stream: TextIO) -> None:
-    """Send what is still buffered to nowhere, or the interpreter complains about it once more when it shuts down."""
+    """Discard the buffered output of a stream, or the interpreter reports its error once more at shutdown."""
     try:
         stream.flush()
     except OSError:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())
         os.close(null)
+
+
+class UsageError(typer.BadParameter):
+    """A wrong combination of arguments; the message is shown as it is, with a pointer to the command's help."""
+
+    def format_message(self) -> str:
+        """Return the message, without the prefix "Invalid value" of the base class."""
+        return self.message
+
+
+class InterruptedCommand(Exception):  # noqa: N818
+    """A command that Ctrl-C ended; the message says how much was done."""

@@ -1,7 +1,7 @@
-"""How much memory captioning takes: measured in processes of their own for two sizes of batch, a line between them.
+"""Memory of captioning, measured in separate processes for two batch sizes and interpolated linearly.
 
-What a runtime allocates (packed weights, arenas, buffers of its kernels) cannot be told from a graph's file, but what
-it adds for one more pair is always the same.
+The allocations of a runtime (packed weights, arenas, kernel buffers) cannot be derived from the file of a graph, but
+they grow by the same number of bytes for each additional pair.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from rsicrc.errors import BackendError
 
-# OpenVINO runs the image encoder on 8 pairs at a time: of fewer, what it takes still grows with each.
+# OpenVINO runs the image encoder on 8 pairs at a time: the growth is linear only from 8 pairs on.
 _BATCHES = (8, 24)
 _PROBE = "import sys, rsicrc.cli.memory; rsicrc.cli.memory.probe(*sys.argv[1:])"
 
@@ -27,28 +27,28 @@ class Memory:
     """Peak resident memory of a process that captions pairs.
 
     Attributes:
-        base: bytes, whatever the batch.
-        per_pair: bytes for each pair of a batch.
+        base: Bytes that do not depend on the batch size.
+        per_pair: Bytes for each pair of a batch.
     """
 
     base: float
     per_pair: float
 
     def peak(self, batch_size: int) -> float:
-        """Return the bytes for batches of this size."""
+        """Return the bytes for batches of a size."""
         return self.base + batch_size * self.per_pair
 
 
 def predict_memory(folder: Path, beams: int | None = None, **loading: Any) -> Memory:
-    """Find out what captioning with a model folder takes.
+    """Measure the memory of captioning with a model folder.
 
     Args:
-        folder: the model folder.
-        beams: of the search; by default the folder's.
-        loading: arguments of `rsicrc.load` beyond the folder.
+        folder: The model folder.
+        beams: Width of the beam search; None for the default of the folder.
+        **loading: Arguments of `rsicrc.load` beyond the folder.
 
     Raises:
-        BackendError: a measurement failed.
+        BackendError: A measurement failed.
     """
     small, large = (_measure(folder, batch, {"beams": beams, "loading": loading}) for batch in _BATCHES)
     per_pair = max(0.0, (large - small) / (_BATCHES[1] - _BATCHES[0]))
@@ -56,7 +56,7 @@ def predict_memory(folder: Path, beams: int | None = None, **loading: Any) -> Me
 
 
 def probe(folder: str, batch: str, settings: str) -> None:
-    """Caption three batches of noise and print the peak of this process, in bytes."""
+    """Caption three batches of noise and print the peak memory of this process, in bytes."""
     import resource
 
     import rsicrc

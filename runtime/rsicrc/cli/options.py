@@ -1,68 +1,127 @@
-"""What several commands need: options, and the name of a model."""
+"""Options that several commands share, and the functions that use them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
-import click
+import typer
 
-# A file that a user names. Whether it is there and good is the work's matter (exit code 1), not the parser's.
-FILE = click.Path(path_type=Path)
+from rsicrc import __version__
+from rsicrc.cli.console import WRONG_USAGE
 
-model_option = click.option(
-    "--model", type=FILE, metavar="DIR", help="Model folder. [default: $RSICRC_MODEL, else ./model]"
-)
-_Command = TypeVar("_Command", bound=Callable[..., Any])
-# How `rsicrc.load` is to open the model, beside its folder.
-_ENGINE_OPTIONS = {
-    "device": click.option(
-        "--device",
-        metavar="NAME",
-        default="auto",
-        help="cpu, cuda or cuda:N; auto is a GPU that works. [default: auto]",
-    ),
-    "backend": click.option(
+if TYPE_CHECKING:
+    from rsicrc.engine import Engine
+
+AUTO = "auto"
+# Settings of `typer.Typer`. Help in colors would import rich, which takes longer than the help itself.
+APP_SETTINGS: Final[dict[str, Any]] = {
+    "rich_markup_mode": None,
+    "pretty_exceptions_enable": False,
+    "context_settings": {"help_option_names": ["-h", "--help"], "max_content_width": 100},
+}
+
+
+def _print_version(context: typer.Context, wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"{context.find_root().info_name} {__version__}")
+        raise typer.Exit
+
+
+def _show_log(wanted: bool) -> None:
+    if wanted:
+        from rsicrc.cli.log import show_all
+
+        show_all()
+
+
+Version = Annotated[
+    bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version and exit.")
+]
+Verbose = Annotated[
+    bool,
+    typer.Option("-v", "--verbose", callback=_show_log, help="Show the log on stderr: choices, details, warnings."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Model = Annotated[
+    Path | None,
+    typer.Option("--model", metavar="DIR", help="Model folder. [default: $RSICRC_MODEL, else ./model]"),
+]
+Beams = Annotated[
+    int | None,
+    typer.Option("--beams", metavar="N", min=1, help="Width of the beam search; 1 is greedy. [default: the model's]"),
+]
+BatchSize = Annotated[
+    int, typer.Option("--batch-size", metavar="N", min=1, help="Pairs that go through the model together.")
+]
+
+# Options of `rsicrc.load`.
+Device = Annotated[
+    str, typer.Option("--device", metavar="NAME", help="cpu, cuda or cuda:N; auto takes a GPU if one works.")
+]
+Backend = Annotated[
+    str,
+    typer.Option(
         "--backend",
         metavar="NAME",
-        default="auto",
-        help="onnxruntime; on a CPU openvino; on a GPU tensorrt, or onnxruntime-tensorrt. [default: auto]",
+        help="onnxruntime; on a CPU also openvino; on a GPU also tensorrt or onnxruntime-tensorrt; auto chooses.",
     ),
-    "precision": click.option(
-        "--precision",
-        metavar="NAME",
-        default="fp32",
-        help="fp32 is exact; bf16 and int8 are faster; fp16 is for GPUs. [default: fp32]",
-    ),
-    "threads": click.option("--threads", type=click.IntRange(min=1), help="Threads of the model. [default: all cores]"),
-    "streams": click.option(
-        "--streams",
-        type=click.IntRange(min=1),
-        help="OpenVINO: parts of a batch that share the threads. [default: 1]",
-    ),
-}
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+]
+Precision = Annotated[
+    str,
+    typer.Option("--precision", metavar="NAME", help="fp32 is exact; bf16 and int8 are faster; fp16 is for GPUs."),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", metavar="N", min=1, help="CPU threads that the model uses. [default: all cores]"),
+]
+Streams = Annotated[
+    int | None,
+    typer.Option("--streams", metavar="N", min=1, help="Parts of a batch that OpenVINO computes at once. [default: 1]"),
+]
 
 
-def engine_options(command: _Command) -> _Command:
-    """Add the options that say how the model is to run; the command gets them as one dict `settings` for `load`."""
+def require_command(context: typer.Context) -> None:
+    """Print the help to stderr and exit with code 2 if the command line names no sub-command."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(WRONG_USAGE)
 
-    @wraps(command)
-    def grouped(*args: Any, **options: Any) -> Any:
-        settings = {name: options.pop(name) for name in _ENGINE_OPTIONS}
-        return command(*args, **options, settings=settings)
 
-    for option in reversed(_ENGINE_OPTIONS.values()):
-        grouped = option(grouped)
-    return grouped  # type: ignore[return-value]
+def report_choice(engine: Engine, settings: dict[str, Any]) -> None:
+    """Print the device, backend, precision and threads to stderr if the device or the backend was `auto`.
+
+    Call this function when all arguments have been checked: a wrong argument is reported as one line.
+
+    Args:
+        engine: The engine.
+        settings: Arguments of `rsicrc.load` that it was opened with.
+    """
+    from rsicrc.cli.log import shows_information
+
+    # With --verbose, `rsicrc.load` writes the same to the log.
+    if AUTO not in (settings["device"], settings["backend"]) or shows_information():
+        return
+    backend = engine.backend
+    threads = f"{backend.threads} thread{'' if backend.threads == 1 else 's'}"
+    typer.echo(f"rsicrc: {backend.name} on {backend.device}, {settings['precision']}, {threads}", err=True)
+
+
+def check_folder_of(path: Path | None) -> None:
+    """Fail before the work, not after it, if the folder of an output file is missing.
+
+    Raises:
+        OSError: The folder is missing or cannot be read.
+    """
+    if path is not None:
+        path.parent.stat()
 
 
 def model_id(folder: Path, precision: str = "fp32") -> str:
-    """Name a model folder by its content, in 12 characters: its manifest holds the hash of every other file.
+    """Return an identifier of a model folder: 12 characters of the hash of its manifest.
 
-    A precision other than the exact one follows behind a dash, for it gives other results.
+    The manifest holds the hashes of all other files. A precision other than the exact one follows after a dash, since
+    its results differ.
     """
     from rsicrc.manifest import EXACT, MANIFEST_FILE, sha256_file
 

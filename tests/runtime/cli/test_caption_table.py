@@ -1,4 +1,4 @@
-"""`rsicrc-run caption --pairs` with a real model: batches, broken rows, full disks, Ctrl-C, and going on afterwards."""
+"""`rsicrc-run caption --pairs` with a real model: batches, broken rows, full disks, Ctrl-C, and continued runs."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ import pytest
 import rsicrc
 from tests.runtime.conftest import Command
 
+CPU = ["--device", "cpu", "--backend", "onnxruntime"]
 RUN = [sys.executable, "-c", "from rsicrc.cli.main import main; main()", "caption"]
 
 
 @pytest.fixture
 def table(pictures: Path, tmp_path: Path) -> Path:
-    """Fifteen rows over five pairs, with ids and a column of the user's own."""
+    """A table of fifteen rows over five pairs, with ids and an additional column."""
     pairs = tmp_path / "pairs.csv"
     where = os.path.relpath(pictures, tmp_path)
     rows = [f"r{n},{where}/{n % 5 + 1}a.png,{where}/{n % 5 + 1}b.png,place {n}" for n in range(15)]
@@ -35,7 +36,7 @@ def records(path: Path) -> list[dict[str, Any]]:
 
 
 def assert_same(left: list[dict[str, Any]], right: list[dict[str, Any]]) -> None:
-    """The same lines; scores may differ in the last digit, because the batches were others."""
+    """Compare two files; scores may differ in the last digit, because the batches differ."""
     assert len(left) == len(right)
     for one, other in zip(left, right, strict=True):
         assert one.keys() == other.keys()
@@ -47,10 +48,12 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def test_every_row_gets_its_line(rsicrc_run: Command, model_folder: Path, table: Path, pictures: Path) -> None:
+def test_each_row_gets_one_line(
+    rsicrc_run: Command, model_folder: Path, table: Path, pictures: Path, auto_line: str
+) -> None:
     output = table.with_name("captions.jsonl")
     ended = rsicrc_run("caption", "--pairs", table, "-o", output, "--model", model_folder, "--batch-size", "4")
-    assert (ended.code, ended.out, ended.err) == (0, "", "")
+    assert (ended.code, ended.out, ended.err) == (0, "", auto_line)
     lines = records(output)
     assert [line["id"] for line in lines] == [f"r{n}" for n in range(15)]
     assert lines[7]["place"] == "place 7"
@@ -61,24 +64,26 @@ def test_every_row_gets_its_line(rsicrc_run: Command, model_folder: Path, table:
     assert lines[7]["before"].endswith("3a.png")
 
     again = rsicrc_run("caption", "--pairs", table, "-o", output, "--model", model_folder)
-    assert (again.code, again.err) == (0, "15 of 15 rows are done already\n")
+    assert (again.code, again.err) == (0, f"{auto_line}15 of 15 rows are done already\n")
     assert records(output) == lines
 
 
-def test_json_lines_in_and_stdout_out(rsicrc_run: Command, model_folder: Path, pictures: Path) -> None:
+def test_captions_go_to_stdout_by_default(
+    rsicrc_run: Command, model_folder: Path, pictures: Path, auto_line: str
+) -> None:
     table = pictures / "pairs.jsonl"
     table.write_text('{"before": "1a.png", "after": "1b.png", "tags": [1, 2]}\n')
     search = ("--beams", "4", "--n-best", "2", "--length-penalty", "0")
     ended = rsicrc_run("caption", "--pairs", table, "--model", model_folder, *search)
     line = json.loads(ended.out)
-    assert (ended.code, ended.err) == (0, "")
+    assert (ended.code, ended.err) == (0, auto_line)
     assert (line["id"], line["tags"], line["search"]) == ("1", [1, 2], "beams=4 n_best=2 length_penalty=0")
     assert line["n_best"][0]["caption"] == line["caption"]
     assert len(line["n_best"]) == 2
 
 
-def test_broken_rows_are_reported_and_the_others_done(
-    rsicrc_run: Command, model_folder: Path, table: Path, pictures: Path
+def test_broken_rows_do_not_stop_the_others(
+    rsicrc_run: Command, model_folder: Path, table: Path, pictures: Path, auto_line: str
 ) -> None:
     output = table.with_name("captions.jsonl")
     good = table.read_text()
@@ -87,7 +92,8 @@ def test_broken_rows_are_reported_and_the_others_done(
     table.write_text(broken + "r15,bad.png,bad.png,place 15\n")
     ended = rsicrc_run("caption", "--pairs", table, "-o", output, "--model", model_folder, "--batch-size", "4")
     assert ended.code == 1
-    assert ended.err == "3 of 16 rows failed, see 'error' in their lines; run the same command to try them again\n"
+    failed = "3 of 16 rows failed, see 'error' in their lines; run the same command to try them again\n"
+    assert ended.err == auto_line + failed
     lines = records(output)
     assert [line["id"] for line in lines if "error" in line] == ["r1", "r5", "r15"]
     assert "gone.png" in lines[5]["error"]
@@ -96,12 +102,12 @@ def test_broken_rows_are_reported_and_the_others_done(
     table.write_text(good + "r15,bad.png,bad.png,place 15\n")
     (table.parent / "bad.png").write_bytes((pictures / "1a.png").read_bytes())
     ended = rsicrc_run("caption", "--pairs", table, "-o", output, "--model", model_folder)
-    assert (ended.code, ended.err) == (0, "13 of 16 rows are done already\n")
+    assert (ended.code, ended.err) == (0, f"{auto_line}13 of 16 rows are done already\n")
     assert [line["id"] for line in records(output)] == [f"r{n}" for n in range(16)]
     assert all("caption" in line for line in records(output))
 
 
-def test_another_model_or_search_is_refused(
+def test_output_of_another_model_or_search_is_refused(
     rsicrc_run: Command, model_folder: Path, model_copy: Path, table: Path
 ) -> None:
     output = table.with_name("captions.jsonl")
@@ -128,7 +134,7 @@ def test_another_model_or_search_is_refused(
         (None, "table.csv: No such file or directory"),
     ],
 )
-def test_tables_that_are_refused(
+def test_wrong_tables_are_refused(
     rsicrc_run: Command, model_folder: Path, tmp_path: Path, content: str | None, message: str
 ) -> None:
     table, output = tmp_path / "table.csv", tmp_path / "out.jsonl"
@@ -140,7 +146,7 @@ def test_tables_that_are_refused(
     assert not output.exists()
 
 
-def test_wrong_usage(rsicrc_run: Command, model_folder: Path, table: Path) -> None:
+def test_wrong_arguments_are_one_line(rsicrc_run: Command, model_folder: Path, table: Path) -> None:
     content = table.read_text()
     for arguments in (["-o", table], ["--heatmap", "x.png"], ["--n-best", "9"], ["--batch-size", "0"]):
         ended = rsicrc_run("caption", "--pairs", table, "--model", model_folder, *arguments)
@@ -148,16 +154,16 @@ def test_wrong_usage(rsicrc_run: Command, model_folder: Path, table: Path) -> No
     assert table.read_text() == content
 
 
-def test_a_full_disk_is_one_line(rsicrc_run: Command, model_folder: Path, table: Path) -> None:
+def test_full_disk_is_one_line(rsicrc_run: Command, model_folder: Path, table: Path, auto_line: str) -> None:
     ended = rsicrc_run("caption", "--pairs", table, "-o", "/dev/full", "--model", model_folder)
-    assert (ended.code, ended.err) == (1, "rsicrc-run: error: /dev/full: No space left on device\n")
+    assert (ended.code, ended.err) == (1, f"{auto_line}rsicrc-run: error: /dev/full: No space left on device\n")
 
 
-def test_a_file_that_cannot_grow_keeps_its_lines_and_goes_on(
+def test_output_that_cannot_grow_is_continued(
     rsicrc_run: Command, model_folder: Path, table: Path, tmp_path: Path
 ) -> None:
     output, undisturbed = tmp_path / "captions.jsonl", tmp_path / "undisturbed.jsonl"
-    arguments = ["--pairs", str(table), "--model", str(model_folder), "--threads", "1"]
+    arguments = ["--pairs", str(table), "--model", str(model_folder), "--threads", "1", *CPU]
     rsicrc_run("caption", *arguments, "-o", undisturbed)
     room = undisturbed.stat().st_size // 2
 
@@ -180,13 +186,13 @@ def test_a_file_that_cannot_grow_keeps_its_lines_and_goes_on(
     assert_same(records(output), records(undisturbed))
 
 
-def test_ctrl_c_keeps_what_is_done_and_the_same_command_does_the_rest(
+def test_interrupted_output_is_continued(
     rsicrc_run: Command, model_folder: Path, table: Path, pictures: Path, tmp_path: Path
 ) -> None:
     rows = [f"r{n},{pictures}/{n % 5 + 1}a.png,{pictures}/{n % 5 + 1}b.png" for n in range(400)]
     table.write_text("id,before,after\n" + "\n".join(rows) + "\n")
     output, undisturbed = tmp_path / "captions.jsonl", tmp_path / "undisturbed.jsonl"
-    arguments = ["--pairs", str(table), "--model", str(model_folder), "--threads", "1"]
+    arguments = ["--pairs", str(table), "--model", str(model_folder), "--threads", "1", *CPU]
 
     process = subprocess.Popen(
         [*RUN, *arguments, "-o", str(output), "--batch-size", "2"],
@@ -206,7 +212,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_does_the_rest(
     out, err = process.communicate(timeout=300)
     kept = records(output)
     assert (process.returncode, out) == (130, "")
-    assert err == f"interrupted after {len(kept)} of 400; run the same command to go on\n"
+    assert err == f"interrupted after {len(kept)} of 400; run the same command to continue\n"
     assert 6 <= len(kept) < 400
 
     with output.open("ab") as file:

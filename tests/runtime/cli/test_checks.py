@@ -1,4 +1,4 @@
-"""The checks of `rsicrc-run doctor`, each on what it reads, real or made up."""
+"""The checks of `rsicrc-run doctor`, on real and on synthetic inputs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from rsicrc.cli.checks import Level
 from tests.runtime.fake_cuda import FakeCuda
 
 
-def test_one_onnxruntime_is_well() -> None:
+def test_single_onnxruntime_is_ok() -> None:
     (finding,) = doctor.check_onnx_runtimes({"onnxruntime": "1.31.1", "numpy": "2.0"})
     assert (finding.level, finding.text) == (Level.OK, "onnxruntime 1.31.1")
 
 
-def test_two_onnxruntimes_are_a_clash_with_the_commands_that_end_it() -> None:
+def test_two_onnxruntimes_clash_and_the_advice_repairs_it() -> None:
     (finding,) = doctor.check_onnx_runtimes({"onnxruntime": "1.31.1", "onnxruntime-gpu": "1.30.0"})
     assert finding.level is Level.PROBLEM
     assert "onnxruntime 1.31.1, onnxruntime-gpu 1.30.0" in finding.text
@@ -30,39 +30,39 @@ def test_two_onnxruntimes_are_a_clash_with_the_commands_that_end_it() -> None:
     assert "pip install 'rsicrc[gpu]'" in finding.advice
 
 
-def test_no_onnxruntime_is_a_problem() -> None:
+def test_missing_onnxruntime_is_a_problem() -> None:
     (finding,) = doctor.check_onnx_runtimes({})
     assert (finding.level, finding.advice) == (Level.PROBLEM, "pip install 'rsicrc[cpu]'")
 
 
-def test_names_of_installed_distributions_are_normalized() -> None:
+def test_distribution_names_are_normalized() -> None:
     installed = doctor.installed_distributions()
     assert {"rsicrc", "numpy", "pillow", "onnxruntime"} <= installed.keys()
 
 
-def test_a_missing_library_is_a_problem() -> None:
+def test_missing_library_is_a_problem() -> None:
     levels = {finding.topic: finding.level for finding in doctor.check_libraries({"numpy": "2.0", "pillow": "11"})}
     assert levels == {"numpy": Level.OK, "pillow": Level.OK, "tokenizers": Level.PROBLEM}
 
 
-def test_the_onnxruntime_that_is_here_can_run() -> None:
+def test_installed_onnxruntime_has_the_cpu_provider() -> None:
     finding = doctor.check_onnx_runtime_module()
     assert finding.level is Level.OK
     assert "CPU" in finding.text
 
 
-def test_the_remains_of_an_onnxruntime_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_incomplete_onnxruntime_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", types.ModuleType("onnxruntime"))
-    assert "only a part" in doctor.check_onnx_runtime_module().text
+    assert "is incomplete" in doctor.check_onnx_runtime_module().text
 
 
-def test_an_onnxruntime_that_cannot_be_imported_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unimportable_onnxruntime_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     finding = doctor.check_onnx_runtime_module()
     assert (finding.level, bool(finding.advice)) == (Level.PROBLEM, True)
 
 
-def test_no_gpu_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_gpu_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
     cuda._runtime.cache_clear()
     (finding,) = doctor.check_gpus()
@@ -87,7 +87,7 @@ def test_gpus_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (second.level, second.text[:6]) == (Level.OK, "cuda:1")
 
 
-def test_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorrt_is_imported_if_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in library.LIBRARIES:
         monkeypatch.setitem(sys.modules, name, None)
     finding = doctor.check_tensorrt()
@@ -101,7 +101,7 @@ def test_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor.check_tensorrt().level is Level.PROBLEM
 
 
-def test_cpu_features(tmp_path: Path) -> None:
+def test_cpu_features_are_listed(tmp_path: Path) -> None:
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(
         "processor\t: 0\nmodel name\t: Some Xeon\nflags\t\t: fpu avx2 avx512f amx_int8\n\n"
@@ -111,7 +111,7 @@ def test_cpu_features(tmp_path: Path) -> None:
     assert "no AVX2" in doctor.check_cpu(tmp_path / "none").text
 
 
-def test_threads() -> None:
+def test_threads_are_counted() -> None:
     assert int(doctor.check_threads().text.split()[0]) >= 1
 
 
@@ -124,7 +124,9 @@ def test_threads() -> None:
         (16e9, "9223372036854771712", Level.OK, "16.0 GB available of 32.0 GB"),
     ],
 )
-def test_memory(tmp_path: Path, available: float, limit: str, level: Level, text: str) -> None:
+def test_memory_is_bounded_by_the_container(
+    tmp_path: Path, available: float, limit: str, level: Level, text: str
+) -> None:
     meminfo, bound = tmp_path / "meminfo", tmp_path / "memory.max"
     meminfo.write_text(f"MemTotal: {32e9 / 1024:.0f} kB\nMemAvailable: {available / 1024:.0f} kB\nHugePages_Total: 0\n")
     bound.write_text(f"{limit}\n")
@@ -132,11 +134,11 @@ def test_memory(tmp_path: Path, available: float, limit: str, level: Level, text
     assert (finding.level, finding.text) == (level, text)
 
 
-def test_memory_where_nobody_says(tmp_path: Path) -> None:
+def test_memory_is_unknown_on_other_systems(tmp_path: Path) -> None:
     assert doctor.check_memory(tmp_path / "none", tmp_path / "none").level is Level.NOTE
 
 
-def test_a_model_that_nobody_asked_for_may_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_model_may_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RSICRC_MODEL", raising=False)
     assert doctor.check_model(None).level is Level.NOTE
@@ -145,7 +147,7 @@ def test_a_model_that_nobody_asked_for_may_be_missing(tmp_path: Path, monkeypatc
     assert doctor.check_model(None).level is Level.PROBLEM
 
 
-def test_a_good_model_and_one_with_a_changed_byte(model_folder: Path, damaged_folder: Path) -> None:
+def test_model_with_a_changed_byte_is_a_problem(model_folder: Path, damaged_folder: Path) -> None:
     assert doctor.check_model(model_folder).level is Level.OK
     finding = doctor.check_model(damaged_folder)
     assert (finding.level, "SHA-256" in finding.text) == (Level.PROBLEM, True)

@@ -1,4 +1,4 @@
-"""The memory that captioning takes is what `info --memory` says, for other sizes of batch than it measured."""
+"""The prediction of `info --memory`, for batch sizes that were not measured."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from tests.runtime.conftest import Command
 SETTINGS: dict[str, Any] = {"backend": "onnxruntime", "precision": "fp32", "threads": 1, "streams": None}
 
 
-def test_other_batches(model_folder: Path) -> None:
+def test_prediction_matches_other_batch_sizes(model_folder: Path) -> None:
     predicted = predict_memory(model_folder, **SETTINGS)
     measured = memory._measure(model_folder, 64, {"beams": None, "loading": SETTINGS})
     assert measured == pytest.approx(predicted.peak(64), rel=0.1)
 
 
-def test_command(model_folder: Path, rsicrc_run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_prints_the_prediction(
+    model_folder: Path, rsicrc_run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(memory, "predict_memory", lambda folder, beams, **settings: Memory(2e9, beams * 1e6))
     ended = rsicrc_run("info", "--memory", "--beams", "5", "--model", model_folder)
     assert (ended.code, ended.out.splitlines()[0]) == (0, "2000.0 MB, and 5.0 MB for each pair of a batch")
@@ -34,6 +36,6 @@ def test_command(model_folder: Path, rsicrc_run: Command, monkeypatch: pytest.Mo
     }
 
 
-def test_no_such_backend(model_folder: Path) -> None:
+def test_unknown_backend_is_reported(model_folder: Path) -> None:
     with pytest.raises(BackendError, match=r"memory could not be measured: .*no backend 'tpu'"):
         predict_memory(model_folder, backend="tpu")

@@ -1,24 +1,61 @@
-"""`rsicrc-run evaluate`: how good a model folder is on captioned pairs."""
+"""The command `rsicrc-run evaluate`: metrics of a model folder on captioned pairs."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import click
+import typer
 
 from rsicrc.cli.console import FAILED, progress
-from rsicrc.cli.options import FILE, engine_options, json_option, model_id, model_option
+from rsicrc.cli.options import (
+    AUTO,
+    Backend,
+    Beams,
+    Device,
+    Json,
+    Model,
+    Precision,
+    Streams,
+    Threads,
+    Verbose,
+    check_folder_of,
+    model_id,
+    report_choice,
+)
 from rsicrc.files import replacing
 
 if TYPE_CHECKING:
     from rsicrc.evaluation.evaluate import EvaluationReport
 
 _ABSENT = "–"
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """Options of an evaluation command.
+
+    Attributes:
+        split: Part of the data set: "train", "val" or "test".
+        beams: Width of the beam search; None for the model's default.
+        limit: Number of pairs to evaluate; None for all.
+        as_json: Print one JSON document instead of tables.
+        output: JSON lines file for the caption and scores of each pair.
+        html: File for a page with selected pairs.
+        settings: Arguments of `rsicrc.load` beyond the folder.
+    """
+
+    split: str
+    beams: int | None
+    limit: int | None
+    as_json: bool
+    output: Path | None
+    html: Path | None
+    settings: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -33,94 +70,111 @@ class _Table:
         return [(self.title, *self.columns), *body]
 
 
-def evaluation_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of `run_evaluation`."""
-    for option in (
-        click.option("--split", default="test", show_default=True, help="train, val or test."),
-        click.option(
-            "--beams", type=click.IntRange(min=1), help="Width of the beam search; 1 is greedy. [default: the model's]"
-        ),
-        click.option("--limit", type=click.IntRange(min=1), help="Only the first so many pairs."),
-        json_option,
-        click.option("-o", "--output", type=FILE, metavar="JSONL", help="Write what was said about each pair."),
-        click.option("--html", type=FILE, metavar="PAGE", help="Write the best, worst and most wrong pairs as a page."),
-        engine_options,
-        click.pass_context,
-    )[::-1]:
-        command = option(command)
-    return command
+Data = Annotated[
+    Path, typer.Argument(metavar="DATA", show_default=False, help="Data set or table with captioned pairs.")
+]
+Split = Annotated[str, typer.Option("--split", metavar="NAME", help="Part of the data set: train, val or test.")]
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        "--limit", metavar="N", min=1, help="Evaluate only this number of pairs, from the first. [default: all]"
+    ),
+]
+Output = Annotated[
+    Path | None, typer.Option("-o", "--output", metavar="JSONL", help="Write the caption and scores of each pair.")
+]
+Html = Annotated[
+    Path | None, typer.Option("--html", metavar="PAGE", help="Write a page with the best, worst and misjudged pairs.")
+]
 
 
-@click.command()
-@click.argument("data", type=FILE)
-@model_option
-@evaluation_options
-def evaluate(ctx: click.Context, data: Path, model: Path | None, **options: Any) -> None:
+def evaluate(
+    data: Data,
+    model: Model = None,
+    split: Split = "test",
+    beams: Beams = None,
+    limit: Limit = None,
+    as_json: Json = False,
+    output: Output = None,
+    html: Html = None,
+    device: Device = AUTO,
+    backend: Backend = AUTO,
+    precision: Precision = "fp32",
+    threads: Threads = None,
+    streams: Streams = None,
+    verbose: Verbose = False,
+) -> None:
     """Measure a model's captions, text search and change decisions.
 
     DATA is a folder in the layout of LEVIR-CC, SECOND-CC, Dubai-CC or CLEVR-Change, or a table with the columns before,
     after, captions and split. Needs pycocoevalcap.
 
-    Captions are measured against references with their final period, as in the published code ("published"), and
-    without ("period-free", as others report). Retrieval looks for pairs by text: in the published protocol each pair's
-    first caption is a query, and pairs with the same label or first caption are right; in the strict one all captions
-    of changed pairs are queries, and only the own pair is right.
+    Captions are compared with references with their final period, as in the published code ("published"), and
+    without ("period-free", as in other publications). Retrieval finds pairs by text: in the published protocol each
+    pair's first caption is a query, and pairs with the same label or first caption are right; in the strict protocol
+    all captions of changed pairs are queries, and only the caption's own pair is right.
     """
-    run_evaluation(ctx, data, model, **options)
+    settings = {
+        "device": device,
+        "backend": backend,
+        "precision": precision,
+        "threads": threads,
+        "streams": streams,
+    }
+    options = EvaluationOptions(split, beams, limit, as_json, output, html, settings)
+    run_evaluation(data, model, options)
 
 
-def run_evaluation(
-    ctx: click.Context,
-    data: Path,
-    model: Path | None,
-    *,
-    split: str,
-    beams: int | None,
-    limit: int | None,
-    as_json: bool,
-    output: Path | None,
-    html: Path | None,
-    settings: dict[str, Any],
-) -> None:
-    """Evaluate a model folder, print the figures and write what else was asked for."""
+def run_evaluation(data: Path, model: Path | None, options: EvaluationOptions) -> None:
+    """Evaluate a model folder, print the metrics and write the requested files.
+
+    Args:
+        data: The data set or table.
+        model: The model folder; None for the default.
+        options: Options of the command.
+
+    Raises:
+        typer.Exit: Pairs could not be evaluated; the code is 1.
+    """
     from rsicrc.datasets.registry import read_split
     from rsicrc.evaluation.evaluate import evaluate_pairs
     from rsicrc.loading import load
 
-    for path in (output, html):
-        if path is not None:
-            path.parent.stat()  # a folder that is not there is no news for the end of a long run
-    pairs = read_split(data, split)[:limit]
-    engine = load(model, **settings)
+    check_folder_of(options.output)
+    check_folder_of(options.html)
+    split = options.split
+    pairs = read_split(data, split)[: options.limit]
+    engine = load(model, **options.settings)
+    report_choice(engine, options.settings)
     with progress(len(pairs), "evaluating") as advance:
-        report = evaluate_pairs(engine, pairs, beams=beams, advance=advance)
-    if as_json:
+        report = evaluate_pairs(engine, pairs, beams=options.beams, advance=advance)
+    if options.as_json:
         source = {"data": str(data), "split": split, "model": model_id(engine.folder, engine.manifest.precision)}
-        click.echo(json.dumps({**source, **report.to_dict()}, ensure_ascii=False, indent=2))
+        typer.echo(json.dumps({**source, **report.to_dict()}, ensure_ascii=False, indent=2))
     else:
-        click.echo(f"{data}, {split}: {report.pairs} pairs, {report.changed} of them changed; {report.beams} beams")
+        typer.echo(f"{data}, {split}: {report.pairs} pairs, {report.changed} of them changed; {report.beams} beams")
         _print_tables(list(_tables(report)))
     for note in report.notes:
-        click.echo(f"note: {note}", err=True)
-    if output is not None:
-        with replacing(output) as temporary, temporary.open("w", encoding="utf-8") as file:
+        typer.echo(f"note: {note}", err=True)
+    if options.output is not None:
+        with replacing(options.output) as temporary, temporary.open("w", encoding="utf-8") as file:
             for prediction in report.predictions:
                 file.write(json.dumps(prediction.to_dict(), ensure_ascii=False) + "\n")
-    if html is not None:
+    if options.html is not None:
         from rsicrc.reports.evaluation_page import render_evaluation_page
 
         page = render_evaluation_page(engine, report, f"{data.name}, {split}")
-        with replacing(html) as temporary:
+        with replacing(options.html) as temporary:
             temporary.write_text(page, encoding="utf-8")
     if report.failed:
-        ctx.exit(FAILED)
+        raise typer.Exit(FAILED)
 
 
 def _tables(report: EvaluationReport) -> Iterator[_Table]:
     from rsicrc.evaluation.evaluate import ALL, BY_CAPTION, BY_SCORE, CHANGED, STRICT
     from rsicrc.evaluation.metrics.captioning import PERIOD_FREE, PROTOCOLS, PUBLISHED
 
-    yield _Table("What decides", ("",), {name: [value] for name, value in report.headline().items()})
+    yield _Table("Headline metrics", ("",), {name: [value] for name, value in report.headline().items()})
     subsets = {ALL: "all pairs", CHANGED: "changed"}
     parts = [report.captions.get(subset, {}).get(protocol, {}) for subset in subsets for protocol in PROTOCOLS]
     columns = [f"{name}, {protocol}" for name in subsets.values() for protocol in (PERIOD_FREE, PUBLISHED)]
@@ -145,10 +199,10 @@ def _print_tables(tables: Sequence[_Table]) -> None:
     for table in tables:
         lines = table.lines()
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        click.echo()
+        typer.echo()
         for name, *values in lines:
             cells = [name.ljust(widths[0]), *map(str.rjust, values, widths[1:])]
-            click.echo("  ".join(cells).rstrip())
+            typer.echo("  ".join(cells).rstrip())
 
 
 def _print_rich(tables: Sequence[_Table]) -> None:

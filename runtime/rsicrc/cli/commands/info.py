@@ -1,15 +1,26 @@
-"""`rsicrc-run info`: what a model folder says about itself."""
+"""The command `rsicrc-run info`: content and checks of a model folder."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import click
+import typer
 
-from rsicrc.cli.options import engine_options, json_option, model_id, model_option
+from rsicrc.cli.options import (
+    AUTO,
+    Backend,
+    Device,
+    Json,
+    Model,
+    Precision,
+    Streams,
+    Threads,
+    Verbose,
+    model_id,
+)
 
 _BATCH_SIZES = (1, 8, 32, 64)
 
@@ -17,18 +28,40 @@ if TYPE_CHECKING:
     from rsicrc.manifest import Manifest, TensorSpec
 
 
-@click.command()
-@model_option
-@json_option
-@click.option("--memory", is_flag=True, help="Measure how much memory captioning takes here, instead.")
-@click.option("--beams", type=click.IntRange(min=1), help="With --memory: of the search. [default: the model's]")
-@engine_options
-def info(model: Path | None, as_json: bool, memory: bool, beams: int | None, settings: dict[str, Any]) -> None:
-    """Show what a model folder holds and check its files.
+Memory = Annotated[
+    bool, typer.Option("--memory", help="Measure how much memory captioning takes on this machine instead.")
+]
+MemoryBeams = Annotated[
+    int | None,
+    typer.Option("--beams", metavar="N", min=1, help="Width of the beam search for --memory. [default: the model's]"),
+]
 
-    Graphs with inputs and outputs, precision, search defaults, vocabulary, parity with PyTorch, hashes. With --memory
-    what captioning would take in batches of any size, with --backend, --precision, --threads and --streams.
+
+def info(
+    model: Model = None,
+    as_json: Json = False,
+    memory: Memory = False,
+    beams: MemoryBeams = None,
+    device: Device = AUTO,
+    backend: Backend = AUTO,
+    precision: Precision = "fp32",
+    threads: Threads = None,
+    streams: Streams = None,
+    verbose: Verbose = False,
+) -> None:
+    """Show the content of a model folder and check its files.
+
+    The output lists the graphs with their inputs and outputs, precisions, search defaults, the vocabulary, the parity
+    with PyTorch, and hashes. --memory measures the memory for captioning in batches of any size; the options of the
+    engine (--backend, --precision, --threads, --streams) apply to it.
     """
+    settings = {
+        "device": device,
+        "backend": backend,
+        "precision": precision,
+        "threads": threads,
+        "streams": streams,
+    }
     from rsicrc.loading import find_model
     from rsicrc.manifest import Manifest
 
@@ -39,10 +72,10 @@ def info(model: Path | None, as_json: bool, memory: bool, beams: int | None, set
         return
     if as_json:
         document = {"folder": str(folder), "id": model_id(folder), "bytes": _bytes(manifest), **manifest.to_dict()}
-        click.echo(json.dumps(document, ensure_ascii=False, indent=2))
+        typer.echo(json.dumps(document, ensure_ascii=False, indent=2))
         return
     for line in _describe(folder, manifest):
-        click.echo(line)
+        typer.echo(line)
 
 
 def _print_memory(folder: Path, beams: int | None, settings: dict[str, Any], as_json: bool) -> None:
@@ -52,11 +85,11 @@ def _print_memory(folder: Path, beams: int | None, settings: dict[str, Any], as_
     peaks = {batch_size: round(memory.peak(batch_size)) for batch_size in _BATCH_SIZES}
     if as_json:
         document = {"base": round(memory.base), "per_pair": round(memory.per_pair), "peak": peaks}
-        click.echo(json.dumps(document, indent=2))
+        typer.echo(json.dumps(document, indent=2))
         return
-    click.echo(f"{_size(memory.base)}, and {_size(memory.per_pair)} for each pair of a batch")
+    typer.echo(f"{_size(memory.base)}, and {_size(memory.per_pair)} for each pair of a batch")
     for line in _table({f"batch {batch_size}": f"{_size(peak):>10}" for batch_size, peak in peaks.items()}):
-        click.echo(line)
+        typer.echo(line)
 
 
 def _describe(folder: Path, manifest: Manifest) -> Iterator[str]:
@@ -94,7 +127,7 @@ def _describe(folder: Path, manifest: Manifest) -> Iterator[str]:
 
 
 def _section(title: str) -> Iterator[str]:
-    yield click.style(title, bold=True)
+    yield typer.style(title, bold=True)
 
 
 def _table(rows: Mapping[str, str]) -> Iterator[str]:
@@ -109,7 +142,7 @@ def _tensors(direction: str, specs: Mapping[str, TensorSpec]) -> dict[str, str]:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Spread nested containers over lines: `trunk.width  8`."""
+    """Flatten nested containers into lines such as `trunk.width  8`."""
     flat: dict[str, str] = {}
     for name, value in values.items():
         if isinstance(value, Mapping) and "tolerance" in value:
@@ -124,7 +157,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def _comparison(entry: Mapping[str, Any]) -> str:
-    """Say what one entry of a parity report says."""
+    """Format one entry of a parity report."""
     difference, allowed = entry.get("largest_difference"), entry["tolerance"]
     return f"{_text(difference):<11} of {_text(allowed):<6}  {entry.get('quantity', '')} ({entry.get('inputs', '')})"
 

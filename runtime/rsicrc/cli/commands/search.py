@@ -1,14 +1,27 @@
-"""`rsicrc-run search`: find pairs in an index by text or by example."""
+"""The command `rsicrc-run search`: text and image retrieval in an index."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import click
+import typer
 
-from rsicrc.cli.options import FILE, engine_options, json_option, model_option
+from rsicrc.cli.console import UsageError
+from rsicrc.cli.options import (
+    AUTO,
+    Backend,
+    Device,
+    Json,
+    Model,
+    Precision,
+    Streams,
+    Threads,
+    Verbose,
+    check_folder_of,
+    report_choice,
+)
 
 if TYPE_CHECKING:
     from rsicrc.index.hits import Hits
@@ -18,61 +31,86 @@ _PAGES = (".html", ".htm")
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
-@click.command()
-@click.argument("index", type=FILE)
-@click.argument("text", required=False)
-@click.option("--like", type=FILE, nargs=2, metavar="BEFORE AFTER", help="Search by an example instead of a text.")
-@click.option("-k", type=click.IntRange(min=1), default=10, show_default=True, help="How many pairs to show.")
-@click.option(
-    "--where", metavar="SQL", help='Only pairs for which this holds, e.g. "change_score > 0.5 and year = 2020".'
-)
-@click.option(
-    "--rerank", type=click.IntRange(min=0), default=0, metavar="N", help="Order the first N by the decoder as well."
-)
-@json_option
-@click.option("--html", type=FILE, metavar="FILE", help="Write a report with pictures, one file that opens offline.")
-@click.option("--sheet", type=FILE, metavar="PNG", help="Draw the same as one picture.")
-@model_option
-@engine_options
+IndexFolder = Annotated[Path, typer.Argument(metavar="INDEX", show_default=False, help="Index folder.")]
+Text = Annotated[
+    str | None, typer.Argument(metavar="TEXT", show_default=False, help="Description of the change to find.")
+]
+Like = Annotated[
+    tuple[Path, Path] | None,
+    typer.Option("--like", metavar="BEFORE AFTER", show_default=False, help="Search by an example instead of a text."),
+]
+Count = Annotated[int, typer.Option("-k", metavar="N", min=1, help="Number of pairs to show.")]
+Where = Annotated[
+    str | None,
+    typer.Option(
+        "--where",
+        metavar="SQL",
+        help='Show only pairs that meet this condition, e.g. "change_score > 0.5 and year = 2020".',
+    ),
+]
+Rerank = Annotated[
+    int, typer.Option("--rerank", metavar="N", min=0, help="Reorder the first N pairs by the decoder's probabilities.")
+]
+Html = Annotated[
+    Path | None,
+    typer.Option("--html", metavar="FILE", help="Write a report with images, as one file that needs no network."),
+]
+Sheet = Annotated[
+    Path | None, typer.Option("--sheet", metavar="PNG", help="Draw the content of the report as one image.")
+]
+
+
 def search(
-    index: Path,
-    text: str | None,
-    like: tuple[Path, Path] | None,
-    k: int,
-    where: str | None,
-    rerank: int,
-    as_json: bool,
-    html: Path | None,
-    sheet: Path | None,
-    model: Path | None,
-    settings: dict[str, Any],
+    index: IndexFolder,
+    text: Text = None,
+    like: Like = None,
+    k: Count = 10,
+    where: Where = None,
+    rerank: Rerank = 0,
+    as_json: Json = False,
+    html: Html = None,
+    sheet: Sheet = None,
+    model: Model = None,
+    device: Device = AUTO,
+    backend: Backend = AUTO,
+    precision: Precision = "fp32",
+    threads: Threads = None,
+    streams: Streams = None,
+    verbose: Verbose = False,
 ) -> None:
-    """Find the pairs in INDEX that show what TEXT says, best first.
+    """Find the pairs in INDEX that show the change described by TEXT, best first.
 
-    The model is the one that the index was made with; --model names it where its folder has moved.
+    The index records its model; --model names the folder if it has moved.
 
-    --rerank reads the images of the first N pairs again and asks the captioning half of the model how probable TEXT is
-    for each, which orders them better and takes longer.
+    --rerank reads the images of the first N pairs again and computes the probability of TEXT for each with the decoder.
+    The order is better, and the search takes longer.
     """
+    settings = {
+        "device": device,
+        "backend": backend,
+        "precision": precision,
+        "threads": threads,
+        "streams": streams,
+    }
     if (text is None) == (like is None):
-        raise click.UsageError("give either a TEXT or --like BEFORE AFTER")
+        raise UsageError("give either a TEXT or --like BEFORE AFTER")
     if like is not None and rerank:
-        raise click.UsageError("--rerank goes with a TEXT: an example has no words")
+        raise UsageError("--rerank goes with a TEXT: an example has no words")
     for option, path, suffixes in (("--html", html, _PAGES), ("--sheet", sheet, _PICTURES)):
         if path is not None and path.suffix.lower() not in suffixes:
-            raise click.UsageError(f"{option} {path}: the name must end in one of {', '.join(suffixes)}")
-        if path is not None:
-            path.parent.stat()  # a folder that is not there is no news for the end
+            raise UsageError(f"{option} {path}: the name must end in one of {', '.join(suffixes)}")
+        check_folder_of(path)
     from rsicrc.index.index import Index
 
     opened = Index.open(index, model, **settings)
     hits = opened.search(text if text is not None else (like or ()), k, where=where, rerank=rerank)
+    report_choice(opened.engine, settings)
     if as_json:
-        click.echo(json.dumps(_document(opened, hits, where), ensure_ascii=False, indent=2, default=str))
+        typer.echo(json.dumps(_document(opened, hits, where), ensure_ascii=False, indent=2, default=str))
     else:
         _print(hits)
     if not len(hits):
-        click.echo("no pair to show" if where is None else f"no pair for which {where}", err=True)
+        typer.echo("no pair to show" if where is None else f"no pair for which {where}", err=True)
     if html is not None or sheet is not None:
         _report(opened, hits, where, html, sheet)
 
@@ -94,11 +132,11 @@ def _print(hits: Hits) -> None:
     rows = hits.to_list()
     width = max((len(row["id"]) for row in rows), default=0)
     for row in rows:
-        figures = f"{row['similarity']:7.4f}"
+        numbers = f"{row['similarity']:7.4f}"
         if "log_prob" in row:
-            figures += f"  {row['log_prob']:9.3f}" if row["log_prob"] is not None else " " * 11
-        click.echo(f"{row['rank']:3d}  {figures}  {row['id']:{width}}  {row['caption'] or ''}".rstrip())
-        click.secho(f"     {row['before']} → {row['after']}", dim=True)
+            numbers += f"  {row['log_prob']:9.3f}" if row["log_prob"] is not None else " " * 11
+        typer.echo(f"{row['rank']:3d}  {numbers}  {row['id']:{width}}  {row['caption'] or ''}".rstrip())
+        typer.secho(f"     {row['before']} → {row['after']}", dim=True)
 
 
 def _report(index: Index, hits: Hits, where: str | None, html: Path | None, sheet: Path | None) -> None:
@@ -111,9 +149,9 @@ def _report(index: Index, hits: Hits, where: str | None, html: Path | None, shee
     if html is not None:
         with replacing(html) as temporary:
             temporary.write_text(render_page(heading, cards), encoding="utf-8")
-        click.echo(f"report: {html}", err=True)
+        typer.echo(f"report: {html}", err=True)
     if sheet is not None:
         picture = draw_contact_sheet(heading, cards)
         with replacing(sheet) as temporary:
             picture.save(temporary)
-        click.echo(f"sheet: {sheet}", err=True)
+        typer.echo(f"sheet: {sheet}", err=True)

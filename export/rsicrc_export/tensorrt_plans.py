@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rsicrc.backends.tensorrt.library import Library, Report, open_library
+from rsicrc.backends.tensorrt.library import Library, LogFunction, open_library
 from rsicrc.backends.tensorrt.plans import DeviceName, ensure_plans, targets
 from rsicrc.backends.tensorrt.profiles import Profile
 from rsicrc.errors import BackendError
@@ -44,7 +44,7 @@ class PlanBuilder:
         targets(library, device)
         return cls(library, device, parsed)
 
-    def build(self, folder: Path, manifest: Manifest, report: Report) -> None:
+    def build(self, folder: Path, manifest: Manifest, report: LogFunction) -> None:
         """Build what the folder does not have yet.
 
         Raises:

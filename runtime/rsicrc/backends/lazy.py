@@ -1,22 +1,28 @@
-"""Graphs that are opened when they are first used."""
+"""Graphs that are opened on first use."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Generic, TypeVar
+
+Graph = TypeVar("Graph")
 
 
-class OpenGraphs:
-    """A backend's graphs by name: each is opened once, by the first thread that asks for it."""
+class LazyGraphs(Generic[Graph]):
+    """Graphs of a backend by name; each graph is opened once, by the first thread that uses it.
 
-    def __init__(self, open_graph: Callable[[str], Any]) -> None:
+    Args:
+        open_graph: Function that opens a graph by name.
+    """
+
+    def __init__(self, open_graph: Callable[[str], Graph]) -> None:
         self._open = open_graph
-        self._opened: dict[str, Any] = {}
-        self._opening = threading.Lock()
+        self._opened: dict[str, Graph] = {}
+        self._lock = threading.Lock()
 
-    def __getitem__(self, name: str) -> Any:
-        with self._opening:
+    def __getitem__(self, name: str) -> Graph:
+        with self._lock:
             if name not in self._opened:
                 self._opened[name] = self._open(name)
             return self._opened[name]

@@ -96,7 +96,7 @@ class Profile:
         for key, spec in graph.inputs.items():
             if unknown := [axis for axis in spec.shape if isinstance(axis, str) and axis not in axes]:
                 raise ArgumentError(
-                    f"{name}: {key} has the variable axis {unknown[0]}, not supported by profiles: export the model again"
+                    f"{name}: {key} has the axis {unknown[0]}, which profiles do not support: export the model again"
                 )
             if any(isinstance(axis, str) for axis in spec.shape):
                 least, typical, most = (

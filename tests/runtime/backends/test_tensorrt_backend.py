@@ -153,9 +153,7 @@ def test_warmup_captures_all_steps(make: MakeSetup, pairs: list[Any]) -> None:
         here.engine.warmup(0)
 
 
-def test_warmup_on_a_cpu_opens_every_graph(
-    exact: Engine, pairs: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_warmup_on_a_cpu_opens_every_graph(exact: Engine, pairs: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     engine = rsicrc.load(exact.folder, "cpu", backend="onnxruntime", threads=1)
     opened: list[str] = []
     sessions: Any = engine.backend._sessions  # type: ignore[attr-defined]

@@ -34,6 +34,7 @@ HOLDERS = {
         "profile": "IOptimizationProfile",
         "cache": "ITimingCache",
     },
+    "library.py": {"severities": "ILogger.Severity"},
     "backend.py": {
         "_runtime": "Runtime",
         "engine": "ICudaEngine",
@@ -64,10 +65,12 @@ LIST_NAMES = """
 import importlib, json, sys
 module = importlib.import_module(sys.argv[1])
 names = []
-for name in dir(module):
-    names.append(name)
-    if isinstance(getattr(module, name), type):
-        names += [f"{name}.{each}" for each in dir(getattr(module, name))]
+def add(holder, prefix):
+    for name in dir(holder):
+        names.append(prefix + name)
+        if isinstance(getattr(holder, name), type) and name != "__class__" and prefix.count(".") < 2:
+            add(getattr(holder, name), f"{prefix}{name}.")
+add(module, "")
 print(json.dumps(names))
 """
 
@@ -142,11 +145,12 @@ def test_every_object_of_the_library_is_in_a_holder(rtx_names: set[str]) -> None
 
     Only names with an underscore count as names of the library: others, such as `shape`, are also names of our own.
     """
-    members = {name.partition(".")[2] for name in rtx_names if "_" in name.partition(".")[2].strip("_")}
+    members = {name.rpartition(".")[2] for name in rtx_names if "." in name}
     unchecked = {
         access
         for access, value in accesses()
         if access.attribute in members
+        and "_" in access.attribute.strip("_")
         and access.holder not in (*HOLDERS.get(access.file, {}), *MODULES, "self")
         and not (isinstance(value, ast.Attribute) and _is_module(value.value))
     }

@@ -35,6 +35,13 @@ CASES = [
 ]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def both_cpu_backends() -> None:
+    """Skip the module unless both backends on a CPU are installed."""
+    pytest.importorskip("onnxruntime", reason="needs rsicrc[cpu]")
+    pytest.importorskip("openvino", reason="needs rsicrc[openvino]")
+
+
 @pytest.fixture(scope="module")
 def folder(variants_folder: Path) -> Path:
     return variants_folder

@@ -1,7 +1,7 @@
-"""What TensorRT made of a graph: the layers in its build log, and what in the ONNX graph they came from.
+"""Layers in the build log of TensorRT, and the nodes of the ONNX graph that each layer comes from.
 
-A layer of tensorrt_rtx is one kernel. Its name lists its operations, shortened to four letters or less
-(`__myl_CastReshTranAdd`), and its metadata the nodes of the ONNX graph that went into it.
+A layer of tensorrt_rtx is one kernel. Its name lists its operations, shortened to at most four letters
+(`__myl_CastReshTranAdd`), and its metadata lists the nodes of the ONNX graph that the kernel computes.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import onnx
+if TYPE_CHECKING:
+    import onnx
 
 _LAYER = re.compile(r"^\s*Name: (?P<name>\S+), LayerType: (?P<kind>\w+),(?P<rest>.*)$", re.MULTILINE)
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 _MOVING = {"Move", "Resh", "Tran", "Slic", "Conc", "Repl", "Cast"}
-_NO_WORK = {"shape_call", "signal", "wait"}  # bookkeeping between kernels
+_NO_KERNEL = {"shape_call", "signal", "wait"}  # synchronization between kernels
 
 
 @dataclass(frozen=True)
@@ -24,9 +26,10 @@ class Layer:
     """One kernel.
 
     Attributes:
-        name: without the number that makes it unique.
-        kind: "gemm", "correlation" (a convolution), "kgen" (generated), "runtime_fusion" (a product with what follows)…
-        nodes: names of the ONNX nodes in it.
+        name: Name without the number that makes it unique.
+        kind: "gemm", "correlation" (a convolution), "kgen" (generated), "runtime_fusion" (a product fused with later
+            nodes)…
+        nodes: Names of the ONNX nodes in the kernel.
     """
 
     name: str
@@ -35,63 +38,70 @@ class Layer:
 
     @property
     def operations(self) -> tuple[str, ...]:
-        """What a generated kernel does, in order: Cast, Resh, Tran, Add…; empty for the library's own kernels."""
+        """Operations of a generated kernel in order: Cast, Resh, Tran, Add…; empty for the library's own kernels."""
         return tuple(re.findall(r"[A-Z][a-z0-9]+", self.name.removeprefix("__myl_"))) if "__myl_" in self.name else ()
 
     @property
     def is_attention(self) -> bool:
-        """Whether it is a fused attention: both products and the softmax."""
+        """True for a fused attention: both products and the softmax."""
         return re.match(r"_ge(mm|mv)_mha", self.name) is not None
 
     @property
     def is_convolution(self) -> bool:
-        """Whether it is a convolution, with what was fused to it."""
+        """True for a convolution, with the nodes that are fused with it."""
         return self.kind == "correlation" or "Corr" in self.operations
 
     @property
     def only_moves(self) -> bool:
-        """Whether it computes nothing: it copies, transposes, casts, or pads."""
+        """True if the kernel only copies, transposes, casts or pads."""
         return bool(self.operations) and set(self.operations) <= _MOVING
 
 
 @dataclass(frozen=True)
 class Attention:
-    """An attention in an ONNX graph: names of the score product, the softmax and the product with the values."""
+    """An attention in an ONNX graph.
+
+    Attributes:
+        scores: Name of the product of queries and keys.
+        softmax: Name of the softmax.
+        output: Name of the product with the values.
+    """
 
     scores: str
     softmax: str
-    mixed: str
+    output: str
 
 
 def read_layers(log: Iterable[str]) -> list[Layer]:
-    """Return the kernels that a verbose build log lists."""
+    """Return the kernels in a verbose build log."""
     return [
         Layer(re.sub(r"_myl\d+_\d+$", "", match["name"]), match["kind"], tuple(_NODE.findall(match["rest"])))
         for match in _LAYER.finditer("\n".join(log))
-        if match["kind"] not in _NO_WORK
+        if match["kind"] not in _NO_KERNEL
     ]
 
 
 def attentions(path: Path) -> Iterator[Attention]:
-    """Find the attentions of an ONNX graph whose weights nothing but the product with the values uses.
+    """Yield the attentions of an ONNX graph whose weights are used only by the product with the values.
 
-    The scores must be a product of two activations: the image encoder's pool, whose query is a weight, is none.
+    The scores must be a product of two activations, so the pool of the image encoder, whose query is a weight, is left
+    out.
     """
-    graph = onnx.load(path, load_external_data=False).graph
+    graph = _load(path)
     makers = {name: node for node in graph.node for name in node.output}
     weights = {tensor.name for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type != "Softmax":
             continue
-        scores = _product_behind(node.input[0], makers)
+        scores = _source_product(node.input[0], makers)
         uses = list(_uses(graph, node.output[0]))
         if scores and weights.isdisjoint(scores.input) and [use.op_type for use in uses] == ["MatMul"]:
             yield Attention(scores.name, node.name, uses[0].name)
 
 
 def convolutions(path: Path) -> Iterator[tuple[str, bool, str | None]]:
-    """Return every convolution of an ONNX graph: its name, whether it has a bias, and its ReLU's name if any."""
-    graph = onnx.load(path, load_external_data=False).graph
+    """Yield the convolutions of an ONNX graph: name, True if there is a bias, and the name of the ReLU or None."""
+    graph = _load(path)
     for node in graph.node:
         if node.op_type == "Conv":
             uses = list(_uses(graph, node.output[0]))
@@ -100,8 +110,8 @@ def convolutions(path: Path) -> Iterator[tuple[str, bool, str | None]]:
 
 
 def residual_relus(path: Path) -> Iterator[str]:
-    """Return the name of every ReLU of an ONNX graph that follows the sum of a convolution and something else."""
-    graph = onnx.load(path, load_external_data=False).graph
+    """Yield the names of the ReLUs of an ONNX graph that follow the sum of a convolution and another tensor."""
+    graph = _load(path)
     makers = {name: node for node in graph.node for name in node.output}
     for node in graph.node:
         source = makers.get(node.input[0])
@@ -111,19 +121,25 @@ def residual_relus(path: Path) -> Iterator[str]:
             yield node.name
 
 
-def _product_behind(name: str, makers: dict[str, onnx.NodeProto]) -> onnx.NodeProto | None:
-    """The product that a tensor comes from by casts and added masks alone."""
+def _load(path: Path) -> onnx.GraphProto:
+    import onnx
+
+    return onnx.load(path, load_external_data=False).graph
+
+
+def _source_product(name: str, makers: dict[str, onnx.NodeProto]) -> onnx.NodeProto | None:
+    """Return the product that a tensor is computed from by casts and additions of masks only; None if there is none."""
     node = makers.get(name)
     if node is None or node.op_type == "MatMul":
         return node
     if node.op_type not in ("Add", "Cast"):
         return None
-    found = (_product_behind(each, makers) for each in node.input)
+    found = (_source_product(each, makers) for each in node.input)
     return next((product for product in found if product is not None), None)
 
 
 def _uses(graph: onnx.GraphProto, name: str) -> Iterator[onnx.NodeProto]:
-    """The nodes that use a tensor, casts left out."""
+    """Yield the nodes that use a tensor, directly or after a cast."""
     for node in graph.node:
         if name in node.input:
             if node.op_type == "Cast":

@@ -1,4 +1,4 @@
-"""What this machine gives a process: processors, and the instructions they know."""
+"""The CPUs that a process may use, and the instructions that they support."""
 
 from __future__ import annotations
 
@@ -6,23 +6,25 @@ import math
 import os
 from pathlib import Path
 
-# Flags of /proc/cpuinfo that stand for products of bfloat16; without them they are imitated, slower than float32.
+# Flags of /proc/cpuinfo for matrix products of bfloat16; without such instructions bfloat16 is emulated and slower than
+# float32.
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
 def available_cpus() -> int:
-    """Return how many CPUs this process may use: its affinity, bounded by the container's quota."""
+    """Return the number of CPUs that this process may use: its affinity, limited by the quota of the container."""
     try:
         cpus = len(os.sched_getaffinity(0))
     except AttributeError:  # not on Linux
         cpus = os.cpu_count() or 1
-    # ONNX Runtime sees the machine's cores and starts a spinning thread for each; under a quota they starve each other.
+    # ONNX Runtime counts the cores of the machine and starts a spinning thread for each; with a quota, these threads
+    # starve each other.
     quota = cgroup_quota(Path("/sys/fs/cgroup"))
     return cpus if quota is None else max(1, min(cpus, math.ceil(quota)))
 
 
 def cgroup_quota(root: Path) -> float | None:
-    """Return how many CPUs' time a container may use, by cgroup version 2 or 1; None where nothing limits it."""
+    """Return the CPU quota of a container, in CPUs, from cgroup version 2 or 1; None if there is no limit."""
     try:
         limit, period = (root / "cpu.max").read_text(encoding="ascii").split()
     except (OSError, ValueError):
@@ -33,13 +35,13 @@ def cgroup_quota(root: Path) -> float | None:
             return None
     try:
         quota = int(limit) / int(period)
-    except (ValueError, ZeroDivisionError):  # version 2 says "max" for no limit
+    except (ValueError, ZeroDivisionError):  # version 2 writes "max" for no limit
         return None
-    return quota if quota > 0 else None  # version 1 says -1 for no limit
+    return quota if quota > 0 else None  # version 1 writes -1 for no limit
 
 
 def cpu_fields(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, str]:
-    """Return what Linux says about the first processor; empty on other systems."""
+    """Return the fields of the first processor in /proc/cpuinfo; empty on systems other than Linux."""
     try:
         text = cpuinfo.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -52,11 +54,11 @@ def cpu_fields(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, str]:
 
 
 def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:
-    """Return the instruction sets of the processor, as /proc/cpuinfo names them."""
+    """Return the instruction sets of the processor, as named in /proc/cpuinfo."""
     fields = cpu_fields(cpuinfo)
     return set(fields.get("flags", fields.get("Features", "")).split())
 
 
 def has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the processor multiplies bfloat16 by itself."""
+    """Return True if the processor has instructions for products of bfloat16."""
     return bool(_BF16_FLAGS & cpu_flags(cpuinfo))

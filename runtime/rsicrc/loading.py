@@ -6,7 +6,7 @@ import logging
 import os
 from pathlib import Path
 
-from rsicrc.backends.selection import LoadOptions, open_backend
+from rsicrc.backends.selection import open_backend
 from rsicrc.engine import Engine
 from rsicrc.errors import ArgumentError, ModelNotFoundError
 from rsicrc.manifest import EXACT, Manifest
@@ -70,8 +70,7 @@ def load(
         if value is not None and value < 1:
             raise ArgumentError(f"{name} must be at least 1, not {value}")
     folder = find_model(model)
-    wanted = LoadOptions(device, backend, precision, threads, streams)
-    opened, manifest = open_backend(folder, Manifest.load(folder), wanted)
+    opened, manifest = open_backend(folder, Manifest.load(folder), device, backend, precision, threads, streams)
     if "auto" in (device, backend):
         logger.info("%s: %s, %s on %s with %d threads", folder, precision, opened.name, opened.device, opened.threads)
     return Engine(folder, manifest, opened)

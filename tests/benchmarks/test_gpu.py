@@ -327,7 +327,7 @@ def test_rehearsal(checkpoint_file: Path, tmp_path: Path) -> None:
     found = json.loads(output.read_text())
     outcomes = {test["outcome"] for test in found["tests"]}
     assert outcomes == {"passed", "skipped"}
-    assert any("test_as_on_the_cpu" in test["name"] and test["outcome"] == "passed" for test in found["tests"])
+    assert any("test_captions_match_the_cpu" in test["name"] and test["outcome"] == "passed" for test in found["tests"])
     for step in ("latency", "throughput"):
         turns = {turn["contestant"]: turn for turn in found[step]["turns"]}
         assert {"published", "graph-bf16", "rsicrc onnxruntime fp32", "rsicrc openvino fp32"} == set(turns)

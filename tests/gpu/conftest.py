@@ -1,12 +1,14 @@
-"""The engine on a GPU beside the engine on the CPU: on every backend that is here, in every precision of the folder.
+"""Tests of the engine on a GPU against the engine on the CPU, for every available backend and precision.
 
-`make test-gpu` runs these; what is missing is skipped, and the reason said. The environment says on what:
+`make test-gpu` runs these tests; tests of missing backends and precisions are skipped with the reason. Environment
+variables:
 
-    RSICRC_GPU_MODEL    the model folder (`rsicrc-export CKPT --precision fp16 --precision bf16 --precision int8 …`)
-    RSICRC_GPU_DEVICE   cuda:0 by default; with cpu, the same tests rehearse on the processor
-    RSICRC_GPU_BATCHES  of the stress test, 1,000 by default
+    RSICRC_GPU_MODEL    model folder (`rsicrc-export CKPT --precision fp16 --precision bf16 --precision int8 …`)
+    RSICRC_GPU_DEVICE   device, cuda:0 by default; with cpu, the same tests run on the processor
+    RSICRC_GPU_BATCHES  number of batches of the stress test, 1,000 by default
 
-Needed: NumPy, Pillow, tokenizers and pytest; cuda-bindings and one of onnxruntime-gpu, tensorrt and tensorrt_rtx.
+Required packages: NumPy, Pillow, tokenizers and pytest; cuda-bindings and one of onnxruntime-gpu, tensorrt and
+tensorrt_rtx.
 """
 
 from __future__ import annotations
@@ -19,19 +21,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from common import card, present
+from common import gpu
 from numpy.typing import NDArray
 
 import rsicrc
 from rsicrc import BackendError, Caption, Engine
 from rsicrc.manifest import EXACT
+from tests.gpu import available
 
 Pairs = list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]
-Open = Callable[[str, str], Engine]
+OpenEngine = Callable[[str, str], Engine]
 
 DEVICE = os.environ.get("RSICRC_GPU_DEVICE", "cuda:0")
 BATCHES = int(os.environ.get("RSICRC_GPU_BATCHES", "1000"))
-MOST = 64
+MAX_BATCH = 64
 BEAMS = (1, 5)
 _MODEL = os.environ.get("RSICRC_GPU_MODEL", "")
 _PRECISIONS = (EXACT, "fp16", "bf16", "int8")
@@ -39,12 +42,12 @@ _PRECISIONS = (EXACT, "fp16", "bf16", "int8")
 
 @dataclass(frozen=True)
 class Expected:
-    """What the CPU says in float32.
+    """Results of the CPU in float32.
 
     Attributes:
-        engine: it.
-        captions: beams → of all pairs, as many sentences as beams.
-        embeddings: of all pairs.
+        engine: The engine on the CPU.
+        captions: Captions of all pairs by number of beams, with as many sentences as beams.
+        embeddings: Embeddings of all pairs, float32 [pairs, d].
     """
 
     engine: Engine
@@ -53,9 +56,9 @@ class Expected:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every backend and precision there may be; what is not there is skipped, so that it is seen."""
+    """Run a test for all backends and precisions; unavailable ones are skipped, so that the report lists them."""
     if "backend" in metafunc.fixturenames:
-        names = present.BACKENDS if card.is_card(DEVICE) else (present.ONNX_RUNTIME, present.OPENVINO)
+        names = available.BACKENDS if gpu.is_gpu(DEVICE) else (available.ONNX_RUNTIME, available.OPENVINO)
         metafunc.parametrize("backend", names, scope="session")
     if "precision" in metafunc.fixturenames:
         metafunc.parametrize("precision", _PRECISIONS, scope="session")
@@ -70,15 +73,15 @@ def folder() -> Path:
 
 
 @pytest.fixture(scope="session")
-def open_engine(folder: Path) -> Open:
-    """Engines on the device; the same one for the same backend and precision."""
+def open_engine(folder: Path) -> OpenEngine:
+    """Function that opens an engine on the device, cached by backend and precision."""
 
     @cache
     def reason(backend: str, precision: str) -> str:
-        if missing := present.backends(DEVICE)[backend]:
+        if missing := available.backends(DEVICE)[backend]:
             return missing
-        there = present.precisions(folder, DEVICE)
-        return "" if precision in there else f"{folder.name} has no graphs in {precision}, only in {', '.join(there)}"
+        names = available.precisions(folder, DEVICE)
+        return "" if precision in names else f"{folder.name} has no graphs in {precision}, only in {', '.join(names)}"
 
     @cache
     def opened(backend: str, precision: str) -> Engine:
@@ -95,28 +98,28 @@ def open_engine(folder: Path) -> Open:
 
 
 @pytest.fixture(scope="session")
-def engine(open_engine: Open, backend: str, precision: str) -> Engine:
+def engine(open_engine: OpenEngine, backend: str, precision: str) -> Engine:
     """The engine of a backend and a precision."""
     return open_engine(backend, precision)
 
 
 @pytest.fixture(scope="session")
 def pairs() -> Pairs:
-    """Generated scenes where they can be drawn, else coarse noise."""
+    """Synthetic scenes if the training package is installed, else coarse noise."""
     try:
         from rsicrc_train.synth import make_pair
     except ImportError:
-        coarse = np.random.default_rng(5).integers(0, 256, (MOST, 2, 8, 8, 3), np.uint8)
+        coarse = np.random.default_rng(5).integers(0, 256, (MAX_BATCH, 2, 8, 8, 3), np.uint8)
         return [tuple(pair) for pair in coarse.repeat(32, axis=2).repeat(32, axis=3)]
-    return [(pair.before, pair.after) for pair in (make_pair(4711, number) for number in range(MOST))]
+    return [(pair.before, pair.after) for pair in (make_pair(4711, number) for number in range(MAX_BATCH))]
 
 
 @pytest.fixture(scope="session")
 def expected(folder: Path, pairs: Pairs) -> Expected:
-    """The CPU's answers."""
-    for backend, missing in present.backends(card.CPU).items():
+    """Results of the CPU in float32."""
+    for backend, missing in available.backends(gpu.CPU).items():
         if not missing:
-            cpu = rsicrc.load(folder, card.CPU, backend=backend)
+            cpu = rsicrc.load(folder, gpu.CPU, backend=backend)
             captions = {beams: cpu.caption(pairs, beams=beams, n_best=beams) for beams in BEAMS}
             return Expected(cpu, captions, cpu.embed_images(pairs))
-    pytest.skip("neither onnxruntime nor openvino is here to say what the CPU says; golden.npz alone is compared")
+    pytest.skip("neither onnxruntime nor openvino is installed for the results of the CPU; only golden.npz is compared")

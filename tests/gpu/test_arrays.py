@@ -1,4 +1,4 @@
-"""Pixels and vectors on the GPU stay there: DLPack and `__cuda_array_interface__`, and the streams they come from."""
+"""Exchange of pixels and embeddings on the GPU: DLPack, `__cuda_array_interface__`, and their streams."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from common import card
+from common import gpu
 from numpy.typing import NDArray
 
 from rsicrc.manifest import EXACT, GOLDEN_FILE, IMAGE_ENCODER
-from tests.gpu.conftest import DEVICE, Open
+from tests.gpu.conftest import DEVICE, OpenEngine
 
 pytestmark = pytest.mark.gpu
 
-LONG = 200_000_000  # clock ticks: a tenth of a second, in which a reader that does not wait sees zeros
+DELAY = 200_000_000  # clock ticks, a tenth of a second: a reader that does not wait reads zeros
 
 
 @pytest.fixture
 def images(folder: Path) -> NDArray[np.uint8]:
-    if not card.is_card(DEVICE):
-        pytest.skip("this is about arrays on a GPU")
+    if not gpu.is_gpu(DEVICE):
+        pytest.skip("tests arrays on a GPU")
     pixels: NDArray[np.uint8] = np.load(folder / GOLDEN_FILE)["images"]
     return pixels
 
@@ -30,40 +30,42 @@ def images(folder: Path) -> NDArray[np.uint8]:
 def torch(images: NDArray[np.uint8]) -> Any:
     module = pytest.importorskip("torch")
     if not module.cuda.is_available():
-        pytest.skip("the torch that is installed is without CUDA")
+        pytest.skip("the installed torch has no CUDA")
     return module
 
 
-def test_torch(open_engine: Open, backend: str, images: NDArray[np.uint8], torch: Any) -> None:
-    there = open_engine(backend, EXACT).backend
-    expected = there.numpy(there.run(IMAGE_ENCODER, {"images": images})["image_embedding"])
+def test_torch_arrays_are_read_and_returned(
+    open_engine: OpenEngine, backend: str, images: NDArray[np.uint8], torch: Any
+) -> None:
+    runner = open_engine(backend, EXACT).backend
+    expected = runner.numpy(runner.run(IMAGE_ENCODER, {"images": images})["image_embedding"])
     pixels = torch.from_numpy(images).to(DEVICE)
-    value = there.run(IMAGE_ENCODER, {"images": pixels})["image_embedding"]
-    np.testing.assert_allclose(there.numpy(value), expected, atol=1e-6)
+    value = runner.run(IMAGE_ENCODER, {"images": pixels})["image_embedding"]
+    np.testing.assert_allclose(runner.numpy(value), expected, atol=1e-6)
     vectors = torch.from_dlpack(value)
     assert vectors.device == torch.device(DEVICE)
     np.testing.assert_allclose(vectors.cpu().numpy(), expected, atol=1e-6)
 
 
-def test_what_a_stream_still_computes_is_waited_for(
-    open_engine: Open, backend: str, images: NDArray[np.uint8], torch: Any
+def test_engine_waits_for_the_stream_of_an_array(
+    open_engine: OpenEngine, backend: str, images: NDArray[np.uint8], torch: Any
 ) -> None:
-    there = open_engine(backend, EXACT).backend
-    expected = there.numpy(there.run(IMAGE_ENCODER, {"images": images})["image_embedding"])
+    runner = open_engine(backend, EXACT).backend
+    expected = runner.numpy(runner.run(IMAGE_ENCODER, {"images": images})["image_embedding"])
     source = torch.from_numpy(images).to(DEVICE)
     pixels = torch.zeros_like(source)
     torch.cuda.synchronize(DEVICE)
     with torch.cuda.device(DEVICE), torch.cuda.stream(torch.cuda.Stream(DEVICE)):
-        torch.cuda._sleep(LONG)
+        torch.cuda._sleep(DELAY)
         pixels.copy_(source)
-        value = there.run(IMAGE_ENCODER, {"images": pixels})["image_embedding"]
+        value = runner.run(IMAGE_ENCODER, {"images": pixels})["image_embedding"]
         np.testing.assert_allclose(torch.from_dlpack(value).cpu().numpy(), expected, atol=1e-6)
 
 
-def test_cupy(open_engine: Open, backend: str, images: NDArray[np.uint8]) -> None:
+def test_cupy_arrays_are_read_and_returned(open_engine: OpenEngine, backend: str, images: NDArray[np.uint8]) -> None:
     cupy: Any = pytest.importorskip("cupy")
-    there = open_engine(backend, EXACT).backend
-    expected = there.numpy(there.run(IMAGE_ENCODER, {"images": images})["image_embedding"])
+    runner = open_engine(backend, EXACT).backend
+    expected = runner.numpy(runner.run(IMAGE_ENCODER, {"images": images})["image_embedding"])
     with cupy.cuda.Device(int(DEVICE.partition(":")[2] or 0)):
-        value = there.run(IMAGE_ENCODER, {"images": cupy.asarray(images)})["image_embedding"]
+        value = runner.run(IMAGE_ENCODER, {"images": cupy.asarray(images)})["image_embedding"]
         np.testing.assert_allclose(cupy.asnumpy(cupy.from_dlpack(value)), expected, atol=1e-6)

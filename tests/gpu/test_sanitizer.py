@@ -1,4 +1,4 @@
-"""NVIDIA's compute-sanitizer over a few captions, where it is installed and takes the device."""
+"""NVIDIA's compute-sanitizer over a few captions, if it is installed and supports the device."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from common import card
+from common import gpu
 
 from rsicrc.manifest import EXACT
-from tests.gpu.conftest import DEVICE, Open
+from tests.gpu.conftest import DEVICE, OpenEngine
 
 pytestmark = pytest.mark.gpu
 
-FOUND = 77
+ERROR_CODE = 77
 CODE = """
 import sys
 import numpy as np
@@ -29,18 +29,18 @@ engine.embed_texts(["the road"])
 """
 
 
-def test_no_bad_access(open_engine: Open, backend: str) -> None:
-    if not card.is_card(DEVICE):
+def test_memcheck_finds_no_errors(open_engine: OpenEngine, backend: str) -> None:
+    if not gpu.is_gpu(DEVICE):
         pytest.skip("compute-sanitizer is for GPUs")
     sanitizer = shutil.which("compute-sanitizer", path=_path())
     if sanitizer is None:
         pytest.skip("compute-sanitizer is not installed")
-    folder = open_engine(backend, EXACT).folder  # its plans are there then, so that none is built under the tool
-    command = [sanitizer, "--tool", "memcheck", "--error-exitcode", str(FOUND), sys.executable, "-c", CODE]
+    folder = open_engine(backend, EXACT).folder  # builds the plans, so that no plan is built under the tool
+    command = [sanitizer, "--tool", "memcheck", "--error-exitcode", str(ERROR_CODE), sys.executable, "-c", CODE]
     done = subprocess.run([*command, str(folder), DEVICE, backend], capture_output=True, text=True, timeout=540)
     report = done.stdout + done.stderr
     if "Device not supported" in report or "not supported on this" in report:
-        pytest.skip("compute-sanitizer does not take this device here")
+        pytest.skip("compute-sanitizer does not support this device")
     assert done.returncode == 0, report[-3000:]
 
 

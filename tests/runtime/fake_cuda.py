@@ -1,7 +1,7 @@
-"""A stand-in for `cuda.bindings.runtime` over the host's memory, and for TensorRT over ONNX Runtime on the CPU.
+"""Fakes of `cuda.bindings.runtime` over host memory, and of TensorRT over ONNX Runtime on the CPU.
 
-Work that is queued on a stream is done as late as it may be: when somebody waits for it. So a wait or a copy that is
-missing shows in the results. Errors are the real library's numbers.
+Queued work is run as late as CUDA allows: when something waits for it. A missing wait or copy therefore changes the
+results. Error codes are those of the real library.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 
 from rsicrc.backends.arrays import item_size
 from rsicrc.backends.host_loop import shape_of
@@ -30,7 +28,7 @@ Work = Callable[[], None]
 
 @dataclass
 class _Point:
-    """An event: how much of which stream's work comes before it."""
+    """An event: the stream, and the number of its work items before the event."""
 
     stream: int = 0
     count: int = 0
@@ -40,19 +38,22 @@ class _Point:
 class _Queue:
     work: list[Work] = field(default_factory=list)
     done: int = 0
-    recording: list[Work] | None = None
+    captured: list[Work] | None = None
 
 
 class FakeCuda:
     """The functions of `cuda.bindings.runtime` that `rsicrc.backends.cuda` calls.
 
     Attributes:
-        calls: how often each was called.
-        copies: how many copies were done, by kind, and how many bytes.
-        allocated: bytes on the device, by address.
-        room: bytes that the device has.
-        peak: the most bytes that were in use.
-        is_eager: work is done at once, for a runtime that does its own at once.
+        calls: Number of calls by function.
+        copies: Number of copies by direction ("up", "down", "across").
+        copied: Number of copied bytes by direction.
+        allocated: Sizes of the allocations on the device, by address.
+        pinned: Sizes of the allocations of pinned host memory, by address.
+        capacity: Memory of the device in bytes.
+        peak: Maximum memory in use, in bytes.
+        devices: Number of devices.
+        is_eager: Work is run at once, for a runtime that runs its own work at once.
     """
 
     cudaMemcpyKind = SimpleNamespace(  # noqa: N815
@@ -60,8 +61,8 @@ class FakeCuda:
     )
     cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)  # noqa: N815
 
-    def __init__(self, room: int = 1 << 33, *, is_eager: bool = False) -> None:
-        self.room, self.is_eager = room, is_eager
+    def __init__(self, capacity: int = 1 << 33, *, is_eager: bool = False) -> None:
+        self.capacity, self.is_eager = capacity, is_eager
         self.devices = 1
         self.peak = 0
         self.calls: Counter[str] = Counter()
@@ -96,7 +97,7 @@ class FakeCuda:
         return (OK,)
 
     def cudaMemGetInfo(self) -> tuple[int, int, int]:  # noqa: N802
-        return OK, self.room - sum(self.allocated.values()), self.room
+        return OK, self.capacity - sum(self.allocated.values()), self.capacity
 
     def cudaGetLastError(self) -> tuple[int]:  # noqa: N802
         return (OK,)
@@ -105,7 +106,7 @@ class FakeCuda:
         return OK, f"error {error}".encode()
 
     def cudaMalloc(self, size: int) -> tuple[int, int | None]:  # noqa: N802
-        if sum(self.allocated.values()) + size > self.room:
+        if sum(self.allocated.values()) + size > self.capacity:
             return NO_MEMORY, None
         address = self._allocate(size)
         self.allocated[address] = size
@@ -176,7 +177,7 @@ class FakeCuda:
         for address, on_device in ((target, kind != "down"), (source, kind != "up")):
             if on_device:
                 self._require_device(address, size)
-        # What is not pinned is read at once, as the driver does; what is written there is complete on return.
+        # As in the real driver, unpinned memory is read at once, and a copy to it is complete on return.
         early = ctypes.string_at(source, size) if kind == "up" and not self._is_in(self.pinned, source, size) else None
 
         def work() -> None:
@@ -190,12 +191,12 @@ class FakeCuda:
         return (OK,)
 
     def cudaStreamBeginCapture(self, stream: int, _mode: int) -> tuple[int]:  # noqa: N802
-        self._queues[stream].recording = []
+        self._queues[stream].captured = []
         return (OK,)
 
     def cudaStreamEndCapture(self, stream: int) -> tuple[int, list[Work] | None]:  # noqa: N802
-        recorded, self._queues[stream].recording = self._queues[stream].recording, None
-        return OK, recorded
+        captured, self._queues[stream].captured = self._queues[stream].captured, None
+        return OK, captured
 
     def cudaGraphInstantiate(self, graph: list[Work], _flags: int) -> tuple[int, list[Work]]:  # noqa: N802
         return OK, graph
@@ -212,12 +213,12 @@ class FakeCuda:
         return (OK,)
 
     def queue(self, stream: int, work: Work) -> None:
-        """Queue work, or record it."""
+        """Queue work, or capture it."""
         queue = self._queues[stream]
-        if self.is_eager and queue.recording is None:
+        if self.is_eager and queue.captured is None:
             work()
             return
-        (queue.work if queue.recording is None else queue.recording).append(work)
+        (queue.work if queue.captured is None else queue.captured).append(work)
 
     def _run(self, stream: int, count: int) -> None:
         queue = self._queues.get(stream)
@@ -232,17 +233,17 @@ class FakeCuda:
             self._run(number, len(queue.work))
 
     def _allocate(self, size: int) -> int:
-        memory = np.full(size + 256, 0xA5, np.uint8)  # as fresh memory is: not zero
+        memory = np.full(size + 256, 0xA5, np.uint8)  # fresh memory is not zero
         address: int = -(-memory.ctypes.data // 256) * 256
         self._memory[address] = memory
         return address
 
     def _require_device(self, address: int, size: int) -> None:
-        assert self._is_in(self.allocated, address, size), "no memory of the device"
+        assert self._is_in(self.allocated, address, size), "not memory of the device"
 
     @staticmethod
-    def _is_in(places: dict[int, int], address: int, size: int) -> bool:
-        return any(start <= address and address + size <= start + length for start, length in places.items())
+    def _is_in(allocations: dict[int, int], address: int, size: int) -> bool:
+        return any(start <= address and address + size <= start + length for start, length in allocations.items())
 
 
 def _nothing() -> None:
@@ -250,7 +251,7 @@ def _nothing() -> None:
 
 
 class FakeLogger:
-    """What `make_logger` gives for the stand-in."""
+    """Stand-in for the logger of `make_logger`."""
 
     errors: tuple[str, ...] = ()
     reason = "it gave no reason"
@@ -258,20 +259,20 @@ class FakeLogger:
 
 @dataclass
 class FakeTensorRt:
-    """A TensorRT whose plans are ONNX files and whose engines run them on the CPU, over the addresses they get.
+    """A TensorRT whose plans are ONNX files, and whose engines run them on the CPU over the given addresses.
 
     Attributes:
-        cuda: whose streams it queues its work on.
-        graphs: the manifest's.
-        most: the most pairs that its profile admits.
-        at_host: inputs that its engines want in the host's memory.
-        runs: how often each graph ran.
+        cuda: CUDA whose streams the work is queued on.
+        graphs: Graphs of the manifest.
+        max_pairs: Maximum number of pairs in the profile.
+        host_tensors: Inputs that the engines read from host memory.
+        runs: Number of runs by graph.
     """
 
     cuda: FakeCuda
     graphs: dict[str, GraphSpec]
-    most: int = 64
-    at_host: frozenset[str] = frozenset()
+    max_pairs: int = 64
+    host_tensors: frozenset[str] = frozenset()
     runs: Counter[str] = field(default_factory=Counter)
 
     TensorLocation = SimpleNamespace(HOST=1, DEVICE=0)
@@ -285,25 +286,27 @@ class FakeTensorRt:
         return SimpleNamespace(deserialize_cuda_engine=self._engine)
 
     def _engine(self, plan: bytes) -> FakeEngine:
-        inputs = {each.name for each in onnx.load_model_from_string(plan).graph.input}
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        session = onnxruntime.InferenceSession(plan, options, providers=["CPUExecutionProvider"])
+        inputs = {each.name for each in session.get_inputs()}
         (name,) = (name for name, graph in self.graphs.items() if set(graph.inputs) == inputs)
-        return FakeEngine(self, name, self.graphs[name], plan)
+        return FakeEngine(self, name, self.graphs[name], session)
 
 
 class FakeEngine:
-    def __init__(self, library: FakeTensorRt, name: str, graph: GraphSpec, plan: bytes) -> None:
-        self.library, self.name, self.graph = library, name, graph
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        self.session = onnxruntime.InferenceSession(plan, options, providers=["CPUExecutionProvider"])
+    def __init__(self, library: FakeTensorRt, name: str, graph: GraphSpec, session: Any) -> None:
+        self.library, self.name, self.graph, self.session = library, name, graph, session
 
     def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
         assert profile == 0
-        most = {"B": self.library.most, "K": 8, "P": 10_000, "N": 256, "n": 100}
+        most = {"B": self.library.max_pairs, "K": 8, "P": 10_000, "N": 256, "n": 100}
         return [shape_of(self.graph.inputs[name], axes) for axes in (dict.fromkeys(most, 1), most, most)]
 
     def get_tensor_location(self, name: str) -> int:
-        return int(name in self.library.at_host)
+        return int(name in self.library.host_tensors)
 
     def create_execution_context(self) -> FakeContext:
         return FakeContext(self)
@@ -325,7 +328,7 @@ class FakeContext:
         return True
 
     def execute_async_v3(self, stream: int) -> bool:
-        """Queue a run over the addresses and shapes of now; what is at them is read when it is done."""
+        """Queue a run with the current addresses and shapes; the memory is read when the work is run."""
         engine, addresses = self.engine, dict(self.addresses)
         library = engine.library
         assert set(addresses) == {*engine.graph.inputs, *engine.graph.outputs}
@@ -336,8 +339,8 @@ class FakeContext:
         tensors = {**engine.graph.inputs, **engine.graph.outputs}
         for name, spec in tensors.items():
             size = int(np.prod(shape_of(spec, axes))) * item_size(spec.dtype)
-            memory = library.cuda.pinned if name in library.at_host else library.cuda.allocated
-            assert FakeCuda._is_in(memory, addresses[name], size), f"{name} is not where it belongs"
+            memory = library.cuda.pinned if name in library.host_tensors else library.cuda.allocated
+            assert FakeCuda._is_in(memory, addresses[name], size), f"{name} is in the wrong memory"
 
         def work() -> None:
             library.runs[engine.name] += 1
@@ -345,8 +348,8 @@ class FakeContext:
             def array(name: str) -> Any:
                 shape, dtype = shape_of(tensors[name], axes), np.dtype(tensors[name].dtype)
                 size = int(np.prod(shape)) * dtype.itemsize
-                place = (ctypes.c_uint8 * size).from_address(addresses[name])
-                return np.ctypeslib.as_array(place).view(dtype).reshape(shape)
+                memory = (ctypes.c_uint8 * size).from_address(addresses[name])
+                return np.ctypeslib.as_array(memory).view(dtype).reshape(shape)
 
             results = engine.session.run(
                 list(engine.graph.outputs), {name: array(name) for name in engine.graph.inputs}

@@ -135,7 +135,7 @@ def test_gpu_that_cannot_be_opened_is_skipped(
         rsicrc.load(model_folder, "cuda:0")
     with pytest.raises(BackendError, match=reason):
         rsicrc.load(model_folder, backend="tensorrt")
-    with pytest.raises(BackendError, match="openvino runs on the CPU alone: on a GPU there is tensorrt, onnx"):
+    with pytest.raises(BackendError, match="openvino runs on the CPU only: on a GPU there is tensorrt, onnx"):
         rsicrc.load(model_folder, "cuda", backend="openvino")
     with pytest.raises(BackendError, match=r"no graphs in int8-fp16, .* --precision int8 --precision fp16 --calib"):
         rsicrc.load(model_folder, "cuda", precision="int8")

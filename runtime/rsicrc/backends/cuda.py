@@ -1,7 +1,7 @@
-"""CUDA, as far as we need it, over NVIDIA's cuda-bindings: memory, streams, events, recorded work; errors as ours.
+"""CUDA devices, memory, streams, events and graphs over NVIDIA's cuda-bindings, with errors as `BackendError`.
 
-Addresses, streams and events are plain numbers, as TensorRT, ONNX Runtime and the array interfaces take them. All of it
-lives in the device's primary context, the one that PyTorch, CuPy and `pycuda.autoprimaryctx` use too.
+Addresses, streams and events are plain integers, as in TensorRT, ONNX Runtime and the array protocols. All objects
+belong to the device's primary context, which PyTorch, CuPy and `pycuda.autoprimaryctx` use too.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _ON_CPU = "or use device='cpu'"
 
 
 def device_number(device: str) -> int:
-    """Return N of "cuda:N"; "cuda" is the first.
+    """Return N of "cuda:N"; 0 for "cuda".
 
     Raises:
-        BackendError: not such a name.
+        BackendError: The name has another form.
     """
     kind, _, number = device.partition(":")
     if kind != "cuda" or (number == "" and ":" in device) or not (number or "0").isdecimal():
@@ -41,49 +41,52 @@ def device_number(device: str) -> int:
 
 
 def device_count() -> int:
-    """Return how many GPUs there are, at least one.
+    """Return the number of GPUs, at least 1.
 
     Raises:
-        BackendError: cuda-bindings, the driver or a GPU is missing, or the driver is too old; says what to do.
+        BackendError: cuda-bindings, the driver or a GPU is missing, or the driver is too old; the message has a remedy.
     """
     runtime = _runtime()
     error, count = runtime.cudaGetDeviceCount()
     if int(error) == 0 and count > 0:
         return int(count)
-    known = driver_version()
-    if known is None:
+    supported = driver_version()
+    if supported is None:
         raise BackendError(f"there is no NVIDIA driver: install one (https://www.nvidia.com/drivers), {_ON_CPU}")
     if int(error) in (0, _NO_DEVICE):
         raise BackendError(f"the NVIDIA driver finds no GPU (does CUDA_VISIBLE_DEVICES hide it?): add one, {_ON_CPU}")
     if int(error) == _OLD_DRIVER:
         needed = int(runtime.cudaRuntimeGetVersion()[1]) // 1000
         raise BackendError(
-            f"the NVIDIA driver is too old: it knows CUDA {known[0]}.{known[1]} and cuda-bindings here needs "
-            f"{needed}: update the driver, or `pip install 'cuda-bindings<{needed}'`"
+            f"the NVIDIA driver is too old: it supports CUDA {supported[0]}.{supported[1]} and cuda-bindings here "
+            f"needs {needed}: update the driver, or `pip install 'cuda-bindings<{needed}'`"
         )
     raise BackendError(f"CUDA cannot start: {_text(error)}: check the driver with `nvidia-smi`, {_ON_CPU}")
 
 
 def driver_version() -> tuple[int, int] | None:
-    """Return the newest CUDA that the driver knows; None where there is no driver.
+    """Return the newest version of CUDA that the driver supports, (major, minor); None if there is no driver.
 
     Raises:
         BackendError: cuda-bindings is missing.
     """
-    known = int(_runtime().cudaDriverGetVersion()[1])
-    return (known // 1000, known // 10 % 100) if known else None
+    version = int(_runtime().cudaDriverGetVersion()[1])
+    return (version // 1000, version // 10 % 100) if version else None
 
 
 class Device:
-    """One GPU, by number. Every thread that works with it enters it first.
+    """One GPU. Every thread that works with a GPU must first call `enter`.
 
     Attributes:
-        number: counted from 0.
-        name: for example "NVIDIA H200".
-        capability: compute capability, (major, minor).
+        number: Number of the GPU, counted from 0.
+        name: Name of the GPU, for example "NVIDIA H200".
+        capability: Compute capability, (major, minor).
+
+    Args:
+        number: Number of the GPU.
 
     Raises:
-        BackendError: see `device_count`; or there is no such number.
+        BackendError: See `device_count`; or there is no GPU with this number.
     """
 
     def __init__(self, number: int) -> None:
@@ -93,35 +96,38 @@ class Device:
             raise BackendError(f"no cuda:{number}: {there}, counted from 0")
         self.number = number
         self.enter()
-        properties = _call("cudaGetDeviceProperties", number, doing="asking for the GPU's name")
+        properties = _call("cudaGetDeviceProperties", number, doing="reading the properties of the GPU")
         self.name = properties.name.partition(b"\0")[0].decode()
         self.capability = (int(properties.major), int(properties.minor))
 
     @property
     def title(self) -> str:
-        """Name and compute capability, as plans are listed: "NVIDIA H200 9.0"."""
+        """Name and compute capability, as in the list of TensorRT plans: "NVIDIA H200 9.0"."""
         major, minor = self.capability
         return f"{self.name} {major}.{minor}"
 
     def enter(self) -> None:
-        """Make it the calling thread's device."""
-        _call("cudaSetDevice", self.number, doing="choosing the GPU")
+        """Make this GPU the current device of the calling thread."""
+        _call("cudaSetDevice", self.number, doing="selecting the GPU")
 
     def memory(self) -> tuple[int, int]:
-        """Return bytes that are free, and all of them."""
-        free, total = _call("cudaMemGetInfo", doing="asking for free memory")
+        """Return the free and the total memory of the current device in bytes."""
+        free, total = _call("cudaMemGetInfo", doing="reading the free memory of the GPU")
         return int(free), int(total)
 
 
 class Memory:
-    """Bytes on the device of the calling thread, freed with this object.
+    """Memory on the current device of the calling thread, freed with this object.
 
     Attributes:
-        address: of the first byte; a multiple of 256.
-        bytes: how many.
+        address: Address of the first byte, a multiple of 256.
+        bytes: Size in bytes.
+
+    Args:
+        size: Size in bytes.
 
     Raises:
-        DeviceMemoryError: there is no room.
+        DeviceMemoryError: The GPU is out of memory.
     """
 
     def __init__(self, size: int) -> None:
@@ -131,14 +137,17 @@ class Memory:
 
 
 class PinnedMemory:
-    """Bytes of the host that the GPU reads and writes by itself, freed with this object.
+    """Page-locked host memory that the GPU reads and writes directly, freed with this object.
 
     Attributes:
-        address: of the first byte.
-        array: uint8, over them. It does not keep them.
+        address: Address of the first byte.
+        array: The memory as an array, uint8 [size]. The array does not keep the memory allocated.
+
+    Args:
+        size: Size in bytes.
 
     Raises:
-        DeviceMemoryError: there is no room.
+        DeviceMemoryError: The memory cannot be allocated.
     """
 
     def __init__(self, size: int) -> None:
@@ -148,42 +157,42 @@ class PinnedMemory:
 
 
 class Event:
-    """A point in a stream's work."""
+    """A point in the work of a stream."""
 
     def __init__(self) -> None:
-        self.handle = int(_call("cudaEventCreateWithFlags", _NO_TIMING, doing="making a CUDA event"))
+        self.handle = int(_call("cudaEventCreateWithFlags", _NO_TIMING, doing="creating a CUDA event"))
         _free_with(self, "cudaEventDestroy", self.handle)
 
     def record(self, stream: int) -> None:
-        """Set it behind everything that was queued on a stream so far."""
+        """Place the event after all work that is queued on a stream so far."""
         _call("cudaEventRecord", self.handle, stream, doing="recording a CUDA event")
 
     def synchronize(self) -> None:
-        """Wait until the work before it is done; at once where it was never recorded."""
+        """Wait until the work before the event is done; return at once if the event was never recorded."""
         _call("cudaEventSynchronize", self.handle, doing="the work on the GPU")
 
 
 class Stream:
-    """A queue of work for the device of the calling thread. All but `synchronize` return at once.
+    """A queue of work for the current device of the calling thread. All methods but `synchronize` return at once.
 
     Attributes:
-        handle: as other libraries take it.
+        handle: Handle of the CUDA stream, as used by other libraries.
     """
 
     def __init__(self) -> None:
-        self.handle = int(_call("cudaStreamCreateWithFlags", _NON_BLOCKING, doing="making a CUDA stream"))
+        self.handle = int(_call("cudaStreamCreateWithFlags", _NON_BLOCKING, doing="creating a CUDA stream"))
         _free_with(self, "cudaStreamDestroy", self.handle)
 
     def upload(self, target: int, source: int, size: int) -> None:
-        """Copy bytes of the host to the device. What is not pinned may be changed when this returns."""
+        """Copy bytes from the host to the device. Memory that is not pinned may be changed after the return."""
         self._copy(target, source, size, "cudaMemcpyHostToDevice")
 
     def download(self, target: int, source: int, size: int) -> None:
-        """Copy bytes of the device to the host."""
+        """Copy bytes from the device to the host."""
         self._copy(target, source, size, "cudaMemcpyDeviceToHost")
 
     def copy(self, target: int, source: int, size: int) -> None:
-        """Copy bytes on the device."""
+        """Copy bytes within the device."""
         self._copy(target, source, size, "cudaMemcpyDeviceToDevice")
 
     def clear(self, target: int, size: int) -> None:
@@ -192,11 +201,11 @@ class Stream:
             _call("cudaMemsetAsync", target, 0, size, self.handle, doing="clearing memory of the GPU")
 
     def wait(self, event: Event) -> None:
-        """Let what follows wait for an event."""
+        """Make the work that is queued from now on wait for an event."""
         _call("cudaStreamWaitEvent", self.handle, event.handle, 0, doing="waiting for a CUDA event")
 
     def synchronize(self) -> None:
-        """Wait until all is done."""
+        """Wait until all queued work is done."""
         _call("cudaStreamSynchronize", self.handle, doing="the work on the GPU")
 
     def _copy(self, target: int, source: int, size: int, kind: str) -> None:
@@ -205,17 +214,17 @@ class Stream:
             _call("cudaMemcpyAsync", target, source, size, getattr(kinds, kind), self.handle, doing="copying")
 
 
-class Recording:
-    """Work that was queued on a stream once, and is launched again as a whole: a CUDA graph.
+class CudaGraph:
+    """A CUDA graph: work that is captured once from a stream, and then launched as a whole any number of times.
 
     Args:
-        stream: the stream; it must be idle, and gets none of the work.
-        work: queues it. It must not wait or allocate.
+        stream: An idle stream to capture from; the work is not run on it.
+        work: Function that queues the work. It must not wait or allocate memory.
     """
 
     def __init__(self, stream: Stream, work: Callable[[], None]) -> None:
         mode = _runtime().cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        _call("cudaStreamBeginCapture", stream.handle, mode, doing="recording")
+        _call("cudaStreamBeginCapture", stream.handle, mode, doing="capturing a CUDA graph")
         try:
             work()
         except BaseException:
@@ -224,20 +233,20 @@ class Recording:
                 _runtime().cudaGraphDestroy(graph)
             _runtime().cudaGetLastError()
             raise
-        graph = _call("cudaStreamEndCapture", stream.handle, doing="recording")
+        graph = _call("cudaStreamEndCapture", stream.handle, doing="capturing a CUDA graph")
         try:
-            self._graph = _call("cudaGraphInstantiate", graph, 0, doing="recording")
+            self._graph = _call("cudaGraphInstantiate", graph, 0, doing="capturing a CUDA graph")
         finally:
             _runtime().cudaGraphDestroy(graph)
         _free_with(self, "cudaGraphExecDestroy", self._graph)
 
     def launch(self, stream: Stream) -> None:
-        """Queue the work on a stream."""
-        _call("cudaGraphLaunch", self._graph, stream.handle, doing="launching recorded work")
+        """Queue the captured work on a stream."""
+        _call("cudaGraphLaunch", self._graph, stream.handle, doing="launching a CUDA graph")
 
 
 def wait(stream: int, other: int) -> None:
-    """Let what follows on a stream wait for everything that was queued on another one so far."""
+    """Make the work queued from now on on a stream wait for all work queued so far on another stream."""
     event = Event()
     event.record(other)
     _call("cudaStreamWaitEvent", stream, event.handle, 0, doing="waiting for a CUDA stream")
@@ -280,10 +289,10 @@ def _has_driver() -> bool:
 
 
 def _call(name: str, *arguments: Any, doing: str) -> Any:
-    """Call a function of CUDA's and return what it gives beside its error."""
+    """Call a function of CUDA, check its error code and return its other results."""
     error, *values = getattr(_runtime(), name)(*arguments)
     if int(error) != 0:
-        _runtime().cudaGetLastError()  # so that the next call does not report this one
+        _runtime().cudaGetLastError()  # clears the error, which the next call would report again
         if int(error) == _NO_MEMORY:
             raise DeviceMemoryError(f"{doing}: out of memory: lower the batch size or the number of beams")
         raise BackendError(f"{doing} failed: {_text(error)}")
@@ -296,7 +305,7 @@ def _text(error: Any) -> str:
 
 
 def _free_with(owner: object, function: str, handle: Any) -> None:
-    # Errors have nobody to go to here. At the end of the process the driver frees everything by itself.
+    # A finalizer cannot report errors. At the end of the process the driver frees all memory by itself.
     weakref.finalize(owner, getattr(_runtime(), function), handle).atexit = False
 
 

@@ -1,51 +1,160 @@
-"""A loop whose state stays on a GPU: of a step the host gets a few numbers, in one small copy."""
+"""A loop whose state stays in GPU memory; each step copies only a few hundred bytes to the host."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rsicrc.backends import Array
 from rsicrc.backends.arrays import DeviceArray
-from rsicrc.backends.cuda import Event, Memory, PinnedMemory, Recording, Stream
-from rsicrc.backends.device_memory import Layout
+from rsicrc.backends.cuda import CudaGraph, Event, Memory, PinnedMemory, Stream
+from rsicrc.backends.device_memory import BlockLayout
 from rsicrc.backends.host_loop import CACHES, NEXT, ROWS
+from rsicrc.backends.program import Program
+from rsicrc.backends.protocol import Array
 from rsicrc.manifest import GraphSpec
 
-if TYPE_CHECKING:
-    from rsicrc.backends.device import Program
-
 _POSITION, _UNFINISHED, _DONE = "position", "unfinished", "done"
-# Read after every step; and, where some pairs are done, once more.
-_EACH_STEP = ("tokens", "parents", "scores", _UNFINISHED)
-_AT_TIMES = "finished_"
+# Outputs that the host reads after every step. The finished sentences are read only after steps that finish some pairs.
+_EVERY_STEP = ("tokens", "parents", "scores", _UNFINISHED)
+_FINISHED = "finished_"
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """Capabilities of a GPU runtime that a loop uses.
+
+    Attributes:
+        in_place: The graph may write a cache at the address that it reads the cache from.
+        captures: Steps are captured as CUDA graphs.
+        ahead: A step is queued before the host has read the previous step, so that the GPU never waits for the host.
+    """
+
+    in_place: bool
+    captures: bool
+    ahead: bool
+
+
+@dataclass(frozen=True)
+class DeviceQueues:
+    """The GPU that a loop runs on.
+
+    Attributes:
+        device: Number of the GPU.
+        stream: Stream of the graphs.
+        copies: Second stream, for copies that need not wait for the graphs.
+    """
+
+    device: int
+    stream: Stream
+    copies: Stream
+
+
+class _StepLayout:
+    """Layouts of the tensors of a loop for one size.
+
+    Attributes:
+        states: Names of the states.
+        state: Layout of the states without the caches; the outputs that the host reads after every step come first,
+            then the outputs that it reads after some steps.
+        caches: Layout of the caches.
+        by_row: Layout of the constant inputs with an axis B.
+        scalars: Layout of the constant inputs without an axis B.
+        positions: Layout of the input `position` for the two directions, `position0` and `position1`.
+        every_step: Size of the part of `state` that the host reads after every step, in bytes.
+        readable: Size of the part of `state` that the host may read, in bytes.
+    """
+
+    def __init__(self, graph: GraphSpec, axes: Mapping[str, int]) -> None:
+        specs = {**graph.inputs, _UNFINISHED: graph.outputs[_UNFINISHED]}
+
+        def layout(names: list[str]) -> BlockLayout:
+            return BlockLayout({name: specs[name] for name in names}, axes)
+
+        self.states = [name for name in graph.inputs if NEXT + name in graph.outputs]
+        caches = [name for name in self.states if name.startswith(CACHES)]
+        readable = [*_EVERY_STEP, *(name for name in self.states if name.startswith(_FINISHED)), _DONE]
+        rest = [name for name in self.states if name not in readable and name not in caches]
+        constants = [name for name in graph.inputs if name not in self.states and name != _POSITION]
+        self.state, self.caches = layout([*readable, *rest]), layout(caches)
+        self.by_row = layout([name for name in constants if ROWS in specs[name].shape])
+        self.scalars = layout([name for name in constants if ROWS not in specs[name].shape])
+        self.positions = BlockLayout({f"{_POSITION}{side}": specs[_POSITION] for side in range(2)}, axes)
+        self.every_step = self.state.end(_EVERY_STEP[-1])
+        self.readable = self.state.end(readable[-1])
+
+
+class _DeviceBuffers:
+    """All tensors of a loop in one allocation of GPU memory, and their addresses.
+
+    Attributes:
+        memory: The allocation.
+        addresses: Address of each block: `state0`, `state1`, `caches0`, `by_row`, `scalars`, `positions`, and `caches1`
+            unless the caches are updated in place.
+    """
+
+    def __init__(self, layout: _StepLayout, *, in_place: bool) -> None:
+        blocks = {"state0": layout.state, "state1": layout.state, "caches0": layout.caches}
+        blocks |= {} if in_place else {"caches1": layout.caches}
+        blocks |= {"scalars": layout.scalars, "positions": layout.positions, "by_row": layout.by_row}
+        self.memory = Memory(sum(block.bytes for block in blocks.values()))
+        self.addresses: dict[str, int] = {}
+        address = self.memory.address
+        for name, block in blocks.items():
+            self.addresses[name] = address
+            address += block.bytes
+        if in_place:
+            self.addresses["caches1"] = self.addresses["caches0"]
+
+
+class _HostBuffers:
+    """Pinned host memory of a loop, and arrays over it.
+
+    Attributes:
+        first: Initial state.
+        read: For each of the two sets of states, the part that the host reads.
+        scalars: Constant inputs without an axis B.
+        positions: The input `position` for the two directions.
+        first_views: Arrays over `first`, by name.
+        read_views: Arrays over `read`, by name.
+        scalar_views: Arrays over `scalars`, by name.
+        position_views: Arrays over `positions`, by name.
+    """
+
+    def __init__(self, layout: _StepLayout) -> None:
+        self.first = PinnedMemory(layout.state.bytes)
+        self.read = [PinnedMemory(layout.readable) for _ in range(2)]
+        self.scalars = PinnedMemory(layout.scalars.bytes)
+        self.positions = PinnedMemory(layout.positions.bytes)
+        for pinned in (self.scalars, self.positions):
+            pinned.array[:] = 0
+        self.first_views = layout.state.views(self.first.array)
+        self.read_views = [layout.state.views(pinned.array) for pinned in self.read]
+        self.scalar_views = layout.scalars.views(self.scalars.array)
+        self.position_views = layout.positions.views(self.positions.array)
 
 
 class SearchBuffers:
-    """What a search of one size keeps: its state twice, its inputs, and a step each way.
+    """Buffers for beam searches of one fixed size: double-buffered state, constant inputs, two captured steps.
 
-    What one turn writes the other reads. Everything lies at fixed addresses, so a turn is recorded once and launched in
-    every search of this size. A batch may be smaller: the rows that fill it up are done from the start, so that the
-    count of unfinished pairs leaves them out.
+    A step in direction 0 reads state 0 and writes state 1; a step in direction 1 reads state 1 and writes state 0. All
+    addresses are fixed, so the steps are captured once and launched in every search of this size. A batch may be
+    smaller: the rows that pad it are marked as done from the start, so that they are not counted as unfinished pairs.
 
     Args:
-        graph: the graph that feeds itself.
-        axes: sizes of all axes that vary.
-        programs: two of the graph.
-        stream: the work's.
-        copies: another, for copies that need not wait for the work.
-        device: the GPU's number.
-        in_place: the caches are one for both turns; else each has its own.
-        records: record the turns.
-        ahead: queue a step before the host has looked at the one before it, so that the GPU never waits for the host.
+        graph: The decoder graph.
+        axes: Sizes of all variable axes.
+        programs: Two programs of the graph, one for each direction.
+        queues: The GPU and its streams.
+        settings: Capabilities of the runtime.
 
     Raises:
-        BackendError: the graph does not run with these sizes.
-        DeviceMemoryError: there is no room.
+        BackendError: The graph does not run with these sizes.
+        DeviceMemoryError: The GPU is out of memory.
     """
 
     def __init__(
@@ -53,162 +162,134 @@ class SearchBuffers:
         graph: GraphSpec,
         axes: Mapping[str, int],
         programs: tuple[Program, Program],
-        stream: Stream,
-        copies: Stream,
-        device: int,
-        *,
-        in_place: bool,
-        records: bool,
-        ahead: bool,
+        queues: DeviceQueues,
+        settings: LoopSettings,
     ) -> None:
-        self._stream, self._copies, self._ahead = stream, copies, ahead
+        self._stream, self._copies = queues.stream, queues.copies
+        self._ahead = settings.ahead
         self.steps = axes["P"] // axes["K"]
-        names = [name for name in graph.inputs if NEXT + name in graph.outputs]
-        caches = [name for name in names if name.startswith(CACHES)]
-        looked_at = [*_EACH_STEP, *(name for name in names if name.startswith(_AT_TIMES)), _DONE]
-        rest = [name for name in names if name not in looked_at and name not in caches]
-        specs = {**graph.inputs, _UNFINISHED: graph.outputs[_UNFINISHED]}
-        self._small = Layout({name: specs[name] for name in (*looked_at, *rest)}, axes)
-        self._each_step = self._small.end(_EACH_STEP[-1])
-        self._looked_at = self._small.end(looked_at[-1])
-        cache_layout = Layout({name: specs[name] for name in caches}, axes)
-        fixed = [name for name in graph.inputs if name not in names and name != _POSITION]
-        numbers = [name for name in fixed if ROWS not in specs[name].shape]
-        self._numbers = Layout({name: specs[name] for name in numbers}, axes)
-        positions = Layout({f"{_POSITION}{turn}": specs[_POSITION] for turn in range(2)}, axes)
-        by_row = Layout({name: specs[name] for name in fixed if name not in numbers}, axes)
-
-        pieces = {"small0": self._small, "small1": self._small, "caches0": cache_layout}
-        pieces |= {} if in_place else {"caches1": cache_layout}
-        pieces |= {"numbers": self._numbers, "positions": positions, "by_row": by_row}
-        self._memory = Memory(sum(piece.bytes for piece in pieces.values()))
-        places, place = {}, self._memory.address
-        for name, piece in pieces.items():
-            places[name], place = place, place + piece.bytes
-        stream.clear(self._memory.address, self._memory.bytes)
-        self._caches = (places["caches0"], cache_layout.bytes)
-        self._places = places
-
-        self._first = PinnedMemory(self._small.bytes)
-        self._seen = [PinnedMemory(self._looked_at) for _ in range(2)]
-        self._pinned_numbers = PinnedMemory(self._numbers.bytes)
-        self._pinned_positions = PinnedMemory(positions.bytes)
-        for pinned in (self._pinned_numbers, self._pinned_positions):
-            pinned.array[:] = 0
-        self._views = [self._small.views(seen.array) for seen in self._seen]
-        self._first_views = self._small.views(self._first.array)
-        self._number_views = self._numbers.views(self._pinned_numbers.array)
-        self._position_views = positions.views(self._pinned_positions.array)
-        self._uploaded, self._read = Event(), Event()
+        self._layout = _StepLayout(graph, axes)
+        self._device = _DeviceBuffers(self._layout, in_place=settings.in_place)
+        self._host = _HostBuffers(self._layout)
+        self._uploaded, self._downloaded = Event(), Event()
         self._done = [Event(), Event()]
-
-        def tensors(layout: Layout, name: str, host: int = 0) -> dict[str, DeviceArray]:
-            return layout.tensors(places[name], device, None, None, host)
-
-        last = "caches0" if in_place else "caches1"
-        sides = [
-            {**tensors(self._small, "small0"), **tensors(cache_layout, "caches0")},
-            {**tensors(self._small, "small1"), **tensors(cache_layout, last)},
-        ]
-        self._by_row = tensors(by_row, "by_row")
-        inputs = {**self._by_row, **tensors(self._numbers, "numbers", self._pinned_numbers.address)}
-        self._positions = tensors(positions, "positions", self._pinned_positions.address)
-        self._enqueue = [
-            programs[turn].bind(
-                {
-                    **inputs,
-                    **{name: sides[turn][name] for name in names},
-                    _POSITION: self._positions[f"{_POSITION}{turn}"],
-                },
-                {
-                    **{NEXT + name: sides[1 - turn][name] for name in names},
-                    _UNFINISHED: sides[1 - turn][_UNFINISHED],
-                },
-            )
-            for turn in range(2)
-        ]
-        # Once as it is: the first run with new sizes makes what a recording must not.
-        for turn in range(2):
-            self._queue(turn)
-        stream.synchronize()
-        self._recordings = [self._record(programs[turn], turn) if records else None for turn in range(2)]
+        self._stream.clear(self._device.memory.address, self._device.memory.bytes)
+        self._enqueue = self._bind(programs, queues.device)
+        # Run once before capture: the first run at a new size allocates memory, which is not allowed while capturing.
+        for side in range(2):
+            self._queue(side)
+        self._stream.synchronize()
+        self._cuda_graphs = [self._capture(programs[side], side) if settings.captures else None for side in range(2)]
 
     def begin(self, rows: int, first: Mapping[str, Array], fixed: Mapping[str, Array | DeviceArray]) -> None:
-        """Queue what a search needs before its first step.
+        """Queue the copies of the initial state and the constant inputs of a search.
 
         Args:
-            rows: how many rows are used.
-            first: the states that do not begin with any finite numbers, of `rows` rows; where they have fewer places
-                than the caches, the others are zero.
-            fixed: the inputs that stay as they are, of `rows` rows.
+            rows: Number of rows that are used.
+            first: States whose initial value matters, for `rows` rows; entries beyond the size of an array are zero.
+            fixed: Constant inputs, for `rows` rows.
         """
-        self._uploaded.synchronize()  # the search before this one may not have been
-        for name, view in self._first_views.items():
+        layout, addresses, host = self._layout, self._device.addresses, self._host
+        self._uploaded.synchronize()  # the uploads of the previous search may still read the pinned memory
+        for name, view in host.first_views.items():
             view[...] = 0
             if name in first:
                 values = first[name]
                 view[tuple(map(slice, values.shape))] = values
                 view[rows:] = view[0]
-        self._first_views[_DONE][rows:] = True
-        self._stream.upload(self._places["small0"], self._first.address, self._small.bytes)
-        self._stream.clear(*self._caches)
+        host.first_views[_DONE][rows:] = True
+        self._stream.upload(addresses["state0"], host.first.address, layout.state.bytes)
+        self._stream.clear(addresses["caches0"], layout.caches.bytes)
         for name, value in fixed.items():
-            if name in self._number_views:
-                self._number_views[name][...] = value
+            if name in host.scalar_views:
+                host.scalar_views[name][...] = value
             elif isinstance(value, DeviceArray):
                 self._stream.copy(self._by_row[name].address, value.address, value.nbytes)
             else:
                 self._stream.upload(self._by_row[name].address, value.ctypes.data, value.nbytes)
-        self._stream.upload(self._places["numbers"], self._pinned_numbers.address, self._numbers.bytes)
+        self._stream.upload(addresses["scalars"], host.scalars.address, layout.scalars.bytes)
         self._uploaded.record(self._stream.handle)
         self._queued = 0
-        self._whole: int | None = None
+        self._read_position: int | None = None
 
     def queue_step(self, position: int) -> None:
-        """Queue a step, where it is not queued yet, and perhaps the next one."""
+        """Queue a step unless it is queued already, and the next step too if steps are queued ahead."""
         while self._queued <= min(position + self._ahead, self.steps - 1):
-            turn = self._queued % 2
-            self._position_views[f"{_POSITION}{turn}"][...] = self._queued
-            recording = self._recordings[turn]
-            if recording is None:
-                self._queue(turn)
+            side = self._queued % 2
+            self._host.position_views[f"{_POSITION}{side}"][...] = self._queued
+            cuda_graph = self._cuda_graphs[side]
+            if cuda_graph is None:
+                self._queue(side)
             else:
-                recording.launch(self._stream)
-            self._done[1 - turn].record(self._stream.handle)
+                cuda_graph.launch(self._stream)
+            self._done[1 - side].record(self._stream.handle)
             self._queued += 1
 
     def await_step(self, position: int) -> None:
-        """Wait until a step is done, and its few numbers are here."""
+        """Wait until a step is done and the outputs that are read after every step are in host memory."""
         self._done[(position + 1) % 2].synchronize()
 
     def read(self, position: int, name: str) -> Array:
-        """Return what a step left, for all rows."""
+        """Return an output of a step for all rows."""
         side = (position + 1) % 2
-        if name not in _EACH_STEP and self._whole != position:
-            # On the other stream: the step after this one may be under way. It does not touch this side.
-            start = self._each_step
-            address = self._places[f"small{side}"]
-            self._copies.download(self._seen[side].address + start, address + start, self._looked_at - start)
-            self._read.record(self._copies.handle)
-            self._read.synchronize()
-            self._whole = position
-        return self._views[side][name]
+        if name not in _EVERY_STEP and self._read_position != position:
+            # On the second stream: the next step may be running on the first one. It only reads this set of states.
+            start = self._layout.every_step
+            target, source = self._host.read[side].address, self._device.addresses[f"state{side}"]
+            self._copies.download(target + start, source + start, self._layout.readable - start)
+            self._downloaded.record(self._copies.handle)
+            self._downloaded.synchronize()
+            self._read_position = position
+        return self._host.read_views[side][name]
 
-    def _queue(self, turn: int) -> None:
-        position = self._positions[f"{_POSITION}{turn}"]
+    def _bind(self, programs: tuple[Program, Program], device: int) -> list[Callable[[], None]]:
+        """Bind the programs to the buffers, and return a function for each direction that queues its run."""
+        layout, host = self._layout, self._host
+
+        def tensors(block: BlockLayout, name: str, pinned: int = 0) -> dict[str, DeviceArray]:
+            return block.tensors(self._device.addresses[name], device, None, None, pinned)
+
+        states: list[dict[str, Any]] = [
+            {**tensors(layout.state, f"state{side}"), **tensors(layout.caches, f"caches{side}")} for side in range(2)
+        ]
+        self._by_row = tensors(layout.by_row, "by_row")
+        self._positions = tensors(layout.positions, "positions", host.positions.address)
+        constants = {**self._by_row, **tensors(layout.scalars, "scalars", host.scalars.address)}
+        enqueue = []
+        for side, program in enumerate(programs):
+            source, target = states[side], states[1 - side]
+            inputs = {name: source[name] for name in layout.states}
+            outputs = {NEXT + name: target[name] for name in layout.states}
+            position = {_POSITION: self._positions[f"{_POSITION}{side}"]}
+            enqueue.append(
+                program.bind({**constants, **inputs, **position}, {**outputs, _UNFINISHED: target[_UNFINISHED]})
+            )
+        return enqueue
+
+    def _queue(self, side: int) -> None:
+        position = self._positions[f"{_POSITION}{side}"]
         self._stream.upload(position.address, position.host, position.nbytes)
-        self._enqueue[turn]()
-        self._stream.download(self._seen[1 - turn].address, self._places[f"small{1 - turn}"], self._each_step)
+        self._enqueue[side]()
+        target = 1 - side
+        self._stream.download(
+            self._host.read[target].address, self._device.addresses[f"state{target}"], self._layout.every_step
+        )
 
-    def _record(self, program: Program, turn: int) -> Recording | None:
-        return Recording(self._stream, lambda: self._queue(turn)) if program.is_recordable() else None
+    def _capture(self, program: Program, side: int) -> CudaGraph | None:
+        return CudaGraph(self._stream, lambda: self._queue(side)) if program.can_capture() else None
 
 
 class DeviceLoop:
     """A loop over `SearchBuffers`; see `rsicrc.backends.Loop`.
 
-    Rows that leave are no longer read, but go on in the batch: the steps are recorded for whole batches, and a row that
-    is done changes nothing.
+    Dropped rows stay in the batch but are no longer read: steps are captured for whole batches, and a step does not
+    change the rows of pairs that are done.
+
+    Args:
+        buffers: The buffers.
+        rows: Number of rows that are used.
+        working: Context manager of the backend for work with the GPU.
+        release: Function that returns the buffers to the backend.
     """
 
     def __init__(
@@ -216,9 +297,9 @@ class DeviceLoop:
         buffers: SearchBuffers,
         rows: int,
         working: Callable[[], AbstractContextManager[None]],
-        give_back: Callable[[], None],
+        release: Callable[[], None],
     ) -> None:
-        self._buffers, self._working, self._give_back = buffers, working, give_back
+        self._buffers, self._working, self._release = buffers, working, release
         self._rows = np.arange(rows)
         self._position = -1
         self._failed = False
@@ -235,16 +316,16 @@ class DeviceLoop:
         self._position = position
 
     def read(self, name: str) -> Array:
-        """Return a state or an output; see `rsicrc.backends.Loop`. Caches stay where they are."""
+        """Return a state or another output; see `rsicrc.backends.Loop`. Caches cannot be read."""
         with self._working():
             values = self._buffers.read(self._position, name)
         return values[self._rows] if values.ndim else values
 
     def select_rows(self, rows: NDArray[np.int64], axes: Mapping[str, int]) -> None:
-        """Go on with some rows; see `rsicrc.backends.Loop`. Caches have their full length already."""
+        """Keep only these rows; see `rsicrc.backends.Loop`. Caches have their full length from the first step on."""
         self._rows = self._rows[rows]
 
     def close(self) -> None:
-        """Give the buffers back, unless a step failed over them."""
+        """Return the buffers to the backend, unless a step failed: work may then still be running on them."""
         if not self._failed:
-            self._give_back()
+            self._release()

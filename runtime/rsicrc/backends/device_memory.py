@@ -1,4 +1,4 @@
-"""Memory on a GPU: many tensors in one block, blocks that are used again, and uploads that run beside the work."""
+"""GPU memory: several tensors in one block, reuse of blocks, and uploads that overlap with the work of the graphs."""
 
 from __future__ import annotations
 
@@ -15,16 +15,20 @@ from rsicrc.backends.cuda import Event, Memory, PinnedMemory, Stream
 from rsicrc.backends.host_loop import shape_of
 from rsicrc.manifest import TensorSpec
 
-ALIGNMENT = 256  # of every tensor, as TensorRT asks for
+ALIGNMENT = 256  # bytes; TensorRT requires it of the address of every tensor
 _SMALLEST = 1 << 16
 
 
-class Layout:
-    """Where tensors lie in one block of memory, in the order in which they are named.
+class BlockLayout:
+    """Offsets of tensors in one block of memory, in the order in which the tensors are named.
 
     Attributes:
-        bytes: of the whole block.
-        shapes: by name.
+        bytes: Size of the whole block in bytes.
+        shapes: Shapes of the tensors by name.
+
+    Args:
+        specs: Shapes and types of the tensors.
+        axes: Sizes of the variable axes.
     """
 
     def __init__(self, specs: Mapping[str, TensorSpec], axes: Mapping[str, int]) -> None:
@@ -40,13 +44,21 @@ class Layout:
         self.bytes = -(-end // ALIGNMENT) * ALIGNMENT
 
     def end(self, name: str) -> int:
-        """Return where a tensor ends, in bytes from the block's beginning."""
+        """Return the offset of the end of a tensor, in bytes from the beginning of the block."""
         return self._ends[name]
 
     def tensors(
         self, address: int, device: int, owner: Any, stream: int | None = None, host: int = 0
     ) -> dict[str, DeviceArray]:
-        """Return the tensors of a block at an address, which has a copy in pinned memory if `host` is not 0."""
+        """Return the tensors of a block on a GPU.
+
+        Args:
+            address: Address of the block.
+            device: Number of the GPU.
+            owner: Object that keeps the block allocated.
+            stream: Handle of the CUDA stream that writes the tensors; None if they are complete.
+            host: Address of a copy of the block in pinned memory; 0 if there is none.
+        """
         return {
             name: DeviceArray(
                 address + start, self.shapes[name], self._dtypes[name], device, owner, stream, host and host + start
@@ -55,7 +67,7 @@ class Layout:
         }
 
     def views(self, block: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
-        """Return arrays over a block of the host's memory; as far as it reaches."""
+        """Return arrays over a block in host memory, uint8 [bytes]; tensors beyond its end are left out."""
         return {
             name: block[start : self._ends[name]].view(self._dtypes[name]).reshape(self.shapes[name])
             for name, start in self._starts.items()
@@ -64,30 +76,31 @@ class Layout:
 
 
 class Block:
-    """Memory that a pool lends; it goes back when nothing refers to the block.
+    """A block of memory from a pool; the pool reuses the memory when nothing refers to the block.
 
     Attributes:
-        address: of the first byte.
+        address: Address of the first byte.
     """
 
     def __init__(self, address: int) -> None:
         self.address = address
 
 
-class Pool:
-    """Blocks of device memory for one stream.
+class MemoryPool:
+    """A pool of device memory for one stream.
 
-    A block may be lent again while the stream still works with it: what its next user queues comes after that.
+    The memory of a block may be reused while the stream still works with it, because the work of the next user is
+    queued on the same stream after that.
     """
 
     def __init__(self) -> None:
         self._free: defaultdict[int, list[Memory]] = defaultdict(list)
 
-    def take(self, size: int) -> Block:
-        """Lend at least `size` bytes.
+    def allocate(self, size: int) -> Block:
+        """Return a block of at least `size` bytes.
 
         Raises:
-            DeviceMemoryError: the device has no more.
+            DeviceMemoryError: The GPU is out of memory.
         """
         size = max(_SMALLEST, 1 << (size - 1).bit_length()) if size > 1 else _SMALLEST
         try:
@@ -99,68 +112,74 @@ class Pool:
         return block
 
     def clear(self) -> None:
-        """Free what is not lent."""
+        """Free the memory that is not in use."""
         for memories in self._free.values():
             memories.clear()
 
 
-class _Slot:
-    """A pinned block, one on the device, and when each may be written again."""
+class _StagingBuffer:
+    """Pinned memory, device memory, and the events after which each may be overwritten."""
 
     def __init__(self, size: int) -> None:
         self.pinned, self.memory = PinnedMemory(size), Memory(size)
         self.uploaded, self.used = Event(), Event()
 
 
-class Lease:
-    """Keeps what an upload uses. It goes back when nothing refers to the lease."""
+class UploadLease:
+    """Owner of an uploaded array; its buffer is reused when nothing refers to the lease."""
 
-    def __init__(self, slot: _Slot) -> None:
-        self._slot = slot
+    def __init__(self, buffer: _StagingBuffer) -> None:
+        self._buffer = buffer
 
     def begin_use(self, stream: Stream) -> None:
-        """Let a stream wait until the upload is done."""
-        stream.wait(self._slot.uploaded)
+        """Make a stream wait until the upload is done."""
+        stream.wait(self._buffer.uploaded)
 
     def end_use(self, stream: Stream) -> None:
-        """Say that a stream has queued its reading."""
-        self._slot.used.record(stream.handle)
+        """Mark the point in a stream after which the buffer may be overwritten."""
+        self._buffer.used.record(stream.handle)
 
 
-class Uploads:
-    """Copies of arrays to the device on a stream of their own, so that they run beside the work.
+class Uploader:
+    """Copies of arrays to the device on a stream of their own, which overlap with the work of the graphs.
 
-    Two slots take turns where one array is uploaded while another is in use.
+    Uploads are double-buffered if one array is uploaded while another one is in use.
+
+    Args:
+        device: Number of the GPU.
     """
 
     def __init__(self, device: int) -> None:
         self._device = device
         self._stream = Stream()
-        self._free: list[_Slot] = []
+        self._free: list[_StagingBuffer] = []
 
     def begin(self, array: NDArray[Any]) -> DeviceArray:
-        """Begin an upload; the array may be changed when this returns. Its owner is a `Lease`.
+        """Begin an upload, and return the array on the device, whose owner is an `UploadLease`.
+
+        Args:
+            array: The array; it may be changed after the return.
 
         Raises:
-            DeviceMemoryError: there is no room.
+            DeviceMemoryError: The GPU is out of memory.
         """
-        slot = self._take(array.nbytes)
-        slot.uploaded.synchronize()  # the pinned bytes may still be on their way from the last time
-        np.copyto(slot.pinned.array[: array.nbytes].view(array.dtype).reshape(array.shape), array)
-        self._stream.wait(slot.used)
-        self._stream.upload(slot.memory.address, slot.pinned.address, array.nbytes)
-        slot.uploaded.record(self._stream.handle)
-        lease = Lease(slot)
-        weakref.finalize(lease, self._free.append, slot).atexit = False
-        return DeviceArray(slot.memory.address, array.shape, array.dtype.name, self._device, lease)
+        buffer = self._buffer_of(array.nbytes)
+        buffer.uploaded.synchronize()  # the previous upload may still read the pinned memory
+        np.copyto(buffer.pinned.array[: array.nbytes].view(array.dtype).reshape(array.shape), array)
+        self._stream.wait(buffer.used)
+        self._stream.upload(buffer.memory.address, buffer.pinned.address, array.nbytes)
+        buffer.uploaded.record(self._stream.handle)
+        lease = UploadLease(buffer)
+        weakref.finalize(lease, self._free.append, buffer).atexit = False
+        return DeviceArray(buffer.memory.address, array.shape, array.dtype.name, self._device, lease)
 
     def clear(self) -> None:
-        """Free what is not in use."""
+        """Free the buffers that are not in use."""
         self._free.clear()
 
-    def _take(self, size: int) -> _Slot:
+    def _buffer_of(self, size: int) -> _StagingBuffer:
         while self._free:
-            slot = self._free.pop()
-            if slot.memory.bytes >= size:
-                return slot
-        return _Slot(size)
+            buffer = self._free.pop()
+            if buffer.memory.bytes >= size:
+                return buffer
+        return _StagingBuffer(size)

@@ -1,6 +1,6 @@
-"""DLPack capsules: the C structure by which libraries pass each other arrays (dmlc.github.io/dlpack, version 0.x).
+"""DLPack capsules: the C structure in which libraries exchange arrays (dmlc.github.io/dlpack, version 0.x).
 
-numpy reads and makes those of host memory; these functions are for the others.
+Numpy reads and makes capsules of host memory only; these functions are for all devices.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-CPU, CUDA, CUDA_HOST, CUDA_MANAGED = 1, 2, 3, 13  # kinds of device
+# Device types of DLPack: kDLCPU, kDLCUDA, kDLCUDAHost, kDLCUDAManaged.
+DL_CPU, DL_CUDA, DL_CUDA_HOST, DL_CUDA_MANAGED = 1, 2, 3, 13
 _NAME = b"dltensor"
-_KINDS = {0: "int", 1: "uint", 2: "float", 4: "bfloat", 6: "bool"}
-_NUMBERS = {name: number for number, name in _KINDS.items()}
+_TYPE_NAMES = {0: "int", 1: "uint", 2: "float", 4: "bfloat", 6: "bool"}
+_TYPE_CODES = {name: code for code, name in _TYPE_NAMES.items()}
 
 
 class _Tensor(ctypes.Structure):
@@ -46,20 +47,20 @@ _api.PyCapsule_IsValid.argtypes = (ctypes.py_object, ctypes.c_char_p)
 _api.PyCapsule_GetPointer.restype = ctypes.c_void_p
 _api.PyCapsule_GetPointer.argtypes = (ctypes.py_object, ctypes.c_char_p)
 
-# What was given away, by the address of its structure: it lives until the receiver calls the deleter.
-_given: dict[int, tuple[Any, ...]] = {}
+# Exported structures by address, kept until the receiver calls the deleter.
+_exported: dict[int, tuple[Any, ...]] = {}
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a capsule says.
+    """Description of an array in a capsule.
 
     Attributes:
-        address: of the first element.
-        shape: sizes.
-        strides: in elements; None where the array is contiguous, row by row.
-        dtype: as numpy names it, for example "uint8".
-        device: kind and number.
+        address: Address of the first element.
+        shape: Sizes of the axes.
+        strides: Strides in elements; None if the array is contiguous in row-major order.
+        dtype: Name of the type as in numpy, for example "uint8".
+        device: DLPack's device type, and the number of the device.
     """
 
     address: int
@@ -70,15 +71,15 @@ class Contents:
 
 
 def read_capsule(capsule: Any) -> Contents:
-    """Say what is in a capsule. It stays unused: its owner frees the array with the capsule.
+    """Describe the array in a capsule without taking it over: the capsule still owns the array.
 
     Raises:
-        TypeError: not an unused capsule.
+        TypeError: The object is not an unused capsule.
     """
     if not _api.PyCapsule_IsValid(capsule, _NAME):
         raise TypeError("not an unused DLPack capsule")
     tensor = ctypes.cast(_api.PyCapsule_GetPointer(capsule, _NAME), ctypes.POINTER(_Managed)).contents.tensor
-    kind = _KINDS.get(tensor.code, f"kind{tensor.code}-")
+    kind = _TYPE_NAMES.get(tensor.code, f"type{tensor.code}-")
     return Contents(
         (tensor.data or 0) + tensor.byte_offset,
         tuple(tensor.shape[axis] for axis in range(tensor.ndim)),
@@ -92,34 +93,34 @@ def make_capsule(address: int, shape: Sequence[int], dtype: str, device: tuple[i
     """Return a capsule for a contiguous array.
 
     Args:
-        address: of the first element.
-        shape: sizes.
-        dtype: as numpy names it.
-        device: kind and number.
-        owner: is kept until the receiver is done with the array.
+        address: Address of the first element.
+        shape: Sizes of the axes.
+        dtype: Name of the type as in numpy.
+        device: DLPack's device type, and the number of the device.
+        owner: Object that is kept until the receiver releases the array.
     """
     kind = dtype.rstrip("0123456789")
     managed = _Managed()
     sizes = (ctypes.c_int64 * len(shape))(*shape)
     managed.tensor = _Tensor(
-        address, *device, len(shape), _NUMBERS[kind], int(dtype[len(kind) :] or 8), 1, sizes, None, 0
+        address, *device, len(shape), _TYPE_CODES[kind], int(dtype[len(kind) :] or 8), 1, sizes, None, 0
     )
     managed.deleter = _deleter
-    place = ctypes.addressof(managed)
-    _given[place] = (managed, sizes, owner)
-    return _api.PyCapsule_New(place, _NAME, _destructor)
+    address = ctypes.addressof(managed)
+    _exported[address] = (managed, sizes, owner)
+    return _api.PyCapsule_New(address, _NAME, _destructor)
 
 
-def _forget(managed: Any) -> None:
-    _given.pop(ctypes.addressof(managed.contents), None)
+def _release(managed: Any) -> None:
+    _exported.pop(ctypes.addressof(managed.contents), None)
 
 
-def _forget_unused(capsule: int) -> None:
-    # A capsule that somebody took is renamed, and its taker calls the deleter.
+def _release_unused(capsule: int) -> None:
+    # The receiver of a capsule renames it and calls the deleter itself.
     is_valid = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p)(("PyCapsule_IsValid", _api))
     pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)(("PyCapsule_GetPointer", _api))
     if is_valid(capsule, _NAME):
-        _given.pop(pointer(capsule, _NAME), None)
+        _exported.pop(pointer(capsule, _NAME), None)
 
 
-_deleter, _destructor = _Deleter(_forget), _Destructor(_forget_unused)
+_deleter, _destructor = _Deleter(_release), _Destructor(_release_unused)

@@ -1,29 +1,31 @@
-"""Graphs that are opened at their first use."""
+"""Graphs that are opened on first use."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Generic, TypeVar
 
 from rsicrc.errors import BackendError
 
+Graph = TypeVar("Graph")
 
-class OpenGraphs:
-    """Graphs of a backend by name. Each graph is opened once, at its first use.
+
+class LazyGraphs(Generic[Graph]):
+    """Graphs of a backend by name; each graph is opened once, by the first thread that uses it.
 
     Args:
-        open_graph: Function that opens the graph of a name.
+        open_graph: Function that opens a graph by name.
     """
 
-    def __init__(self, open_graph: Callable[[str], Any]) -> None:
+    def __init__(self, open_graph: Callable[[str], Graph]) -> None:
         self._open = open_graph
-        self._opened: dict[str, Any] = {}
-        self._opening = threading.Lock()
+        self._opened: dict[str, Graph] = {}
+        self._lock = threading.Lock()
         self._closed = False
 
-    def __getitem__(self, name: str) -> Any:
-        with self._opening:
+    def __getitem__(self, name: str) -> Graph:
+        with self._lock:
             if self._closed:
                 raise BackendError("the engine has been closed: open the model again with rsicrc.load")
             if name not in self._opened:
@@ -31,7 +33,7 @@ class OpenGraphs:
             return self._opened[name]
 
     def close(self) -> None:
-        """Drop the graphs; a graph that is used later raises `BackendError`."""
-        with self._opening:
+        """Drop the graphs; the use of a graph then raises `BackendError`."""
+        with self._lock:
             self._closed = True
             self._opened.clear()

@@ -1,18 +1,17 @@
-"""ONNX Runtime on the CPU."""
+"""The backend `onnxruntime` on a CPU."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rsicrc.backends import Array
-from rsicrc.backends.host_loop import HostBackend, HostLoop, HostState, HostStates
-from rsicrc.backends.lazy import OpenGraphs
-from rsicrc.cpu import available_cpus
+from rsicrc.backends.host_loop import HostBackend, HostLoop, HostStateLease
+from rsicrc.backends.lazy import LazyGraphs
+from rsicrc.backends.protocol import Array
 from rsicrc.errors import BackendError, ModelFolderError
 from rsicrc.manifest import GraphSpec, Manifest
 
@@ -20,34 +19,26 @@ ERRORS_ONLY = 3
 
 
 class OnnxRuntimeBackend(HostBackend):
-    """The graphs of a model folder as ONNX Runtime sessions; values are `OrtValue`s.
-
-    Attributes:
-        name: "onnxruntime".
-        device: "cpu".
-        threads: threads that one graph uses.
+    """The graphs of a model folder as ONNX Runtime sessions on a CPU; values are `OrtValue`s.
 
     Args:
-        folder: the model folder.
-        manifest: its manifest, at the precision that is wanted.
-        threads: threads for one graph; None for as many as this process may use.
+        folder: The model folder.
+        manifest: The manifest, at the requested precision.
+        threads: Number of threads for one graph; None for as many as this process may use.
     """
 
     name = "onnxruntime"
 
     def __init__(self, folder: Path, manifest: Manifest, threads: int | None) -> None:
-        self.threads = threads or available_cpus()
-        self._folder = folder
-        self._manifest = manifest
-        self._sessions = OpenGraphs(self._open)
-        self._states = HostStates()
+        super().__init__(folder, manifest, threads)
+        self._sessions = LazyGraphs(self._open)
 
     def run(self, graph: str, feeds: Mapping[str, Any], outputs: Sequence[str] | None = None) -> dict[str, Any]:
         """Run a graph; see `rsicrc.backends.Backend`.
 
         Raises:
             BackendError: ONNX Runtime refused the inputs or failed.
-            ModelFolderError: the graph's file cannot be opened.
+            ModelFolderError: The graph's file cannot be opened.
         """
         session = self._sessions[graph]
         names = list(outputs) if outputs is not None else list(self._manifest.graphs[graph].outputs)
@@ -63,13 +54,12 @@ class OnnxRuntimeBackend(HostBackend):
     ) -> OnnxRuntimeLoop:
         """Begin a loop; see `rsicrc.backends.Backend`."""
         spec = self._manifest.graphs[graph]
-        state, give_back = self._states.begin(graph, spec, axes, first)
-        return OnnxRuntimeLoop(self._sessions[graph], spec, state, fixed, give_back)
+        return OnnxRuntimeLoop(self._sessions[graph], spec, self._states.lease(graph, spec, axes, first), fixed)
 
     def close(self) -> None:
         """Release the graphs and the buffers; see `rsicrc.backends.Backend`."""
+        super().close()
         self._sessions.close()
-        self._states = HostStates()
 
     def numpy(self, value: Any) -> Array:
         """Return a value as a numpy array."""
@@ -85,27 +75,27 @@ class OnnxRuntimeBackend(HostBackend):
         path = self._folder / self._manifest.graphs[graph].file
         try:
             return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # as above
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
             raise ModelFolderError(f"{path}: ONNX Runtime cannot open this graph: {error}") from error
 
 
 class OnnxRuntimeLoop(HostLoop):
-    """A session over two sets of buffers that take turns; see `rsicrc.backends.Loop`.
+    """A session with two bindings; see `rsicrc.backends.Loop`.
 
-    A cache is bound as input and as output at once. The ScatterND that adds a step's words to it finds them to be the
-    same memory and leaves out its copy; the attention reads its output, so no node reads a cache before it is written.
+    A cache is bound as input and as output. The ScatterND that adds the new keys or values then finds its input and
+    output at the same address and skips its copy. The attention reads the output of the ScatterND, so no node reads a
+    cache before the new entries are written.
+
+    Args:
+        session: The session.
+        graph: The graph.
+        lease: The state.
+        fixed: Constant inputs.
     """
 
-    def __init__(
-        self,
-        session: Any,
-        graph: GraphSpec,
-        state: HostState,
-        fixed: Mapping[str, Any],
-        give_back: Callable[[], None],
-    ) -> None:
+    def __init__(self, session: Any, graph: GraphSpec, lease: HostStateLease, fixed: Mapping[str, Any]) -> None:
         self._session = session
-        super().__init__(graph, state, fixed, give_back)
+        super().__init__(graph, lease, fixed)
 
     def _value(self, value: Any) -> Any:
         return _value(value)
@@ -113,7 +103,7 @@ class OnnxRuntimeLoop(HostLoop):
     def _rows(self, value: Any, rows: NDArray[np.int64]) -> Any:
         return _value(value.numpy()[rows])
 
-    def _bound(self, number: int, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Any:
+    def _binding(self, number: int, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Any:
         binding = self._session.io_binding()
         for name, value in inputs.items():
             binding.bind_ortvalue_input(name, _value(value))
@@ -121,15 +111,15 @@ class OnnxRuntimeLoop(HostLoop):
             binding.bind_ortvalue_output(name, _value(value))
         return binding
 
-    def _run(self, turn: Any) -> None:
+    def _run(self, binding: Any) -> None:
         try:
-            self._session.run_with_iobinding(turn)
+            self._session.run_with_iobinding(binding)
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             raise BackendError(f"a step failed in ONNX Runtime: {error}") from error
 
 
 def _value(array: Any) -> Any:
-    """Return an array as an `OrtValue` over the same memory; what is one already stays as it is."""
+    """Wrap an array as an `OrtValue` without copying; return an `OrtValue` unchanged."""
     import onnxruntime
 
     if not isinstance(array, np.ndarray):

@@ -1,65 +1,57 @@
-"""OpenVINO on the CPU."""
+"""The backend `openvino` on a CPU."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rsicrc.backends import Array
-from rsicrc.backends.host_loop import CACHES, NEXT, ROWS, HostBackend, HostLoop, HostState, HostStates, shape_of
-from rsicrc.backends.lazy import OpenGraphs
+from rsicrc.backends.host_loop import CACHES, NEXT, ROWS, HostBackend, HostLoop, HostStateLease, shape_of
+from rsicrc.backends.lazy import LazyGraphs
 from rsicrc.backends.openvino_runtime import openvino
-from rsicrc.cpu import available_cpus, has_bf16
+from rsicrc.backends.protocol import Array
+from rsicrc.cpu import has_bf16
 from rsicrc.errors import BackendError, ModelFolderError
 from rsicrc.files import cache_folder
 from rsicrc.manifest import DECODER, EXACT, IMAGE_ENCODER, INT8, GraphSpec, Manifest
 from rsicrc.tuning import PAIRS_PER_RUN
 
-# The one core of the process. A core's CPU plugin gives the thread that makes it another stack for signal handlers and
-# takes it away at its end. Of several that do not end in the reverse order, or that end in another thread, a stack is
-# left set that is no longer there, and the next signal with a handler (a Ctrl-C, the end of a child) kills the process
-# (OpenVINO 2026.4.1).
+# One core for the whole process. The CPU plugin of a core installs an alternate signal stack in the thread that
+# creates the core, and removes it when the core is destroyed. If several cores are destroyed in another order than the
+# reverse, or in another thread, a freed signal stack stays installed, and the next signal with a handler (Ctrl-C, the
+# exit of a child process) kills the process (OpenVINO 2026.4.1).
 _CORE = openvino.Core()
-_BLOCKWISE = 3  # axes of int8 weights with block-wise scales: outputs, blocks, weights
+_BLOCKWISE = 3  # number of axes of int8 weights with block-wise scales: outputs, blocks, weights of a block
 
 
 class OpenVinoBackend(HostBackend):
     """The graphs of a model folder as OpenVINO models; values are numpy arrays and OpenVINO tensors.
 
-    Compiled graphs are kept on disk, so that only the first start compiles them.
-
-    Attributes:
-        name: "openvino".
-        device: "cpu".
-        threads: threads that one graph uses, all streams together.
+    Compiled graphs are cached on disk, so that only the first start compiles them.
 
     Args:
-        folder: the model folder.
-        manifest: its manifest, at the precision that is wanted.
-        threads: threads for one graph; None for as many as this process may use.
-        streams: parts of a batch that the image encoder works on at once, each on its share of the threads.
+        folder: The model folder.
+        manifest: The manifest, at the requested precision.
+        threads: Number of threads for one graph; None for as many as this process may use.
+        streams: Number of parts of a batch that the image encoder works on at once, sharing the threads.
     """
 
     name = "openvino"
 
     def __init__(self, folder: Path, manifest: Manifest, threads: int | None, streams: int | None) -> None:
-        self.threads = threads or available_cpus()
+        super().__init__(folder, manifest, threads)
         self._streams = min(streams or 1, self.threads)
-        self._folder = folder
-        self._manifest = manifest
-        self._models = OpenGraphs(self._open)
-        self._states = HostStates()
+        self._models = LazyGraphs(self._open)
 
     def run(self, graph: str, feeds: Mapping[str, Any], outputs: Sequence[str] | None = None) -> dict[str, Any]:
         """Run a graph; see `rsicrc.backends.Backend`.
 
         Raises:
             BackendError: OpenVINO refused the inputs or failed.
-            ModelFolderError: the graph's file cannot be opened.
+            ModelFolderError: The graph's file cannot be opened.
         """
         model = self._models[graph]
         names = list(outputs) if outputs is not None else list(self._manifest.graphs[graph].outputs)
@@ -67,12 +59,12 @@ class OpenVinoBackend(HostBackend):
             if graph == IMAGE_ENCODER:
                 results = self._run_in_parts(model, self._manifest.graphs[graph], self.numpy(feeds["images"]))
                 return {name: results[name] for name in names}
-            request = model.create_infer_request()  # its own outputs: what it gives stays valid as long as it is held
+            request = model.create_infer_request()  # owns its outputs, so they stay valid while they are referenced
             for name, feed in feeds.items():
                 request.set_tensor(name, _tensor(feed))
             request.infer()
             return {name: request.get_tensor(name) for name in names}
-        except RuntimeError as error:  # all that OpenVINO raises
+        except RuntimeError as error:  # the only exception that OpenVINO raises
             raise BackendError(f"graph {graph!r} failed in OpenVINO: {_first_line(error)}") from error
 
     def loop(
@@ -80,20 +72,19 @@ class OpenVinoBackend(HostBackend):
     ) -> OpenVinoLoop:
         """Begin a loop; see `rsicrc.backends.Backend`."""
         spec = self._manifest.graphs[graph]
-        state, give_back = self._states.begin(graph, spec, axes, first)
-        return OpenVinoLoop(self._models[graph], spec, state, fixed, give_back)
+        return OpenVinoLoop(self._models[graph], spec, self._states.lease(graph, spec, axes, first), fixed)
 
     def close(self) -> None:
         """Release the graphs and the buffers; see `rsicrc.backends.Backend`."""
+        super().close()
         self._models.close()
-        self._states = HostStates()
 
     def numpy(self, value: Any) -> Array:
         """Return a value as a numpy array."""
         return value if isinstance(value, np.ndarray) else value.data
 
     def _run_in_parts(self, model: Any, spec: GraphSpec, images: Array) -> dict[str, Array]:
-        """Run the image encoder on a few pairs at a time; all parts write into one result."""
+        """Run the image encoder on a few pairs at a time; all parts write into the same arrays."""
         rows = len(images)
         results = {name: np.empty(shape_of(out, {ROWS: rows}), out.dtype) for name, out in spec.outputs.items()}
         parts = np.array_split(np.arange(rows), -(-rows // PAIRS_PER_RUN))
@@ -114,26 +105,27 @@ class OpenVinoBackend(HostBackend):
     def _open(self, graph: str) -> Any:
         file = self._manifest.graphs[graph].file
         path = self._folder / file
-        int8_words = self._manifest.precision == INT8 and graph != IMAGE_ENCODER
+        has_int8_weights = self._manifest.precision == INT8 and graph != IMAGE_ENCODER
         exact = self._manifest.precision == EXACT
         config: dict[str, Any] = {
             "INFERENCE_NUM_THREADS": self.threads,
             "NUM_STREAMS": self._streams if graph == IMAGE_ENCODER else 1,
-            # Left to itself it takes bf16 wherever the chip can; beside products of int8 weights that is no quicker.
-            "INFERENCE_PRECISION_HINT": "f32" if exact or int8_words or not has_bf16() else "bf16",
-            # By itself it knows a file by its path, size and time, which another model may have had.
+            # By default OpenVINO computes in bf16 wherever the CPU can; next to products of int8 weights bf16 is not
+            # faster than float32.
+            "INFERENCE_PRECISION_HINT": "f32" if exact or has_int8_weights or not has_bf16() else "bf16",
+            # By default OpenVINO identifies a file by path, size and time, and another model may have had all three.
             "CACHE_DIR": str(
                 cache_folder(self._folder, f"openvino-{openvino.__version__}-{self._manifest.files[file].sha256[:16]}")
             ),
         }
         try:
-            if graph != DECODER and not int8_words:
-                return _CORE.compile_model(path, "CPU", config)  # of a kept one, the file is then not read again
+            if graph != DECODER and not has_int8_weights:
+                return _CORE.compile_model(path, "CPU", config)  # does not read the file if the cache has the graph
             model = _CORE.read_model(path)
             if graph == DECODER:
-                _give_words_apart(model)
+                _emit_new_kv(model)
             if block := _weight_block(model):
-                # Products of int8 weights in int8: a row of activations gets a scale for each block of weights.
+                # Activations are quantized to int8 with one scale for each block of weights.
                 config["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = block
             return _CORE.compile_model(model, "CPU", config)
         except RuntimeError as error:
@@ -141,22 +133,22 @@ class OpenVinoBackend(HostBackend):
 
 
 class OpenVinoLoop(HostLoop):
-    """Two infer requests that take turns: what one writes, the other reads; see `rsicrc.backends.Loop`.
+    """Two infer requests, each of which reads the arrays that the other one writes; see `rsicrc.backends.Loop`.
 
-    The graph only reads the caches. OpenVINO would copy a whole cache to write a step's words into it, and again to
-    give it out, so it gives the words (`_give_words_apart`), and they are written here.
+    The graph only reads the caches. To write the keys and values of a step into a cache, OpenVINO would copy the whole
+    cache, and copy it again to return it. So the graph returns the new keys and values (`_emit_new_kv`), and this class
+    writes them into the caches.
+
+    Args:
+        model: The compiled model.
+        graph: The graph.
+        lease: The state.
+        fixed: Constant inputs.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        graph: GraphSpec,
-        state: HostState,
-        fixed: Mapping[str, Any],
-        give_back: Callable[[], None],
-    ) -> None:
+    def __init__(self, model: Any, graph: GraphSpec, lease: HostStateLease, fixed: Mapping[str, Any]) -> None:
         self._requests = [model.create_infer_request() for _ in range(2)]
-        super().__init__(graph, state, fixed, give_back)
+        super().__init__(graph, lease, fixed)
 
     def _value(self, value: Any) -> Any:
         return _tensor(value)
@@ -167,60 +159,60 @@ class OpenVinoLoop(HostLoop):
     def step(self, position: int) -> None:
         """Run the graph once; see `rsicrc.backends.Loop`."""
         super().step(position)
-        for name, words in self._words.items():
-            beams = words.shape[2]
-            self._state.now[name][:, :, position * beams : (position + 1) * beams] = words
+        for name, new_kv in self._new_kv.items():
+            beams = new_kv.shape[2]
+            self._state.now[name][:, :, position * beams : (position + 1) * beams] = new_kv
 
     def _bind(self) -> None:
         beams = self._state.axes["K"]
-        self._words = {
+        self._new_kv = {
             name: np.empty((*cache.shape[:2], beams, cache.shape[3]), cache.dtype)
             for name, cache in self._state.now.items()
             if name.startswith(CACHES)
         }
         super()._bind()
 
-    def _bound(self, number: int, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Any:
+    def _binding(self, number: int, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Any:
         request = self._requests[number]
-        words = {NEXT + name: value for name, value in self._words.items()}
-        for name, value in {**inputs, **outputs, **words}.items():
+        new_kv = {NEXT + name: value for name, value in self._new_kv.items()}
+        for name, value in {**inputs, **outputs, **new_kv}.items():
             request.set_tensor(name, _tensor(value))
         return request
 
-    def _run(self, turn: Any) -> None:
+    def _run(self, binding: Any) -> None:
         try:
-            turn.infer()
+            binding.infer()
         except RuntimeError as error:
             raise BackendError(f"a step failed in OpenVINO: {_first_line(error)}") from error
 
 
-def _give_words_apart(model: Any) -> None:
-    """Let a graph give what it would write into a cache in place of the cache with it."""
+def _emit_new_kv(model: Any) -> None:
+    """Change the outputs of a decoder graph: the new keys and values of a step instead of the updated caches."""
     for result in model.get_results():
         cache = result.input_value(0)
         writer = cache.get_node()
         if writer.get_type_name() == "ScatterNDUpdate":
-            words, names = writer.input_value(2), cache.get_names()
+            new_kv, names = writer.input_value(2), cache.get_names()
             cache.set_names(set())
-            words.add_names(names)
-            result.input(0).replace_source_output(words)
+            new_kv.add_names(names)
+            result.input(0).replace_source_output(new_kv)
 
 
 def _weight_block(model: Any) -> int | None:
-    """How many int8 weights of one output share a scale: the least of a graph's `MatMulNBits`, None without any."""
+    """Return the size of the smallest block of int8 weights in a graph's `MatMulNBits`; None if there are none."""
     weights = [node for node in model.get_ops() if node.get_type_name() == "Constant" and len(node.shape) == _BLOCKWISE]
     return min((node.shape[2] for node in weights if node.get_element_type() == openvino.Type.u8), default=None)
 
 
 def _tensor(value: Any) -> Any:
-    """Return an array as a tensor, over the same memory where it may be written; what is one already stays as it is."""
+    """Wrap an array as a tensor, without copying if the array is writable; return a tensor unchanged."""
     if not isinstance(value, np.ndarray):
         return value
     return openvino.Tensor(np.asarray(value, order="C"), shared_memory=value.flags.writeable)
 
 
 def _first_line(error: Exception) -> str:
-    """The line of an OpenVINO error that says something: the first ones name its source files."""
+    """Return the line with the reason in an OpenVINO error; the lines before it name source files of OpenVINO."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return next(
         (line for line in lines if not line.startswith(("Exception from", "Check "))), lines[0] if lines else ""

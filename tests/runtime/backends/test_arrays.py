@@ -1,4 +1,4 @@
-"""Arrays of other libraries: taken where they lie, and given so that others can."""
+"""Exchange of arrays with other libraries without a copy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
 import rsicrc
@@ -20,28 +19,25 @@ from rsicrc.backends.arrays import DeviceArray, is_array, take_array, take_pixel
 from rsicrc.backends.dlpack import make_capsule, read_capsule
 from rsicrc.backends.tensorrt import backend as tensorrt
 from rsicrc.manifest import Manifest
-from tests.models import SMALL, random_images
 from tests.runtime.fake_cuda import FakeCuda, FakeLogger, FakeTensorRt
-
-SIZE = SMALL.image_trunk.image_size
 
 
 class Owner:
-    """Something that can be watched."""
+    """An owner that supports weak references."""
 
 
-class OnDevice:
-    """An array on the stand-in's GPU that speaks one of the two protocols, as a library would give it."""
+class ForeignArray:
+    """An array of another library on the fake GPU, which supports one of the two protocols."""
 
     def __init__(self, fake: FakeCuda, content: NDArray[Any], **changes: Any) -> None:
         self.fake, self.stream, self.changes = fake, cuda.Stream(), changes
         self.memory = cuda.Memory(content.nbytes)
         self.shape, self.dtype = content.shape, content.dtype
-        # Filled on its own stream, and not waited for.
+        # Written on a stream of its own, without a wait.
         self.stream.upload(self.memory.address, content.ctypes.data, content.nbytes)
 
 
-class SpeaksCuda(OnDevice):
+class CudaInterfaceArray(ForeignArray):
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
         fields = {
@@ -54,7 +50,7 @@ class SpeaksCuda(OnDevice):
         return {**fields, **self.changes}
 
 
-class SpeaksDlpack(OnDevice):
+class DlpackArray(ForeignArray):
     def __dlpack_device__(self) -> tuple[int, int]:
         return (2, int(self.changes.get("device", 0)))
 
@@ -87,10 +83,14 @@ def exact(model_folder: Path) -> Engine:
 
 @pytest.fixture(scope="module")
 def images() -> NDArray[np.uint8]:
+    from tests.models import random_images
+
     return random_images(3, seed=9)
 
 
-def test_a_batch_of_the_host_on_the_cpu(exact: Engine, images: NDArray[np.uint8]) -> None:
+def test_host_arrays_give_the_same_results_as_pairs(exact: Engine, images: NDArray[np.uint8]) -> None:
+    import torch
+
     pairs = [(before, after) for before, after in images]
     expected, vectors, scores = exact.caption(pairs), exact.embed_images(pairs), exact.score(pairs, ["trees"])
     for batch in (images, torch.from_numpy(images)):
@@ -103,29 +103,33 @@ def test_a_batch_of_the_host_on_the_cpu(exact: Engine, images: NDArray[np.uint8]
     assert np.from_dlpack(given).tolist() == given.tolist()  # type: ignore[union-attr]
 
 
-def test_the_hosts_memory_is_not_copied(images: NDArray[np.uint8]) -> None:
+def test_host_arrays_are_not_copied(images: NDArray[np.uint8]) -> None:
+    import torch
+
     for batch in (images, torch.from_numpy(images)):
-        taken = take_pixels(batch, SIZE, "cpu", None)
+        taken = take_pixels(batch, images.shape[2], "cpu", None)
         assert isinstance(taken, np.ndarray)
         assert np.shares_memory(taken, images)
 
 
-@pytest.mark.parametrize("kind", [SpeaksCuda, SpeaksDlpack])
-def test_a_batch_on_the_device(
-    engine: Engine, exact: Engine, fake: FakeCuda, images: NDArray[np.uint8], kind: Callable[..., OnDevice]
+@pytest.mark.parametrize("kind", [CudaInterfaceArray, DlpackArray])
+def test_device_arrays_give_the_same_results_without_an_upload(
+    engine: Engine, exact: Engine, fake: FakeCuda, images: NDArray[np.uint8], kind: Callable[..., ForeignArray]
 ) -> None:
     batch = kind(fake, images)
     fake.copied.clear()
     captions = engine.caption(batch, beams=2, batch_size=2)  # type: ignore[arg-type]
     assert [each.text for each in captions] == [each.text for each in exact.caption(images, beams=2, batch_size=2)]
-    moved = fake.copied["up"] - images.nbytes  # its owner filled it only now
+    moved = fake.copied["up"] - images.nbytes  # the owner's own upload
     assert moved < images[0].nbytes // 2
     vectors = engine.embed_images(batch, on_device=True)  # type: ignore[call-overload]
     assert isinstance(vectors, DeviceArray)
     np.testing.assert_allclose(engine.backend.numpy(vectors), exact.embed_images(images), atol=1e-5)
 
 
-def test_vectors_stay_on_the_device(engine: Engine, exact: Engine, images: NDArray[np.uint8], fake: FakeCuda) -> None:
+def test_embeddings_stay_on_the_device(
+    engine: Engine, exact: Engine, images: NDArray[np.uint8], fake: FakeCuda
+) -> None:
     vectors = engine.embed_images(images, batch_size=2, on_device=True)
     assert isinstance(vectors, DeviceArray)
     assert (vectors.shape, vectors.dtype, vectors.device) == ((3, 64), "float32", 0)
@@ -137,7 +141,7 @@ def test_vectors_stay_on_the_device(engine: Engine, exact: Engine, images: NDArr
     assert (contents.device, vectors.__dlpack_device__(), contents.strides) == ((2, 0), (2, 0), None)
     with pytest.raises(BufferError):
         vectors.__dlpack__(copy=True)
-    # Complete: the stand-in does nothing that nobody waits for, and nobody waits here.
+    # The array is complete: the fake runs only work that something waits for, and nothing waits here.
     there = cuda._array_at(vectors.address, vectors.nbytes).view(np.float32).reshape(vectors.shape)
     np.testing.assert_allclose(there, exact.embed_images(images), atol=1e-5)
     assert (len(vectors[1:]), vectors[1:].address) == (2, vectors.address + 64 * 4)
@@ -146,7 +150,7 @@ def test_vectors_stay_on_the_device(engine: Engine, exact: Engine, images: NDArr
     assert engine.embed_texts([], on_device=True).shape == (0, 64)
 
 
-def test_what_is_not_complete_is_waited_for(engine: Engine, exact: Engine, images: NDArray[np.uint8]) -> None:
+def test_receiver_waits_for_incomplete_arrays(engine: Engine, exact: Engine, images: NDArray[np.uint8]) -> None:
     value = engine.backend.run("image_encoder", {"images": images})["image_embedding"]
     assert value.__cuda_array_interface__["stream"] == engine.backend.stream
     there = cuda._array_at(value.address, value.nbytes).view(np.float32).reshape(value.shape)
@@ -160,15 +164,17 @@ def test_what_is_not_complete_is_waited_for(engine: Engine, exact: Engine, image
     np.testing.assert_allclose(there, expected, atol=1e-5)
 
 
-def test_what_cannot_be_taken(engine: Engine, exact: Engine, fake: FakeCuda, images: NDArray[np.uint8]) -> None:
+def test_unsuitable_arrays_are_refused(
+    engine: Engine, exact: Engine, fake: FakeCuda, images: NDArray[np.uint8]
+) -> None:
     wrong: list[tuple[Engine, Any, str]] = [
         (exact, images[:, :, :50], r"uint8 \[N, 2, 96, 96, 3\] for this model, not uint8 \[3, 2, 50, 96, 3\]"),
         (exact, images.astype(np.float32), "not float32"),
-        (exact, SpeaksCuda(fake, images), "the array is on a GPU and the engine works on cpu"),
-        (exact, SpeaksDlpack(fake, images), "the array is on cuda:0 and the engine works on cpu"),
-        (engine, SpeaksDlpack(fake, images, device=1), "the array is on cuda:1 and the engine works on cuda:0"),
-        (engine, SpeaksCuda(fake, images, strides=(1, 2, 3, 4, 5)), "make it contiguous"),
-        (engine, SpeaksCuda(fake, images, typestr="<i8"), "not int64"),
+        (exact, CudaInterfaceArray(fake, images), "the array is on a GPU and the engine works on cpu"),
+        (exact, DlpackArray(fake, images), "the array is on cuda:0 and the engine works on cpu"),
+        (engine, DlpackArray(fake, images, device=1), "the array is on cuda:1 and the engine works on cuda:0"),
+        (engine, CudaInterfaceArray(fake, images, strides=(1, 2, 3, 4, 5)), "make it contiguous"),
+        (engine, CudaInterfaceArray(fake, images, typestr="<i8"), "not int64"),
     ]
     for engine_, value, message in wrong:
         assert is_array(value)
@@ -176,11 +182,11 @@ def test_what_cannot_be_taken(engine: Engine, exact: Engine, fake: FakeCuda, ima
             engine_.embed_images(value)
 
 
-def test_older_interfaces_are_filled_on_the_default_stream(fake: FakeCuda, images: NDArray[np.uint8]) -> None:
+def test_older_interface_waits_for_the_default_stream(fake: FakeCuda, images: NDArray[np.uint8]) -> None:
     ours = cuda.Stream()
     waited: list[str] = []
     fake.queue(1, lambda: waited.append("default"))
-    given = [SpeaksCuda(fake, images, **changes) for changes in ({"stream": None}, {"version": 2})]
+    given = [CudaInterfaceArray(fake, images, **changes) for changes in ({"stream": None}, {"version": 2})]
     take_array(given[0], "cuda:0", ours.handle)
     ours.synchronize()
     assert waited == []
@@ -189,7 +195,9 @@ def test_older_interfaces_are_filled_on_the_default_stream(fake: FakeCuda, image
     assert waited == ["default"]
 
 
-def test_capsules_are_read_and_made(images: NDArray[np.uint8]) -> None:
+def test_capsules_are_read_and_created() -> None:
+    import torch
+
     half = torch.arange(6, dtype=torch.bfloat16).reshape(2, 3).t()
     contents = read_capsule(half.__dlpack__())
     assert (contents.shape, contents.strides, contents.dtype) == ((3, 2), (1, 3), "bfloat16")
@@ -204,7 +212,7 @@ def test_capsules_are_read_and_made(images: NDArray[np.uint8]) -> None:
         read_capsule(capsule)
     del capsule
     gc.collect()
-    assert watched() is not None  # the tensor is still over its memory
+    assert watched() is not None  # the tensor still uses the memory
     del tensor
     gc.collect()
     assert watched() is None

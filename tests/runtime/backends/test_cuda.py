@@ -1,4 +1,4 @@
-"""The CUDA layer: what it refuses and how, against the real cuda-bindings where those can say it without a GPU."""
+"""The CUDA layer: its errors, compared with the real cuda-bindings where no GPU is needed."""
 
 from __future__ import annotations
 
@@ -40,26 +40,26 @@ def has_driver() -> bool:
         return False
 
 
-def test_names() -> None:
+def test_device_names_are_parsed() -> None:
     assert [cuda.device_number(name) for name in ("cuda", "cuda:0", "cuda:12")] == [0, 0, 12]
     for name in ("gpu", "cuda:", "cuda:x", "cuda:-1", "cpu", ""):
         with pytest.raises(BackendError, match="there is cpu, cuda, cuda:0"):
             cuda.device_number(name)
 
 
-def test_without_cuda_bindings(monkeypatch: pytest.MonkeyPatch, uncached: None) -> None:
+def test_missing_cuda_bindings_are_reported(monkeypatch: pytest.MonkeyPatch, uncached: None) -> None:
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
     with pytest.raises(BackendError, match=r"^cuda-bindings is not installed .*: `pip install 'rsicrc\[gpu\]'`"):
         cuda.Device(0)
 
 
 @pytest.mark.skipif(has_driver(), reason="this machine has a driver")
-def test_the_real_bindings_without_a_driver(model_folder: Path) -> None:
-    pytest.importorskip("cuda.bindings.runtime")
+def test_missing_driver_is_reported_by_the_real_bindings(model_folder: Path) -> None:
+    pytest.importorskip("cuda.bindings.runtime", reason="needs rsicrc[gpu] or rsicrc[tensorrt]")
     for use in (cuda.device_count, lambda: cuda.Device(0), lambda: rsicrc.load(model_folder, "cuda")):
         with pytest.raises(BackendError, match=r"^there is no NVIDIA driver: install one .*device='cpu'$"):
             use()
-    # What has no check of its own in front of it still fails in our way.
+    # Calls without a check of the driver raise BackendError too.
     for make in (cuda.Stream, cuda.Event, lambda: cuda.Memory(8), lambda: cuda.PinnedMemory(8)):
         with pytest.raises(BackendError, match="failed: CUDA driver version is insufficient"):
             make()
@@ -71,13 +71,13 @@ def test_the_real_bindings_without_a_driver(model_folder: Path) -> None:
         (
             35,
             11040,
-            r"driver is too old: it knows CUDA 11\.4 and cuda-bindings here needs 13: update the driver, or `pip",
+            r"driver is too old: it supports CUDA 11\.4 and cuda-bindings here needs 13: update the driver, or `pip",
         ),
         (100, 13000, "finds no GPU .*CUDA_VISIBLE_DEVICES"),
         (999, 13000, "CUDA cannot start: error 999: check the driver with `nvidia-smi`"),
     ],
 )
-def test_what_is_wrong_with_a_driver(
+def test_driver_errors_name_a_remedy(
     fake: FakeCuda, monkeypatch: pytest.MonkeyPatch, error: int, driver: int, message: str
 ) -> None:
     monkeypatch.setattr(fake, "cudaGetDeviceCount", lambda: (error, None), raising=False)
@@ -87,23 +87,23 @@ def test_what_is_wrong_with_a_driver(
     assert "\n" not in str(caught.value)
 
 
-def test_a_device_that_is_not_there(fake: FakeCuda) -> None:
+def test_missing_device_is_reported(fake: FakeCuda) -> None:
     assert cuda.Device(0).title == "Fake GPU 9.0"
     with pytest.raises(BackendError, match="no cuda:99: there is 1 GPU, counted from 0"):
         cuda.Device(99)
 
 
-def test_no_room(fake: FakeCuda) -> None:
-    fake.room = 1000
-    kept = cuda.Memory(600)
+def test_allocation_beyond_the_capacity_is_reported(fake: FakeCuda) -> None:
+    fake.capacity = 1000
+    first = cuda.Memory(600)
     with pytest.raises(DeviceMemoryError, match="out of memory: lower the batch size") as caught:
         cuda.Memory(600)
     assert isinstance(caught.value, MemoryError)
-    del kept
+    del first
     assert cuda.Memory(600).bytes == 600
 
 
-def test_a_recording_that_fails_leaves_the_stream_usable(fake: FakeCuda) -> None:
+def test_failed_capture_leaves_the_stream_usable(fake: FakeCuda) -> None:
     stream = cuda.Stream()
     memory, host = cuda.Memory(4), np.zeros(4, np.uint8)
 
@@ -112,18 +112,18 @@ def test_a_recording_that_fails_leaves_the_stream_usable(fake: FakeCuda) -> None
         raise RuntimeError("no")
 
     with pytest.raises(RuntimeError, match="no"):
-        cuda.Recording(stream, work)
+        cuda.CudaGraph(stream, work)
     stream.download(host.ctypes.data, memory.address, 4)
-    assert host.any()  # what was to be recorded was not done
-    recording = cuda.Recording(stream, lambda: stream.clear(memory.address, 4))
-    recording.launch(stream)
+    assert host.any()  # the captured work was not run
+    cuda_graph = cuda.CudaGraph(stream, lambda: stream.clear(memory.address, 4))
+    cuda_graph.launch(stream)
     stream.download(host.ctypes.data, memory.address, 4)
     assert not host.any()
 
 
-def test_the_stand_in_has_the_real_names_and_as_many_arguments() -> None:
-    """So that what runs over the stand-in does not fail over the real bindings for a misspelled name."""
-    real = pytest.importorskip("cuda.bindings.runtime")
+def test_fake_has_the_functions_and_arguments_of_the_real_bindings() -> None:
+    """Code that runs over the fake cannot fail over the real bindings because of a misspelled name."""
+    real = pytest.importorskip("cuda.bindings.runtime", reason="needs rsicrc[gpu] or rsicrc[tensorrt]")
     source = inspect.getsource(cuda)
     used = set(re.findall(r"\bcuda[A-Z]\w+", source)) - {"cudaErrorNoDevice", "cudaErrorInsufficientDriver"}
     used -= {"cudaErrorMemoryAllocation"}

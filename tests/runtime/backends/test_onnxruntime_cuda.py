@@ -1,4 +1,4 @@
-"""The device loop of ONNX Runtime: bound by address, with the provider of CPUs over the memory of the stand-in."""
+"""ONNX Runtime bound to addresses of GPU memory, with the CPU provider over the memory of a fake GPU."""
 
 from __future__ import annotations
 
@@ -17,20 +17,19 @@ from rsicrc.backends.onnxruntime_cuda import OnnxRuntimeCudaBackend
 from rsicrc.backends.tensorrt.profiles import Profile
 from rsicrc.decoding.beam_search import _first_state
 from rsicrc.manifest import DECODER, Manifest
-from tests.models import random_images
 from tests.runtime.fake_cuda import FakeCuda
 
 
-class OnTheCpu(OnnxRuntimeCudaBackend):
-    """The backend with the one provider that is here."""
+class CpuProviderBackend(OnnxRuntimeCudaBackend):
+    """The backend with the CPU provider."""
 
-    _place = "cpu"
+    _device_type = "cpu"
 
     def _require_provider(self) -> None:
         pass
 
-    def _providers(self, limits: Any, records: bool) -> list[tuple[str, dict[str, str]]]:
-        self.settings = super()._providers(limits, records)
+    def _providers(self, limits: Any, captures: bool) -> list[tuple[str, dict[str, str]]]:
+        self.settings = super()._providers(limits, captures)
         return [("CPUExecutionProvider", {})]
 
 
@@ -48,16 +47,18 @@ def exact(model_folder: Path) -> Engine:
 
 @pytest.fixture(scope="module")
 def pairs() -> list[Any]:
+    from tests.models import random_images
+
     return [tuple(pair) for pair in random_images(7, seed=5)]
 
 
 def engine_of(folder: Path, profile: Profile | None = None) -> Engine:
     manifest = Manifest.load(folder)
-    return Engine(folder, manifest, OnTheCpu(folder, manifest, "cuda:0", 1, profile))
+    return Engine(folder, manifest, CpuProviderBackend(folder, manifest, "cuda:0", 1, profile))
 
 
 @pytest.mark.parametrize("profile", [None, Profile((1, 4, 8), (1, 3, 4))], ids=["cuda", "tensorrt"])
-def test_the_same_as_on_the_cpu(
+def test_results_match_the_cpu(
     fake: FakeCuda, model_folder: Path, exact: Engine, pairs: list[Any], profile: Profile | None
 ) -> None:
     engine = engine_of(model_folder, profile)
@@ -72,8 +73,8 @@ def test_the_same_as_on_the_cpu(
     np.testing.assert_allclose(engine.score(pairs, ["trees"]), exact.score(pairs, ["trees"]), atol=1e-4)
 
 
-def test_no_cache_is_copied_by_the_host(fake: FakeCuda, model_folder: Path, pairs: list[Any]) -> None:
-    """Of a step, the position goes to the device and one block of a few numbers comes back."""
+def test_step_copies_no_cache_to_the_host(fake: FakeCuda, model_folder: Path, pairs: list[Any]) -> None:
+    """A step copies the position to the device and one small block to the host."""
     engine = engine_of(model_folder)
     engine.warmup(7, 3)
     spec = engine.manifest.graphs[DECODER]
@@ -95,7 +96,7 @@ def test_no_cache_is_copied_by_the_host(fake: FakeCuda, model_folder: Path, pair
     assert fake.copies - copies == {"up": 5, "down": 5}
     assert (fake.copied - copied)["up"] == 5 * 8
     assert (fake.copied - copied)["down"] <= 5 * (4 * 256)
-    # The caches of both turns are one: what is read is written there, too.
+    # Both directions use the same caches, which are updated in place.
     cache = spec.inputs["self_keys_0"]
     size = 8 * int(cache.shape[1]) * 3 * (engine.manifest.max_len - 1) * int(cache.shape[3]) * 4
     layers = sum(name.startswith("self_") for name in spec.inputs)
@@ -107,7 +108,7 @@ def test_no_cache_is_copied_by_the_host(fake: FakeCuda, model_folder: Path, pair
     loop.close()
 
 
-def test_settings_of_the_providers(fake: FakeCuda, model_folder: Path, pairs: list[Any]) -> None:
+def test_providers_get_their_settings(fake: FakeCuda, model_folder: Path, pairs: list[Any]) -> None:
     engine = engine_of(model_folder)
     engine.caption(pairs[:1])
     ((name, cuda_settings),) = engine.backend.settings  # type: ignore[attr-defined]
@@ -125,20 +126,20 @@ def test_settings_of_the_providers(fake: FakeCuda, model_folder: Path, pairs: li
         engine.embed_images(pairs[:5])
 
 
-def test_the_package_for_cpus_is_refused(fake: FakeCuda, model_folder: Path) -> None:
+def test_cpu_package_of_onnxruntime_is_refused(fake: FakeCuda, model_folder: Path) -> None:
     with pytest.raises(BackendError, match=r"no CUDAExecutionProvider: `pip uninstall .*rsicrc\[gpu\]"):
         rsicrc.load(model_folder, "cuda", backend="onnxruntime")
     with pytest.raises(BackendError, match="no TensorrtExecutionProvider"):
         rsicrc.load(model_folder, "cuda", backend="onnxruntime-tensorrt")
 
 
-def test_a_session_that_fell_back_is_refused(
+def test_session_that_fell_back_to_the_cpu_is_refused(
     fake: FakeCuda, model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As onnxruntime-gpu does where a library of CUDA's is missing: it says so in its log, and goes on."""
+    """If a library of CUDA is missing, onnxruntime-gpu only logs a message and continues on the CPU."""
     import onnxruntime
 
-    class Fallen:
+    class FallenBackSession:
         def __init__(self, *_args: Any, **_options: Any) -> None:
             pass
 
@@ -146,21 +147,21 @@ def test_a_session_that_fell_back_is_refused(
             return ["CPUExecutionProvider"]
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    monkeypatch.setattr(onnxruntime, "InferenceSession", Fallen)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", FallenBackSession)
     engine = rsicrc.load(model_folder, "cuda", backend="onnxruntime")
     with pytest.raises(BackendError, match=r"took CPUExecutionProvider instead of CUDAExecutionProvider.*doctor"):
         engine.embed_texts(["trees"])
 
 
-def test_no_memory_is_told_from_other_failures() -> None:
+def test_out_of_memory_has_its_own_error() -> None:
     failure = onnxruntime_cuda._failure
-    full = failure("a graph failed", RuntimeError("Failed to allocate memory for requested buffer of size 9"))
-    assert isinstance(full, DeviceMemoryError)
+    out_of_memory = failure("a graph failed", RuntimeError("Failed to allocate memory for requested buffer of size 9"))
+    assert isinstance(out_of_memory, DeviceMemoryError)
     assert type(failure("a graph failed", RuntimeError("bad shape"))) is BackendError
     assert type(failure("ONNX Runtime cannot open this graph", RuntimeError("bad"))) is ModelFolderError
 
 
-def test_without_onnx_runtime(fake: FakeCuda, model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_onnxruntime_is_reported(fake: FakeCuda, model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(BackendError, match=r"ONNX Runtime is not installed: `pip install 'rsicrc\[gpu\]'`"):
         rsicrc.load(model_folder, "cuda", backend="onnxruntime")

@@ -1,4 +1,4 @@
-"""Precisions and backends of the trained example model: what they cost, and that neighbors do not matter."""
+"""Precisions and backends of the trained example model: accuracy, batching, choice of a backend and file sizes."""
 
 from __future__ import annotations
 
@@ -12,17 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 from numpy.typing import NDArray
 
 import rsicrc
 from rsicrc import ArgumentError, BackendError, ModelFolderError
-from rsicrc.backends import selection
+from rsicrc.backends import table
 from rsicrc.cpu import has_bf16
 from rsicrc.files import cache_folder
 from rsicrc.manifest import EXACT, Manifest, sha256_file
-from rsicrc_train.synth import make_pair
 from tests.runtime.conftest import Command
 
 PAIRS = 12
@@ -37,6 +35,13 @@ CASES = [
 ]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def both_cpu_backends() -> None:
+    """Skip the module unless both backends on a CPU are installed."""
+    pytest.importorskip("onnxruntime", reason="needs rsicrc[cpu]")
+    pytest.importorskip("openvino", reason="needs rsicrc[openvino]")
+
+
 @pytest.fixture(scope="module")
 def folder(variants_folder: Path) -> Path:
     return variants_folder
@@ -44,6 +49,8 @@ def folder(variants_folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def images() -> NDArray[np.uint8]:
+    from rsicrc_train.synth import make_pair
+
     return np.stack([np.stack([pair.before, pair.after]) for pair in (make_pair(900, n) for n in range(PAIRS))])
 
 
@@ -52,20 +59,20 @@ def pairs_of(images: NDArray[np.uint8]) -> list[tuple[NDArray[np.uint8], NDArray
 
 
 @pytest.mark.parametrize(("backend", "precision"), CASES)
-def test_a_pair_does_not_see_its_neighbors(
+def test_results_do_not_depend_on_the_batch(
     folder: Path, images: NDArray[np.uint8], backend: str, precision: str
 ) -> None:
-    """Alone or in a batch of any size: the same caption and scores, up to the rounding of the precision."""
+    """Captions and scores are equal for every batch size, up to the rounding of the precision."""
     engine = rsicrc.load(folder, backend=backend, precision=precision, threads=1)
     assert engine.manifest.precision == precision
     assert engine.backend.name == backend
     pairs = pairs_of(images)
     allowed = 1e-3 if precision == EXACT else 2e-2
-    alone = engine.caption(pairs, batch_size=1)
+    single = engine.caption(pairs, batch_size=1)
     for batch_size in (5, PAIRS):
         together = engine.caption(pairs, batch_size=batch_size)
-        assert [caption.text for caption in together] == [caption.text for caption in alone]
-        for one, other in zip(alone, together, strict=True):
+        assert [caption.text for caption in together] == [caption.text for caption in single]
+        for one, other in zip(single, together, strict=True):
             assert other.token_log_probs == pytest.approx(one.token_log_probs, abs=allowed)
             assert other.change_score == pytest.approx(one.change_score, abs=allowed)
     embeddings = engine.embed_images(pairs, batch_size=1)
@@ -73,7 +80,9 @@ def test_a_pair_does_not_see_its_neighbors(
 
 
 @pytest.mark.parametrize(("backend", "precision"), CASES[1:])
-def test_what_a_precision_costs(folder: Path, images: NDArray[np.uint8], backend: str, precision: str) -> None:
+def test_precisions_stay_within_their_tolerances(
+    folder: Path, images: NDArray[np.uint8], backend: str, precision: str
+) -> None:
     exact = rsicrc.load(folder, backend="onnxruntime", threads=1)
     other = rsicrc.load(folder, backend=backend, precision=precision, threads=1)
     pairs = pairs_of(images)
@@ -83,20 +92,20 @@ def test_what_a_precision_costs(folder: Path, images: NDArray[np.uint8], backend
     assert (exact.embed_images(pairs) * other.embed_images(pairs)).sum(axis=1).min() > least
     texts = ["a house is built on the meadow", "the scene is the same as before"]
     assert (exact.embed_texts(texts) * other.embed_texts(texts)).sum(axis=1).min() > least
-    # What a sentence loses grows with how improbable it is.
+    # The error of a log-probability grows with its magnitude.
     expected = exact.score(pairs, texts)
     np.testing.assert_allclose(other.score(pairs, texts), expected, atol=1e-3, rtol=0 if precision == EXACT else 0.3)
     captions = [caption.text for caption in other.caption(pairs)]
     best = [sum(caption.token_log_probs) for caption in exact.caption(pairs)]
     scores = exact.score(pairs, captions)
-    # Captions as good as each other change places at any rounding; worse ones must not win.
+    # Rounding may exchange captions of nearly equal score; clearly worse captions must not win.
     assert np.mean([best[row] - scores[row, row] for row in range(PAIRS)]) < loss
     if precision == EXACT:
         assert captions == [caption.text for caption in exact.caption(pairs)]
 
 
 def test_openvino_equals_onnx_runtime_on_every_shape(folder: Path) -> None:
-    """Attention over any number of keys, in the search as in the scorer."""
+    """Attention over any number of keys, in the beam search and in the scorer."""
     golden = np.load(folder / "golden.npz")
     engines = [rsicrc.load(folder, backend=name, threads=1) for name in ("onnxruntime", "openvino")]
     pairs = pairs_of(golden["images"])
@@ -113,14 +122,14 @@ def test_openvino_equals_onnx_runtime_on_every_shape(folder: Path) -> None:
         assert vectors[1] == pytest.approx(vectors[0], abs=1e-5)
 
 
-def test_streams_share_a_batch(folder: Path, images: NDArray[np.uint8]) -> None:
+def test_streams_give_the_same_embeddings(folder: Path, images: NDArray[np.uint8]) -> None:
     pairs = pairs_of(images)
     one = rsicrc.load(folder, backend="openvino", threads=2).embed_images(pairs)
     two = rsicrc.load(folder, backend="openvino", threads=2, streams=2).embed_images(pairs)
     np.testing.assert_allclose(two, one, atol=1e-5)
 
 
-def test_auto_says_what_it_chose(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_logs_its_choice(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="rsicrc"):
         assert rsicrc.load(folder).backend.name == "openvino"
         assert rsicrc.load(folder, precision="fp16").backend.name == "onnxruntime"
@@ -128,7 +137,7 @@ def test_auto_says_what_it_chose(folder: Path, caplog: pytest.LogCaptureFixture)
     assert "fp16, onnxruntime on cpu" in caplog.text
 
 
-def test_auto_takes_what_is_installed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_uses_installed_libraries(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     assert rsicrc.load(folder, precision="int8").backend.name == "onnxruntime"
     assert rsicrc.load(folder).backend.name == "onnxruntime"
@@ -142,7 +151,7 @@ def test_auto_takes_what_is_installed(folder: Path, monkeypatch: pytest.MonkeyPa
         rsicrc.load(folder, backend="onnxruntime")
 
 
-def test_what_cannot_be(folder: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_impossible_settings_are_refused(folder: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BackendError, match=r"no precision 'fp64': there is fp32, fp16, bf16, int8"):
         rsicrc.load(folder, precision="fp64")
     with pytest.raises(BackendError, match=r"no graphs in int8, only in fp32: export it again .*--calibration DATA"):
@@ -153,7 +162,7 @@ def test_what_cannot_be(folder: Path, model_folder: Path, monkeypatch: pytest.Mo
         rsicrc.load(folder, backend="openvino", precision="fp16")
     with pytest.raises(BackendError, match="ONNX Runtime does not compute in bf16 on a CPU"):
         rsicrc.load(folder, backend="onnxruntime", precision="bf16")
-    monkeypatch.setattr(selection, "has_bf16", lambda: False)
+    monkeypatch.setattr(table, "has_bf16", lambda: False)
     with pytest.raises(BackendError, match="this processor has no instructions for bf16"):
         rsicrc.load(folder, precision="bf16")
     with pytest.raises(ArgumentError, match="streams is a setting of OpenVINO"):
@@ -162,8 +171,10 @@ def test_what_cannot_be(folder: Path, model_folder: Path, monkeypatch: pytest.Mo
         rsicrc.load(folder, backend="openvino", streams=0)
 
 
-def test_openvino_takes_activations_in_the_blocks_of_int8_weights(folder: Path) -> None:
-    """In blocks of its own the products are slower and their results much the same: no other test would see it."""
+def test_openvino_quantizes_activations_in_the_blocks_of_the_weights(folder: Path) -> None:
+    """With other blocks the products are slower and the results nearly equal, which no other test detects."""
+    import onnx
+
     backend = rsicrc.load(folder, backend="openvino", precision="int8", threads=1).backend
     graphs = Manifest.load(folder).at("int8").graphs
     for name in ("text_encoder", "decoder", "scorer"):
@@ -179,7 +190,7 @@ def test_openvino_takes_activations_in_the_blocks_of_int8_weights(folder: Path) 
         assert int(model.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE")) == min(blocks)
 
 
-def test_openvino_refuses_clearly(model_folder: Path, tmp_path: Path) -> None:
+def test_openvino_errors_name_the_graph(model_folder: Path, tmp_path: Path) -> None:
     backend = rsicrc.load(model_folder, backend="openvino", threads=1).backend
     with pytest.raises(BackendError, match=r"graph 'text_encoder' failed in OpenVINO: .*f32"):
         backend.run("text_encoder", {"input_ids": np.zeros((1, 3), np.float32)})
@@ -190,22 +201,24 @@ def test_openvino_refuses_clearly(model_folder: Path, tmp_path: Path) -> None:
         engine.embed_texts(["the road"])
 
 
-def test_compiled_graphs_are_kept(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_graphs_are_cached(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = shutil.copytree(model_folder, tmp_path / "model", ignore=shutil.ignore_patterns("engines"))
     first = rsicrc.load(copy, backend="openvino", threads=1).embed_texts(["the road"])
-    (kept,) = (copy / "engines").iterdir()
-    blobs = sorted(path.name for path in kept.iterdir())
+    (cached,) = (copy / "engines").iterdir()
+    blobs = sorted(path.name for path in cached.iterdir())
     assert len(blobs) == 1
     again = rsicrc.load(copy, backend="openvino", threads=1).embed_texts(["the road"])
     assert np.array_equal(first, again)
-    assert sorted(path.name for path in kept.iterdir()) == blobs
+    assert sorted(path.name for path in cached.iterdir()) == blobs
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("os.access", lambda path, mode: False)
     assert cache_folder(copy, "name") == tmp_path / "cache" / "rsicrc" / "name"
 
 
-def test_a_kept_graph_is_not_taken_for_another(model_folder: Path, tmp_path: Path) -> None:
-    """Of the same path, size and time: as where an image of a machine sets all times to one."""
+def test_cached_graph_is_not_used_for_a_changed_file(model_folder: Path, tmp_path: Path) -> None:
+    """The file has the same path, size and time, as in machine images that set all times to one value."""
+    import onnx
+
     copy = shutil.copytree(model_folder, tmp_path / "model", ignore=shutil.ignore_patterns("engines"))
     first = rsicrc.load(copy, backend="openvino", threads=1).embed_texts(["the road"])
     path = copy / "text_encoder.onnx"
@@ -226,8 +239,8 @@ def test_a_kept_graph_is_not_taken_for_another(model_folder: Path, tmp_path: Pat
     np.testing.assert_allclose(other, exact, atol=1e-5)
 
 
-def test_a_signal_after_openvino_finds_its_handler(model_folder: Path) -> None:
-    """Where handlers run is changed by OpenVINO's first engine, and was changed back wrongly at the end of the last."""
+def test_signal_handler_works_after_openvino(model_folder: Path) -> None:
+    """OpenVINO installs an alternate signal stack, which must not be freed while it is installed."""
     code = """
 import gc, os, signal, sys, rsicrc
 signal.signal(signal.SIGUSR1, lambda *_: print("handled", flush=True))
@@ -244,7 +257,7 @@ os.kill(os.getpid(), signal.SIGUSR1)
     assert (done.returncode, done.stdout) == (0, "handled\n")
 
 
-def test_the_manifest_knows_the_variant(folder: Path) -> None:
+def test_manifest_lists_the_precisions(folder: Path) -> None:
     manifest = Manifest.load(folder)
     assert manifest.precisions == ("fp32", "fp16", "bf16", "int8", "int8-fp16")
     at = manifest.at("int8")
@@ -256,7 +269,7 @@ def test_the_manifest_knows_the_variant(folder: Path) -> None:
         Manifest.from_json(json.dumps(broken.to_dict()), folder)
 
 
-def test_info_says_what_each_costs(folder: Path, rsicrc_run: Command) -> None:
+def test_info_shows_the_accuracy_of_each_precision(folder: Path, rsicrc_run: Command) -> None:
     shown = rsicrc_run("info", "--model", folder).out
     for precision, variant in Manifest.load(folder).variants.items():
         section = shown.split(f"What {precision} costs")[1].split("\n\n")[0]
@@ -265,7 +278,7 @@ def test_info_says_what_each_costs(folder: Path, rsicrc_run: Command) -> None:
         assert f"{variant.parity['word_log_prob_difference']['largest']:.6g}" in section
 
 
-def test_halves_are_half_the_size(folder: Path) -> None:
+def test_half_precision_halves_the_size(folder: Path) -> None:
     manifest = Manifest.load(folder)
     for precision in ("fp16", "bf16"):
         for name, graph in manifest.graphs.items():
@@ -273,14 +286,14 @@ def test_halves_are_half_the_size(folder: Path) -> None:
             assert 0.45 < small.bytes / manifest.files[graph.file].bytes < 0.55
 
 
-def test_int8_is_half_the_size(folder: Path) -> None:
+def test_int8_halves_the_size(folder: Path) -> None:
     manifest = Manifest.load(folder)
     for name, graph in manifest.graphs.items():
         small = manifest.files[manifest.variants["int8"].graphs[name].file]
         assert small.bytes < 0.6 * manifest.files[graph.file].bytes
 
 
-def test_the_int8_runtime_needs_no_torch_and_no_nncf(folder: Path) -> None:
+def test_int8_runtime_needs_neither_torch_nor_nncf(folder: Path) -> None:
     code = """
 import sys, numpy as np, rsicrc
 engine = rsicrc.load(sys.argv[1], precision="int8", threads=1)

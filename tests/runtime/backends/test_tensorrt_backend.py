@@ -1,6 +1,6 @@
-"""The native backend over a stand-in for the GPU: the same captions as on the CPU, and what moves.
+"""The backend `tensorrt` over a fake GPU: captions equal to those of the CPU, and the copies of a step.
 
-The stand-in does queued work as late as it may, and runs the real graphs on the addresses that it is given.
+The fake runs queued work as late as CUDA allows, and runs the real graphs on the given addresses.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from rsicrc import BackendError, DeviceMemoryError, Engine
 from rsicrc.backends import cuda
 from rsicrc.backends.tensorrt import backend as tensorrt
 from rsicrc.manifest import DECODER, IMAGE_ENCODER, Manifest
-from tests.models import random_images
 from tests.runtime.fake_cuda import FakeCuda, FakeLogger, FakeTensorRt
 
 PAIRS = 11
@@ -30,7 +29,7 @@ PAIRS = 11
 
 @dataclass(frozen=True)
 class Setup:
-    """An engine on the stand-in, and the stand-in."""
+    """An engine on a fake GPU, and the fakes."""
 
     engine: Engine
     backend: tensorrt.TensorRtBackend
@@ -38,11 +37,11 @@ class Setup:
     tensorrt: FakeTensorRt
 
 
-Make = Callable[..., Setup]
+MakeSetup = Callable[..., Setup]
 
 
 @pytest.fixture
-def make(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
+def make(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> MakeSetup:
     def make(folder: Path = model_folder, **options: Any) -> Setup:
         manifest = Manifest.load(folder)
         fake = FakeCuda()
@@ -58,29 +57,32 @@ def make(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
 
 @pytest.fixture(scope="module")
 def exact(model_folder: Path) -> Engine:
+    pytest.importorskip("onnxruntime", reason="needs rsicrc[cpu]")
     return rsicrc.load(model_folder, "cpu", backend="onnxruntime", threads=1)
 
 
 @pytest.fixture(scope="module")
 def pairs() -> list[Any]:
+    from tests.models import random_images
+
     return [tuple(pair) for pair in random_images(PAIRS, seed=3)]
 
 
-def same(found: list[rsicrc.Caption], expected: list[rsicrc.Caption]) -> None:
+def assert_same_captions(found: list[rsicrc.Caption], expected: list[rsicrc.Caption]) -> None:
     for one, other in zip(found, expected, strict=True):
         assert [each.text for each in one.n_best] == [each.text for each in other.n_best]
         assert [each.score for each in one.n_best] == pytest.approx([each.score for each in other.n_best], abs=1e-4)
         assert one.change_score == pytest.approx(other.change_score, abs=1e-5)
 
 
-@pytest.mark.parametrize("records", [True, False])
-def test_the_same_as_on_the_cpu(make: Make, exact: Engine, pairs: list[Any], records: bool) -> None:
+@pytest.mark.parametrize("uses_cuda_graphs", [True, False])
+def test_results_match_the_cpu(make: MakeSetup, exact: Engine, pairs: list[Any], uses_cuda_graphs: bool) -> None:
     here = make()
-    here.backend.records = records
+    here.backend.uses_cuda_graphs = uses_cuda_graphs
     for beams, batch_size, length in ((1, 1, None), (3, 4, None), (4, 32, 9), (3, 4, None)):
         settings: dict[str, Any] = {"beams": beams, "n_best": beams, "batch_size": batch_size, "max_length": length}
-        same(here.engine.caption(pairs, **settings), exact.caption(pairs, **settings))
-    assert (here.cuda.calls["cudaGraphLaunch"] > 0) == records
+        assert_same_captions(here.engine.caption(pairs, **settings), exact.caption(pairs, **settings))
+    assert (here.cuda.calls["cudaGraphLaunch"] > 0) == uses_cuda_graphs
     np.testing.assert_allclose(here.engine.embed_images(pairs), exact.embed_images(pairs), atol=1e-5)
     texts = ["the road is built", "trees"]
     np.testing.assert_allclose(here.engine.embed_texts(texts), exact.embed_texts(texts), atol=1e-5)
@@ -89,7 +91,7 @@ def test_the_same_as_on_the_cpu(make: Make, exact: Engine, pairs: list[Any], rec
     np.testing.assert_allclose(one.attention, other.attention, atol=1e-5)
 
 
-def test_settings_of_the_search_are_not_recorded(make: Make, exact: Engine, pairs: list[Any]) -> None:
+def test_search_settings_are_not_captured(make: MakeSetup, exact: Engine, pairs: list[Any]) -> None:
     here = make()
     for penalty, early, length in ((0.0, True, None), (2.0, False, None), (1.0, True, 4)):
         settings: dict[str, Any] = {
@@ -99,12 +101,12 @@ def test_settings_of_the_search_are_not_recorded(make: Make, exact: Engine, pair
             "early_stopping": early,
             "max_length": length,
         }
-        same(here.engine.caption(pairs, **settings), exact.caption(pairs, **settings))
+        assert_same_captions(here.engine.caption(pairs, **settings), exact.caption(pairs, **settings))
     assert here.cuda.calls["cudaGraphInstantiate"] == 2
 
 
-def test_what_moves_in_a_step(make: Make, pairs: list[Any]) -> None:
-    """After a batch of the same size: a launch and one small copy a step, and nothing is allocated."""
+def test_step_is_one_launch_and_one_small_copy(make: MakeSetup, pairs: list[Any]) -> None:
+    """After a batch of the same size, a step also allocates nothing."""
     here = make()
     here.engine.warmup(8, 3)
     before = {name: dict(vars(here.cuda)[name]) for name in ("calls", "copies", "copied")}
@@ -113,63 +115,73 @@ def test_what_moves_in_a_step(make: Make, pairs: list[Any]) -> None:
     steps = caption.timings.decoder_steps
     assert steps > 3
 
-    def count(name: str, what: str = "calls") -> int:
-        return int(vars(here.cuda)[what][name] - before[what].get(name, 0))
+    def count(name: str, counter: str = "calls") -> int:
+        return int(vars(here.cuda)[counter][name] - before[counter].get(name, 0))
 
     assert count("cudaGraphLaunch") in (steps, steps + 1)  # one is queued ahead
     assert here.tensorrt.runs[DECODER] - runs <= steps + 1
     assert count("cudaMalloc") == count("cudaMallocHost") == count("cudaGraphInstantiate") == 0
     assert count("cudaEventSynchronize") <= 2 * steps + 3
-    # Beside the steps: the no-change sentences, and the finished sentences whenever a part of the batch ends.
+    # Other copies: scores of the no-change sentences, and the finished sentences when a part of the batch ends.
     assert steps <= count("down", "copies") <= steps + 5
-    # An alignment of 256 for each of the four things that are looked at.
+    # Each of the four tensors that the host reads is aligned to 256 bytes.
     assert count("down", "copied") / steps < 4 * 256 * 3
-    # Pixels, sentences, the first state; the caches alone are larger.
+    # Uploads are pixels, sentences and the initial state; the caches would be larger.
     pixels = 8 * np.asarray(pairs[0]).nbytes
     assert count("up", "copied") < pixels + 20_000
 
 
-def test_every_pair_of_a_bucket_counts_and_no_other(make: Make, exact: Engine, pairs: list[Any]) -> None:
+def test_padding_rows_of_a_batch_do_not_count(make: MakeSetup, exact: Engine, pairs: list[Any]) -> None:
     here = make()
     for rows in (3, 5, 6, 8, 1):
-        same(here.engine.caption(pairs[:rows], beams=2, batch_size=16), exact.caption(pairs[:rows], beams=2))
-    # Buckets of 4, 8 and 1: two recordings each.
+        assert_same_captions(
+            here.engine.caption(pairs[:rows], beams=2, batch_size=16), exact.caption(pairs[:rows], beams=2)
+        )
+    # Padded batch sizes 4, 8 and 1: two CUDA graphs each.
     assert here.cuda.calls["cudaGraphInstantiate"] == 6
 
 
-def test_warmup_leaves_nothing_for_the_first_batch(make: Make, pairs: list[Any]) -> None:
+def test_warmup_captures_all_steps(make: MakeSetup, pairs: list[Any]) -> None:
     here = make()
     here.engine.warmup(4, 2)
-    recorded = here.cuda.calls["cudaGraphInstantiate"]
-    assert recorded == 2
+    captured = here.cuda.calls["cudaGraphInstantiate"]
+    assert captured == 2
     here.engine.caption(pairs[:4], beams=2, batch_size=4)
     here.engine.caption(pairs[:3], beams=2, batch_size=4)
-    assert here.cuda.calls["cudaGraphInstantiate"] == recorded
+    assert here.cuda.calls["cudaGraphInstantiate"] == captured
     with pytest.raises(rsicrc.ArgumentError, match="pairs must be at least 1"):
         here.engine.warmup(0)
 
 
-def test_warmup_on_a_cpu(exact: Engine) -> None:
-    exact.warmup(2, 2)
+def test_warmup_on_a_cpu_opens_every_graph(exact: Engine, pairs: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = rsicrc.load(exact.folder, "cpu", backend="onnxruntime", threads=1)
+    opened: list[str] = []
+    sessions: Any = engine.backend._sessions  # type: ignore[attr-defined]
+    open_graph = sessions._open
+    monkeypatch.setattr(sessions, "_open", lambda graph: opened.append(graph) or open_graph(graph))
+    engine.warmup(2, 2)
+    assert sorted(opened) == sorted(engine.manifest.graphs)
+    assert_same_captions(engine.caption(pairs[:2], beams=2), exact.caption(pairs[:2], beams=2))
+    assert len(opened) == len(engine.manifest.graphs)
 
 
-def test_the_next_batch_is_uploaded_while_this_one_is_worked_on(
-    make: Make, pairs: list[Any], monkeypatch: pytest.MonkeyPatch
+def test_next_batch_is_uploaded_during_the_current_batch(
+    make: MakeSetup, pairs: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = make()
     order: list[str] = []
     take, run, loop = here.backend.take, here.backend.run, here.backend.loop
 
-    def noted(work: Callable[..., Any], name: str) -> Callable[..., Any]:
-        def noting(*args: Any) -> Any:
+    def logged(method: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
             if name != "run" or args[0] == IMAGE_ENCODER:
                 order.append(name)
-            return work(*args)
+            return method(*args)
 
-        return noting
+        return call
 
-    for name, work in (("take", take), ("run", run), ("loop", loop)):
-        monkeypatch.setattr(here.backend, name, noted(work, name))
+    for name, method in (("take", take), ("run", run), ("loop", loop)):
+        monkeypatch.setattr(here.backend, name, logged(method, name))
     images = np.stack([np.stack(pair) for pair in pairs[:6]])
     captions = here.engine.caption(images, beams=1, batch_size=2)
     # The upload of the next batch is queued before the work on the current batch, on a stream of its own.
@@ -177,64 +189,64 @@ def test_the_next_batch_is_uploaded_while_this_one_is_worked_on(
     assert [each.text for each in captions] == [
         each.text for each in here.engine.caption(pairs[:6], beams=1, batch_size=6)
     ]
-    # Two slots take turns: pinned memory for two batches of 2, and one of 6.
+    # Uploads are double-buffered: pinned memory for two batches of 2, and one of 6.
     batch = 2 * images[0].nbytes
     assert sum(size >= batch for size in here.cuda.pinned.values()) <= 3
 
 
-def test_an_error_of_the_reader_comes_in_its_turn(make: Make, pairs: list[Any]) -> None:
+def test_reader_error_is_raised_after_earlier_results(make: MakeSetup, pairs: list[Any]) -> None:
     def failing() -> Any:
         yield from pairs[:4]
-        raise RuntimeError("the disk was pulled out")
+        raise RuntimeError("the disk was removed")
 
     here = make()
     stream = here.engine.caption_stream(failing(), beams=1, batch_size=2, workers=1)
     assert [next(stream) for _ in range(2)]
-    with pytest.raises(RuntimeError, match="the disk was pulled out"):
+    with pytest.raises(RuntimeError, match="the disk was removed"):
         list(stream)
 
 
-def test_a_full_device_halves_the_batch_once(
-    make: Make, exact: Engine, pairs: list[Any], caplog: pytest.LogCaptureFixture
+def test_batch_is_halved_once_if_memory_is_short(
+    make: MakeSetup, exact: Engine, pairs: list[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    roomy = make()
-    roomy.engine.caption(pairs[:8], beams=4, batch_size=8)
+    large = make()
+    large.engine.caption(pairs[:8], beams=4, batch_size=8)
     here = make()
-    here.cuda.room = roomy.cuda.peak - 1
+    here.cuda.capacity = large.cuda.peak - 1
     with caplog.at_level(logging.WARNING, "rsicrc"):
-        same(here.engine.caption(pairs[:8], beams=4, batch_size=8), exact.caption(pairs[:8], beams=4))
-        same(here.engine.caption(pairs[:8], beams=4, batch_size=8), exact.caption(pairs[:8], beams=4))
+        assert_same_captions(here.engine.caption(pairs[:8], beams=4, batch_size=8), exact.caption(pairs[:8], beams=4))
+        assert_same_captions(here.engine.caption(pairs[:8], beams=4, batch_size=8), exact.caption(pairs[:8], beams=4))
     (line,) = caplog.messages
     assert line.startswith("batches are halved, to 4 pairs at once: allocating ")
-    here.cuda.room //= 4
+    here.cuda.capacity //= 4
     with pytest.raises(DeviceMemoryError, match="out of memory: lower the batch size or the number of beams"):
         here.engine.caption(pairs[:8], beams=4, batch_size=8)
-    here.cuda.room = 1 << 33
-    same(here.engine.caption(pairs[:8], beams=4, batch_size=8), exact.caption(pairs[:8], beams=4))
+    here.cuda.capacity = 1 << 33
+    assert_same_captions(here.engine.caption(pairs[:8], beams=4, batch_size=8), exact.caption(pairs[:8], beams=4))
 
 
-def test_batches_that_the_profile_does_not_admit(make: Make, exact: Engine, pairs: list[Any]) -> None:
-    here = make(most=6)
-    # 6 is no power of two: the bucket ends there.
-    same(here.engine.caption(pairs[:5], beams=2), exact.caption(pairs[:5], beams=2))
+def test_batches_outside_the_profile_are_refused(make: MakeSetup, exact: Engine, pairs: list[Any]) -> None:
+    here = make(max_pairs=6)
+    # 6 is not a power of two: batches are padded to 6 only.
+    assert_same_captions(here.engine.caption(pairs[:5], beams=2), exact.caption(pairs[:5], beams=2))
     with pytest.raises(BackendError, match=r"profile of image_encoder takes 1 to 6 on axis B of images, not 7: lower"):
         here.engine.embed_images(pairs[:7])
     with pytest.raises(BackendError, match=r"profile of decoder takes 1 to 8 on axis K of tokens, not 9"):
         here.engine.caption(pairs[:5], beams=9)
-    same(here.engine.caption(pairs[:5], beams=2), exact.caption(pairs[:5], beams=2))
+    assert_same_captions(here.engine.caption(pairs[:5], beams=2), exact.caption(pairs[:5], beams=2))
 
 
-def test_inputs_that_a_plan_wants_on_the_host(
-    make: Make, exact: Engine, pairs: list[Any], caplog: pytest.LogCaptureFixture
+def test_plan_that_reads_inputs_from_the_host_is_not_captured(
+    make: MakeSetup, exact: Engine, pairs: list[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    here = make(at_host=frozenset({"position"}))
+    here = make(host_tensors=frozenset({"position"}))
     with caplog.at_level(logging.WARNING, "rsicrc"):
-        same(here.engine.caption(pairs[:3], beams=2), exact.caption(pairs[:3], beams=2))
-    assert "cannot be recorded as a CUDA graph" in caplog.text
+        assert_same_captions(here.engine.caption(pairs[:3], beams=2), exact.caption(pairs[:3], beams=2))
+    assert "cannot be captured as a CUDA graph" in caplog.text
     assert here.cuda.calls["cudaGraphLaunch"] == 0
 
 
-def test_memory_does_not_grow(make: Make, pairs: list[Any]) -> None:
+def test_memory_does_not_grow(make: MakeSetup, pairs: list[Any]) -> None:
     here = make()
     generator = np.random.default_rng(0)
     for beams in (1, 3):
@@ -242,21 +254,21 @@ def test_memory_does_not_grow(make: Make, pairs: list[Any]) -> None:
     sizes = [1, 2, 4, 8]
     for rows in sizes:
         here.engine.caption(pairs[:rows], beams=3, batch_size=8)
-    held = sum(here.cuda.allocated.values()), sum(here.cuda.pinned.values())
+    before = sum(here.cuda.allocated.values()), sum(here.cuda.pinned.values())
     for _ in range(12):
         rows = int(generator.choice(sizes))
         here.engine.caption(pairs[:rows], beams=3, batch_size=rows)
     gc.collect()
-    # Results of other sizes take blocks of their own, once.
-    assert sum(here.cuda.allocated.values()) - held[0] <= 4 << 20
-    assert sum(here.cuda.pinned.values()) - held[1] <= 1 << 20
+    # Results of each size are allocated once.
+    assert sum(here.cuda.allocated.values()) - before[0] <= 4 << 20
+    assert sum(here.cuda.pinned.values()) - before[1] <= 1 << 20
     fake = here.cuda
     del here
     gc.collect()
     assert fake.allocated == fake.pinned == {}
 
 
-def test_two_threads(make: Make, exact: Engine, pairs: list[Any]) -> None:
+def test_two_threads_share_one_backend(make: MakeSetup, exact: Engine, pairs: list[Any]) -> None:
     here = make()
     found: dict[int, list[rsicrc.Caption]] = {}
 
@@ -269,10 +281,10 @@ def test_two_threads(make: Make, exact: Engine, pairs: list[Any]) -> None:
     for thread in threads:
         thread.join()
     for beams in (2, 3):
-        same(found[beams], exact.caption(pairs, beams=beams, batch_size=4))
+        assert_same_captions(found[beams], exact.caption(pairs, beams=beams, batch_size=4))
 
 
-def test_a_plan_that_the_library_refuses(make: Make, model_folder: Path, tmp_path: Path) -> None:
+def test_plan_that_the_library_refuses_is_reported(make: MakeSetup, model_folder: Path, tmp_path: Path) -> None:
     here = make()
     copy = shutil.copytree(model_folder, tmp_path / "model")
     here.backend._runtime = type("Runtime", (), {"deserialize_cuda_engine": lambda _self, _plan: None})()
@@ -283,9 +295,13 @@ def test_a_plan_that_the_library_refuses(make: Make, model_folder: Path, tmp_pat
         here.engine.embed_texts(["the road"])
 
 
-def test_what_a_graph_does_not_take(make: Make) -> None:
+def test_wrong_inputs_of_a_graph_are_refused(make: MakeSetup) -> None:
     backend = make().backend
     with pytest.raises(BackendError, match=r"takes input_ids as int64 \['B', 'n'\], not float32 \[1, 3\]"):
         backend.run("text_encoder", {"input_ids": np.zeros((1, 3), np.float32)})
     with pytest.raises(rsicrc.ArgumentError, match="needs cross_keys_0, too"):
         backend.run("scorer", {"input_ids": np.zeros((1, 3), np.int64)})
+
+
+def test_backend_repr_names_device_and_precision(make: MakeSetup) -> None:
+    assert repr(make().backend) == "TensorRtBackend(device='cuda:0', precision='fp32', threads=1)"

@@ -1,14 +1,13 @@
-"""Plans built by tensorrt_rtx, which needs no GPU for it."""
+"""Plans built by tensorrt_rtx, which needs no GPU to build plans."""
 
 from __future__ import annotations
 
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
-import onnx
 import pytest
-from onnx import TensorProto, helper
 
 from rsicrc.backends.tensorrt.building import build_plan
 from rsicrc.backends.tensorrt.library import TENSORRT_RTX, Library, open_library
@@ -17,19 +16,21 @@ from rsicrc.backends.tensorrt.profiles import Profile
 from rsicrc.errors import BackendError
 from rsicrc.manifest import TEXT_ENCODER, Manifest
 
-pytest.importorskip("tensorrt_rtx")
-
 
 @pytest.fixture(scope="module")
 def library() -> Library:
+    pytest.importorskip("tensorrt_rtx", reason="needs rsicrc[tensorrt-rtx]")
     return open_library(TENSORRT_RTX)
 
 
-def save_graph(path: Path, node: onnx.NodeProto, dtype: int = TensorProto.FLOAT) -> Path:
-    """A graph of one node on x [B, 4]."""
-    ends = [helper.make_tensor_value_info(name, dtype, ["B", 4]) for name in "xy"]
+def save_graph(path: Path, operator: str, **attributes: Any) -> Path:
+    """Write a graph of one node from x to y, float32 [B, 4]."""
+    onnx: Any = pytest.importorskip("onnx", reason="needs rsicrc[export]")
+    helper = onnx.helper
+    node = helper.make_node(operator, ["x"], ["y"], **attributes)
+    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["B", 4]) for name in "xy"]
     graph = helper.make_graph([node], "one", ends[:1], ends[1:])
-    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("of.nobody", 1)]
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("unknown.domain", 1)]
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
     return path
 
@@ -37,39 +38,41 @@ def save_graph(path: Path, node: onnx.NodeProto, dtype: int = TensorProto.FLOAT)
 SHAPES = {"x": ((1, 4), (2, 4), (8, 4))}
 
 
-def test_a_graph_becomes_a_plan(library: Library, tmp_path: Path) -> None:
+def test_plan_is_built_for_the_shapes(library: Library, tmp_path: Path) -> None:
     lines: list[str] = []
-    path = save_graph(tmp_path / "relu.onnx", helper.make_node("Relu", ["x"], ["y"]))
-    plan = build_plan(library, path, SHAPES, capabilities=("8.0", "8.9"), listen=lines.append)
+    path = save_graph(tmp_path / "relu.onnx", "Relu")
+    plan = build_plan(library, path, SHAPES, capabilities=("8.0", "8.9"), library_log=lines.append)
     assert len(plan) > 1000
     assert any("MinShape: [1,4], OptShape: [2,4], MaxShape: [8,4]" in line for line in lines)
 
 
-def test_an_operator_that_it_does_not_know_is_one_line(library: Library, tmp_path: Path) -> None:
-    node = helper.make_node("Nonsense", ["x"], ["y"], name="the_node", domain="of.nobody")
+def test_unknown_operator_is_reported_in_one_line(library: Library, tmp_path: Path) -> None:
+    path = save_graph(tmp_path / "odd.onnx", "Nonsense", name="the_node", domain="unknown.domain")
     with pytest.raises(
-        BackendError, match=r"odd.onnx: tensorrt_rtx \S+ does not take it: the_node \(Nonsense\): "
+        BackendError, match=r"odd.onnx: tensorrt_rtx \S+ does not accept it: the_node \(Nonsense\): "
     ) as caught:
-        build_plan(library, save_graph(tmp_path / "odd.onnx", node), SHAPES)
+        build_plan(library, path, SHAPES)
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_no_graph_is_one_line(library: Library, tmp_path: Path) -> None:
+def test_file_that_is_not_a_graph_is_reported_in_one_line(library: Library, tmp_path: Path) -> None:
     path = tmp_path / "torn.onnx"
     path.write_bytes(b"\x08\x0a torn")
-    with pytest.raises(BackendError, match=r"torn.onnx: tensorrt_rtx \S+ does not take it: "):
+    with pytest.raises(BackendError, match=r"torn.onnx: tensorrt_rtx \S+ does not accept it: "):
         build_plan(library, path, SHAPES)
 
 
-def test_a_profile_that_does_not_fit_the_graph_is_refused(library: Library, tmp_path: Path) -> None:
-    path = save_graph(tmp_path / "relu.onnx", helper.make_node("Relu", ["x"], ["y"]))
+def test_profile_that_does_not_fit_the_graph_is_refused(library: Library, tmp_path: Path) -> None:
+    path = save_graph(tmp_path / "relu.onnx", "Relu")
     with pytest.raises(BackendError, match=r"relu.onnx: tensorrt_rtx"):
         build_plan(library, path, {"x": ((1, 4), (2, 5), (8, 4))})
 
 
-def test_progress_and_interruption(library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_build_reports_progress_and_can_be_interrupted(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("rsicrc.backends.tensorrt.building._SECONDS_BETWEEN_LINES", -1.0)
-    path = save_graph(tmp_path / "relu.onnx", helper.make_node("Relu", ["x"], ["y"]))
+    path = save_graph(tmp_path / "relu.onnx", "Relu")
     lines: list[str] = []
     build_plan(library, path, SHAPES, report=lines.append)
     assert any(re.fullmatch(r"relu.onnx: .*, step \d+ of \d+", line) for line in lines)
@@ -82,8 +85,8 @@ def test_progress_and_interruption(library: Library, tmp_path: Path, monkeypatch
 
 
 @pytest.mark.slow
-def test_export_leaves_plans_in_the_folder(model_folder: Path, tmp_path: Path, library: Library) -> None:
-    """All four graphs of the small model, by the command's own builder, and found again for a GPU of this kind."""
+def test_export_writes_plans_into_the_folder(model_folder: Path, tmp_path: Path, library: Library) -> None:
+    """Plans of all four graphs are built by the command's own builder, and found again for a GPU of this kind."""
     from rsicrc_export.tensorrt_plans import PlanBuilder
 
     folder = shutil.copytree(model_folder, tmp_path / "model")
@@ -97,7 +100,7 @@ def test_export_leaves_plans_in_the_folder(model_folder: Path, tmp_path: Path, l
         folder, manifest, TEXT_ENCODER, library, "NVIDIA GeForce RTX 4090 8.9", Profile((1, 1, 1), (1, 1, 1))
     )
     assert path.stat().st_size > 1000
-    said = len(lines)
+    reported = len(lines)
     builder.build(folder, manifest, lines.append)
-    assert len(lines) == said
+    assert len(lines) == reported
     assert Manifest.load(folder) == manifest

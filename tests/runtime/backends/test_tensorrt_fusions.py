@@ -1,6 +1,6 @@
-"""The kernels that TensorRT makes of the graphs of the trained example model, seen without a GPU in the build's log.
+"""Kernels that TensorRT generates from the graphs of the trained example model, read from the build log without a GPU.
 
-What a layer is called is the library's own affair and changes with its version, which constraints.txt fixes.
+The names of layers may change with the version of the library, which constraints.txt fixes.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-import onnx
 import pytest
-from onnx import TensorProto, helper
 
 from rsicrc.backends.tensorrt.building import build_plan
 from rsicrc.backends.tensorrt.library import TENSORRT_RTX, open_library
@@ -23,17 +22,17 @@ from rsicrc.manifest import DECODER, IMAGE_ENCODER, SCORER, TEXT_ENCODER
 from tests.conftest import EXAMPLE
 from tests.tensorrt_layers import Layer, attentions, convolutions, read_layers, residual_relus
 
-pytest.importorskip("tensorrt_rtx")
 pytestmark = pytest.mark.slow
 
 PRECISIONS = ("fp32", "fp16", "bf16")
-HALVES = PRECISIONS[1:]
+HALF_PRECISIONS = PRECISIONS[1:]
 GRAPHS = (IMAGE_ENCODER, TEXT_ENCODER, DECODER, SCORER)
-# Attentions of the example model: one fusion layer within and one across dates; one layer of words alone and one that
-# also looks at the images. The scorer's last one gives its weights away, so it cannot be fused.
+# Attentions of the example model: one fusion layer within and one across the images; one self-attention layer of the
+# text encoder, and decoder layers with self- and cross-attention. The weights of the scorer's last attention are an
+# output of the graph, so this attention cannot be fused.
 ATTENTIONS = {IMAGE_ENCODER: 2, TEXT_ENCODER: 1, DECODER: 3, SCORER: 2}
-# Kernels that compute nothing, in fp32, fp16 and bf16; docs/tensorrt.md says what they are for. In float32 most pad the
-# 49 places of a map for a product. The library has no average pooling of bfloat16, so ten casts surround them.
+# Maximum number of kernels that only move data in fp32, fp16 and bf16 (see docs/tensorrt.md). In float32 most of them
+# pad the 49 positions of a map for a product. The library has no average pooling in bfloat16, which needs ten casts.
 MOVES = {IMAGE_ENCODER: (17, 9, 19), TEXT_ENCODER: (0, 0, 0), DECODER: (20, 11, 11), SCORER: (16, 9, 9)}
 
 
@@ -55,6 +54,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Buil
     folder = tmp_path_factory.mktemp("graphs")
     source = checkpoint.load(EXAMPLE)
     model = source.build_model().requires_grad_(False)
+    pytest.importorskip("tensorrt_rtx", reason="needs rsicrc[tensorrt-rtx]")
     library = open_library(TENSORRT_RTX)
 
     @cache
@@ -62,21 +62,21 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Buil
         spec, _ = export_graph(model, name, folder, precision)
         log: list[str] = []
         plan = build_plan(
-            library, folder / spec.file, Profile().shapes(name, spec, source.config.max_len), listen=log.append
+            library, folder / spec.file, Profile().shapes(name, spec, source.config.max_len), library_log=log.append
         )
         return Built(folder / spec.file, read_layers(log), len(plan))
 
     return build
 
 
-@pytest.mark.parametrize("precision", HALVES)
+@pytest.mark.parametrize("precision", HALF_PRECISIONS)
 @pytest.mark.parametrize("name", GRAPHS)
 def test_attention_is_one_kernel(built: Callable[[str, str], Built], name: str, precision: str) -> None:
     graph = built(name, precision)
     found = list(attentions(graph.path))
     assert len(found) == ATTENTIONS[name]
     for attention in found:
-        for node in (attention.scores, attention.softmax, attention.mixed):
+        for node in (attention.scores, attention.softmax, attention.output):
             (layer,) = graph.with_node(node)
             assert layer.is_attention, f"{node} is in {layer.name}"
     assert sum(layer.is_attention for layer in graph.layers) == len(found)
@@ -88,14 +88,18 @@ def test_attention_in_float32_is_at_most_three_kernels(built: Callable[[str, str
     for attention in attentions(graph.path):
         (softmax,) = graph.with_node(attention.softmax)
         if not softmax.is_attention:
-            for product in (attention.scores, attention.mixed):  # and what pads for it, or cuts the padding off
+            for product in (attention.scores, attention.output):  # other kernels pad its inputs or cut off the padding
                 assert [layer.kind for layer in graph.with_node(product)].count("gemm") == 1
 
 
-@pytest.mark.parametrize(("dtype", "has_kernel"), [(TensorProto.FLOAT, False), (TensorProto.FLOAT16, True)])
-def test_fused_attention_needs_a_half_type(tmp_path: Path, dtype: int, has_kernel: bool) -> None:
-    """Why attention in float32 is not fused: the library cannot do even ONNX's own operator for it, written as such."""
-    tensors = [helper.make_tensor_value_info(name, dtype, ["B", 6, "P", 32]) for name in "qkvo"]
+@pytest.mark.parametrize(("dtype", "has_kernel"), [("FLOAT", False), ("FLOAT16", True)])
+def test_fused_attention_needs_half_precision(tmp_path: Path, dtype: str, has_kernel: bool) -> None:
+    """The library has no kernel for ONNX's operator Attention in float32, which is why such attention is not fused."""
+    pytest.importorskip("tensorrt_rtx", reason="needs rsicrc[tensorrt-rtx]")
+    onnx: Any = pytest.importorskip("onnx", reason="needs rsicrc[export]")
+    helper = onnx.helper
+    number = getattr(onnx.TensorProto, dtype)
+    tensors = [helper.make_tensor_value_info(name, number, ["B", 6, "P", 32]) for name in "qkvo"]
     graph = helper.make_graph([helper.make_node("Attention", ["q", "k", "v"], ["o"])], "g", tensors[:3], tensors[3:])
     path = tmp_path / "attention.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10), path)
@@ -103,7 +107,7 @@ def test_fused_attention_needs_a_half_type(tmp_path: Path, dtype: int, has_kerne
     shapes = dict.fromkeys("qkv", ((1, 6, 8, 32), (1, 6, 8, 32), (8, 6, 64, 32)))
     if has_kernel:
         log: list[str] = []
-        build_plan(library, path, shapes, listen=log.append)
+        build_plan(library, path, shapes, library_log=log.append)
         assert any(layer.is_attention for layer in read_layers(log))
     else:
         with pytest.raises(BackendError, match=r"cannot build it: .*Attention"):
@@ -111,15 +115,17 @@ def test_fused_attention_needs_a_half_type(tmp_path: Path, dtype: int, has_kerne
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_convolutions_have_their_bias_and_relu(built: Callable[[str, str], Built], precision: str) -> None:
+def test_convolutions_are_fused_with_bias_and_relu(built: Callable[[str, str], Built], precision: str) -> None:
     graph = built(IMAGE_ENCODER, precision)
     found = list(convolutions(graph.path))
     assert len(found) > 20
     for convolution, has_bias, relu in found:
-        layer = graph.with_node(convolution)[-1]  # a bias of its own would come after it; padded channels come before
+        layer = graph.with_node(convolution)[
+            -1
+        ]  # a separate bias would come later; kernels that pad channels come earlier
         assert has_bias
         assert layer.is_convolution
-        assert relu is None or relu in layer.nodes, f"{convolution} stands without {relu}"
+        assert relu is None or relu in layer.nodes, f"{convolution} is not fused with {relu}"
     assert sum(relu is not None for _, _, relu in found) == 14
     relus = list(residual_relus(graph.path))
     assert len(relus) == 5
@@ -130,7 +136,7 @@ def test_convolutions_have_their_bias_and_relu(built: Callable[[str, str], Built
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", GRAPHS)
-def test_nothing_only_casts(built: Callable[[str, str], Built], name: str, precision: str) -> None:
+def test_no_kernel_only_casts(built: Callable[[str, str], Built], name: str, precision: str) -> None:
     layers = built(name, precision).layers
     casts = [layer for layer in layers if layer.operations and set(layer.operations) <= {"Cast", "Resh"}]
     assert len(casts) <= (10 if (name, precision) == (IMAGE_ENCODER, "bf16") else 0)
@@ -139,6 +145,6 @@ def test_nothing_only_casts(built: Callable[[str, str], Built], name: str, preci
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", GRAPHS)
-def test_copies_and_transposes(built: Callable[[str, str], Built], name: str, precision: str) -> None:
+def test_kernels_that_only_move_data_are_few(built: Callable[[str, str], Built], name: str, precision: str) -> None:
     moves = Counter("".join(layer.operations) for layer in built(name, precision).layers if layer.only_moves)
     assert moves.total() <= MOVES[name][PRECISIONS.index(precision)], dict(moves)

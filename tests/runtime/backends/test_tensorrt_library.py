@@ -12,8 +12,8 @@ from rsicrc.errors import BackendError
 
 
 @pytest.fixture
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder where modules are looked for, and none of TensorRT's elsewhere."""
+def module_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The only folder from which modules are imported; empty."""
     for name in libraries.LIBRARIES:
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
@@ -21,7 +21,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_message_says_what_to_install(elsewhere: Path) -> None:
+def test_missing_library_names_the_extra(module_folder: Path) -> None:
     with pytest.raises(BackendError, match=r"rsicrc\[tensorrt\].*rsicrc\[tensorrt-rtx\]"):
         open_library()
     with pytest.raises(BackendError, match=r"not installed: `pip install 'rsicrc\[tensorrt-rtx\]'`"):
@@ -30,10 +30,10 @@ def test_the_message_says_what_to_install(elsewhere: Path) -> None:
         open_library("cudnn")
 
 
-def test_the_first_that_is_installed(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (elsewhere / "tensorrt_rtx.py").write_text("__version__ = '1.7.1.116'")
+def test_first_installed_library_is_opened(module_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (module_folder / "tensorrt_rtx.py").write_text("__version__ = '1.7.1.116'")
     assert (open_library().name, open_library().version) == ("tensorrt_rtx", "1.7.1")
-    (elsewhere / "tensorrt.py").write_text("__version__ = '10.13.3.9.post1'")
+    (module_folder / "tensorrt.py").write_text("__version__ = '10.13.3.9.post1'")
     sys.path_importer_cache.clear()
     try:
         assert (open_library().name, open_library().version) == ("tensorrt", "10.13.3")
@@ -53,8 +53,8 @@ def test_the_first_that_is_installed(elsewhere: Path, monkeypatch: pytest.Monkey
         ("__version__ = '8.6.1'", r"tensorrt 8.6.1 is too old: `pip install -U 'tensorrt>=10.3'`"),
     ],
 )
-def test_one_that_is_of_no_use(elsewhere: Path, content: str, message: str) -> None:
-    (elsewhere / "tensorrt.py").write_text(content)
+def test_unusable_library_is_refused(module_folder: Path, content: str, message: str) -> None:
+    (module_folder / "tensorrt.py").write_text(content)
     try:
         with pytest.raises(BackendError, match=message) as caught:
             open_library()
@@ -63,7 +63,7 @@ def test_one_that_is_of_no_use(elsewhere: Path, content: str, message: str) -> N
         sys.modules.pop("tensorrt", None)
 
 
-def test_compute_capabilities_of_portable_plans() -> None:
+def test_portable_library_lists_compute_capabilities() -> None:
     members = {"NONE": 0, "CURRENT": 1, "SM75": 75, "SM120": 120}
     portable = Library("tensorrt_rtx", "1.7.1", SimpleNamespace(ComputeCapability=SimpleNamespace(__members__=members)))
     assert portable.is_portable
@@ -73,18 +73,18 @@ def test_compute_capabilities_of_portable_plans() -> None:
     assert other.capabilities == ()
 
 
-def test_the_logger_keeps_the_last_error() -> None:
-    module = pytest.importorskip("tensorrt_rtx")
-    heard: list[str] = []
-    logger = make_logger(Library("tensorrt_rtx", "1", module), heard.append)
+def test_logger_stores_the_last_error() -> None:
+    module = pytest.importorskip("tensorrt_rtx", reason="needs rsicrc[tensorrt-rtx]")
+    received: list[str] = []
+    logger = make_logger(Library("tensorrt_rtx", "1", module), received.append)
     assert logger.reason == "it gave no reason"
     severity = module.ILogger.Severity
     for level, line in ((severity.ERROR, "first"), (severity.ERROR, "no\n  memory"), (severity.WARNING, "slow")):
         logger.log(level, line)
     assert logger.reason == "no memory"
-    assert heard == ["first", "no\n  memory", "slow"]
+    assert received == ["first", "no\n  memory", "slow"]
 
 
-def test_one_line() -> None:
+def test_one_line_joins_and_truncates() -> None:
     assert one_line("a\n\tb  c") == "a b c"
     assert len(one_line("word " * 1000)) == 300

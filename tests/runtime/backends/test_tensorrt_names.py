@@ -1,7 +1,7 @@
-"""The names that we use of TensorRT exist in both libraries.
+"""Names of TensorRT that the code uses exist in both libraries.
 
-`tensorrt` cannot be loaded without the vendor's libraries, but its bindings can, over stand-ins that do nothing: every
-class and method has its name, and none works. `tensorrt_rtx` is there as it is.
+`tensorrt` cannot be imported without the vendor's libraries, but its bindings can, over stand-in libraries: the classes
+and methods then have their names but do not work. `tensorrt_rtx` is imported as it is.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,10 +22,9 @@ import pytest
 
 import rsicrc.backends.tensorrt
 
-pytest.importorskip("tensorrt_rtx")
-
 SOURCES = Path(rsicrc.backends.tensorrt.__file__).parent
-# Which of the library's classes a variable or attribute of ours is, by file.
+MODULES = ("trt", "module")  # variables and attributes that hold the library's module
+# Classes of the library by variable or attribute, in the files that use its objects.
 HOLDERS = {
     "building.py": {
         "builder": "Builder",
@@ -33,15 +34,15 @@ HOLDERS = {
         "profile": "IOptimizationProfile",
         "cache": "ITimingCache",
     },
+    "library.py": {"severities": "ILogger.Severity"},
     "backend.py": {
         "_runtime": "Runtime",
         "engine": "ICudaEngine",
-        "context": "IExecutionContext",
         "_context": "IExecutionContext",
         "config": "IRuntimeConfig",
     },
 }
-# What tensorrt_rtx alone has; the code asks before it uses them.
+# Attributes that only tensorrt_rtx has; the code checks for them before it uses them.
 ONLY_RTX = {
     "ComputeCapability",
     "ComputeCapability.__members__",
@@ -64,33 +65,49 @@ LIST_NAMES = """
 import importlib, json, sys
 module = importlib.import_module(sys.argv[1])
 names = []
-for name in dir(module):
-    names.append(name)
-    if isinstance(getattr(module, name), type):
-        names += [f"{name}.{each}" for each in dir(getattr(module, name))]
+def add(holder, prefix):
+    for name in dir(holder):
+        names.append(prefix + name)
+        if isinstance(getattr(holder, name), type) and name != "__class__" and prefix.count(".") < 2:
+            add(getattr(holder, name), f"{prefix}{name}.")
+add(module, "")
 print(json.dumps(names))
 """
 
 
-def used_names() -> set[str]:
-    """Names of the module, and methods and attributes as "Class.name"."""
-    found = set()
+@dataclass(frozen=True)
+class Access:
+    """An access to an attribute in a source file: `holder.attribute`, where the holder is a variable or attribute."""
+
+    file: str
+    holder: str
+    attribute: str
+
+
+def accesses() -> Iterator[tuple[Access, ast.expr]]:
+    """Yield all accesses to attributes in the sources, with the expression of the holder."""
     for path in SOURCES.glob("*.py"):
-        holders = HOLDERS.get(path.name, {})
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if not isinstance(node, ast.Attribute):
-                continue
-            holder = _last_name(node.value)
-            if _is_module(node.value):
-                found.add(node.attr)
-            elif isinstance(node.value, ast.Attribute) and _is_module(node.value.value):
-                found.add(f"{node.value.attr}.{node.attr}")
-            elif holder in holders:
-                found.add(f"{holders[holder]}.{node.attr}")
+            if isinstance(node, ast.Attribute):
+                yield Access(path.name, _last_name(node.value), node.attr), node.value
+
+
+def used_names() -> set[str]:
+    """Return the names of the module that the sources use, and methods and attributes as "Class.name"."""
+    found = set()
+    for access, value in accesses():
+        holders = HOLDERS.get(access.file, {})
+        if _is_module(value):
+            found.add(access.attribute)
+        elif isinstance(value, ast.Attribute) and _is_module(value.value):
+            found.add(f"{value.attr}.{access.attribute}")
+        elif access.holder in holders:
+            found.add(f"{holders[access.holder]}.{access.attribute}")
     return found - {"__version__"}
 
 
 def names_of(module: str, **environment: str) -> set[str]:
+    """Return the names of a module, and methods and attributes of its classes as "Class.name"."""
     done = subprocess.run(
         [sys.executable, "-c", LIST_NAMES, module],
         capture_output=True,
@@ -101,25 +118,56 @@ def names_of(module: str, **environment: str) -> set[str]:
     return set(json.loads(done.stdout))
 
 
+@pytest.fixture(scope="module")
+def rtx_names() -> set[str]:
+    if importlib.util.find_spec("tensorrt_rtx") is None:
+        pytest.skip("needs rsicrc[tensorrt-rtx]")
+    return names_of("tensorrt_rtx")
+
+
 def _last_name(node: ast.expr) -> str:
     return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
 
 
 def _is_module(node: ast.expr) -> bool:
-    return _last_name(node) in ("trt", "module")
+    return _last_name(node) in MODULES
 
 
-def test_the_names_that_are_used_are_found() -> None:
+def test_every_holder_is_a_variable_of_its_file() -> None:
+    """A renamed variable must be renamed in HOLDERS too, or its attributes would no longer be checked."""
+    found = {(access.file, access.holder) for access, _ in accesses()}
+    assert {(file, holder) for file, holders in HOLDERS.items() for holder in holders} - found == set()
+    assert {each.name for each in SOURCES.glob("*.py")} >= set(HOLDERS)
+
+
+def test_every_object_of_the_library_is_in_a_holder(rtx_names: set[str]) -> None:
+    """A new variable with an object of the library must be added to HOLDERS.
+
+    Only names with an underscore count as names of the library: others, such as `shape`, are also names of our own.
+    """
+    members = {name.rpartition(".")[2] for name in rtx_names if "." in name}
+    unchecked = {
+        access
+        for access, value in accesses()
+        if access.attribute in members
+        and "_" in access.attribute.strip("_")
+        and access.holder not in (*HOLDERS.get(access.file, {}), *MODULES, "self")
+        and not (isinstance(value, ast.Attribute) and _is_module(value.value))
+    }
+    assert unchecked == set()
+
+
+def test_used_names_are_found() -> None:
     assert {"OnnxParser", "BuilderFlag.TF32", "Builder.build_serialized_network", "ParserError.desc"} <= used_names()
     assert used_names() >= ONLY_RTX
     assert any(name.startswith("IExecutionContext.") for name in used_names())
 
 
-def test_tensorrt_rtx_has_them() -> None:
-    assert used_names() - names_of("tensorrt_rtx") == set()
+def test_tensorrt_rtx_has_all_used_names(rtx_names: set[str]) -> None:
+    assert used_names() - rtx_names == set()
 
 
-def test_the_bindings_of_tensorrt_have_them(tmp_path: Path) -> None:
+def test_tensorrt_bindings_have_all_used_names(tmp_path: Path) -> None:
     if importlib.util.find_spec("tensorrt_bindings") is None:
         pytest.skip("tensorrt-cu13-bindings is not installed")
     compiler = shutil.which("cc")

@@ -31,7 +31,7 @@ def folder(model_folder: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
-    """In place of TensorRT: what was built, and for which compute capabilities."""
+    """Fake TensorRT builds: the file of each graph and its compute capabilities."""
     calls: list[tuple[str, Any]] = []
 
     def build(library: Library, graph: Path, shapes: Any, *, capabilities: Any, **options: Any) -> bytes:
@@ -48,15 +48,15 @@ def test_missing_plans_are_built_once(folder: Path, built: list[tuple[str, Any]]
     first = ensure_plans(folder, manifest, NATIVE, DEVICE, Profile(), lines.append)
     assert [name for name, _ in built] == [manifest.graphs[name].file for name in GRAPH_NAMES]
     assert f"decoder.onnx: building a plan with tensorrt 10.13.3 for {DEVICE}, 1:8:64,1:3:8" in lines
-    said = len(lines)
+    reported = len(lines)
     assert ensure_plans(folder, manifest, NATIVE, DEVICE, Profile((1, 2, 16), (5, 5, 5)), lines.append) == first
     assert len(built) == len(GRAPH_NAMES)
-    assert len(lines) == said
+    assert len(lines) == reported
     assert all(path.is_file() for path in first.values())
-    Manifest.load(folder)  # the folder is as it was but for `engines`
+    Manifest.load(folder)  # still verifies: only `engines` was added
 
 
-def test_another_graph_another_plan(folder: Path, built: list[tuple[str, Any]]) -> None:
+def test_plan_of_a_changed_graph_is_built_again(folder: Path, built: list[tuple[str, Any]]) -> None:
     manifest = Manifest.load(folder)
     ensure_plans(folder, manifest, NATIVE, DEVICE, None)
     path = folder / "engines" / "engines.json"
@@ -83,7 +83,7 @@ def test_another_graph_another_plan(folder: Path, built: list[tuple[str, Any]]) 
         (NATIVE, DEVICE, Profile((1, 8, 128)), "profile 1:8:64,1:3:8, not 1:8:128,1:3:8"),
     ],
 )
-def test_a_plan_for_something_else_is_refused_with_the_reason(
+def test_plan_that_does_not_fit_is_refused_with_the_reason(
     folder: Path,
     built: list[tuple[str, Any]],
     library: Library,
@@ -100,7 +100,7 @@ def test_a_plan_for_something_else_is_refused_with_the_reason(
     assert "rsicrc-export --tensorrt" in str(caught.value)
 
 
-def test_portable_plans_fit_every_gpu_that_they_were_built_for(folder: Path, built: list[tuple[str, Any]]) -> None:
+def test_portable_plans_fit_all_their_gpus(folder: Path, built: list[tuple[str, Any]]) -> None:
     manifest = Manifest.load(folder)
     ensure_plans(folder, manifest, PORTABLE, None, None)
     assert {capabilities for _, capabilities in built} == {("8.0", "8.9", "12.0")}
@@ -108,20 +108,22 @@ def test_portable_plans_fit_every_gpu_that_they_were_built_for(folder: Path, bui
     find_plan(folder, manifest, DECODER, PORTABLE, "NVIDIA GeForce RTX 4090 8.9")
     with pytest.raises(BackendError, match=r"compute capabilities 8\.0, 8\.9, 12\.0, not Tesla T4 7\.5"):
         find_plan(folder, manifest, DECODER, PORTABLE, "Tesla T4 7.5")
-    ensure_plans(folder, manifest, PORTABLE, "Tesla T4 7.5", None)  # too old to share plans with the others
+    ensure_plans(folder, manifest, PORTABLE, "Tesla T4 7.5", None)  # too old for the portable plans
     assert built[-1][1] == ("7.5",)
     find_plan(folder, manifest, DECODER, PORTABLE, "Tesla T4 7.5")
     find_plan(folder, manifest, DECODER, PORTABLE, "NVIDIA GeForce RTX 4090 8.9")
 
 
-def test_devices_that_cannot_be_built_for() -> None:
-    with pytest.raises(BackendError, match=r"knows the compute capabilities 7\.5.*and NVIDIA H200 9\.0 is another"):
+def test_devices_without_plans_are_refused() -> None:
+    with pytest.raises(
+        BackendError, match=r"supports the compute capabilities 7\.5.*, not NVIDIA H200 9\.0: use tensorrt"
+    ):
         targets(PORTABLE, DEVICE)
     with pytest.raises(BackendError, match="only on the GPU that they are for, and there is none here"):
         targets(NATIVE, None)
 
 
-def test_the_newest_plan_comes_first(folder: Path, built: list[tuple[str, Any]]) -> None:
+def test_newest_plan_comes_first(folder: Path, built: list[tuple[str, Any]]) -> None:
     manifest = Manifest.load(folder)
     ensure_plans(folder, manifest, NATIVE, DEVICE, Profile((1, 1, 1)))
     old = find_plan(folder, manifest, DECODER, NATIVE, DEVICE)
@@ -130,33 +132,33 @@ def test_the_newest_plan_comes_first(folder: Path, built: list[tuple[str, Any]])
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("damage", "message"),
     [
         (lambda engines: (engines / "engines.json").write_text("["), "damaged"),
         (lambda engines: (engines / "engines.json").write_text('{"engines": [{"graph": "decoder"}]}'), "damaged"),
         (lambda engines: [path.write_bytes(b"x") for path in engines.glob("*.plan")], r"changed since it was built"),
-        (lambda engines: [path.unlink() for path in engines.glob("*.plan")], "gone, or changed"),
+        (lambda engines: [path.unlink() for path in engines.glob("*.plan")], "missing, or changed"),
     ],
 )
-def test_damage_is_said(
-    folder: Path, built: list[tuple[str, Any]], spoil: Callable[[Path], object], message: str
+def test_damaged_plans_are_reported(
+    folder: Path, built: list[tuple[str, Any]], damage: Callable[[Path], object], message: str
 ) -> None:
     manifest = Manifest.load(folder)
     ensure_plans(folder, manifest, NATIVE, DEVICE, None)
-    spoil(folder / "engines")
+    damage(folder / "engines")
     with pytest.raises(ModelFolderError, match=message) as caught:
         ensure_plans(folder, manifest, NATIVE, DEVICE, None)
     assert f"remove {folder / 'engines'}" in str(caught.value)
 
 
-def test_a_plan_outside_the_folder_is_refused() -> None:
+def test_plan_outside_the_folder_is_refused() -> None:
     fields = Plan("decoder", "tensorrt", "10.13.3", DEVICE, "0", "decoder.plan", "0", "fp32", Profile()).to_dict()
     assert Plan.from_dict(fields).file == "decoder.plan"
     with pytest.raises(ValueError, match="not a plain file name"):
         Plan.from_dict({**fields, "file": "../decoder.plan"})
 
 
-def test_a_folder_that_cannot_be_written(folder: Path, built: list[tuple[str, Any]]) -> None:
-    (folder / "engines").write_text("a file in its place")
+def test_folder_that_cannot_be_written_is_reported(folder: Path, built: list[tuple[str, Any]]) -> None:
+    (folder / "engines").write_text("a file instead of a folder")
     with pytest.raises(ModelFolderError):
         ensure_plans(folder, Manifest.load(folder), NATIVE, DEVICE, None)

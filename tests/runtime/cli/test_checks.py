@@ -75,7 +75,7 @@ def test_missing_gpu_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (finding.level, "there is no NVIDIA driver" in finding.text) == (Level.NOTE, True)
     monkeypatch.setattr(fake, "cudaDriverGetVersion", lambda: (0, 12020), raising=False)
     (finding,) = doctor.check_gpus()
-    assert (finding.level, "driver is too old: it knows CUDA 12.2" in finding.text) == (Level.PROBLEM, True)
+    assert (finding.level, "driver is too old: it supports CUDA 12.2" in finding.text) == (Level.PROBLEM, True)
 
 
 def test_gpus_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,7 +118,7 @@ def test_state_selects_rows() -> None:
     assert not np.shares_memory(state.now["scores"], state.next["scores"])
     state.now["self_keys_0"][...] = np.arange(36).reshape(3, 2, 2, 3)
     state.next["scores"][...] = [[10, 11], [12, 13], [14, 15]]
-    state.turn()
+    state.swap()
     state.select_rows(np.array([0, 2]), {"P": 4})
     assert state.axes == {"B": 2, "K": 2, "P": 4}
     np.testing.assert_array_equal(state.now["scores"], [[10, 11], [14, 15]])

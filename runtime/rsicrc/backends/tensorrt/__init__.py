@@ -1,1 +1,1 @@
-"""TensorRT: the same modules for `tensorrt` 10 and 11 and for `tensorrt_rtx`, whose interfaces hardly differ."""
+"""The backend `tensorrt`, for the libraries `tensorrt` 10 and 11 and `tensorrt_rtx`, whose interfaces hardly differ."""

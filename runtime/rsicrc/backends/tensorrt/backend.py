@@ -1,4 +1,4 @@
-"""TensorRT on a GPU: `tensorrt` 10 and 11 or `tensorrt_rtx`, from the plans of the model folder."""
+"""The backend `tensorrt` on a GPU, which runs the TensorRT plans of a model folder."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 
 from rsicrc.backends.arrays import DeviceArray
 from rsicrc.backends.cuda import Stream
-from rsicrc.backends.device import DeviceBackend, Tensors
+from rsicrc.backends.device import DeviceBackend
 from rsicrc.backends.host_loop import ROWS
+from rsicrc.backends.program import Tensors
 from rsicrc.backends.tensorrt.library import Library, make_logger, one_line
 from rsicrc.errors import BackendError, DeviceMemoryError, ModelFolderError
 from rsicrc.manifest import GraphSpec, Manifest
@@ -22,16 +23,16 @@ class TensorRtBackend(DeviceBackend):
     """The graphs of a model folder as TensorRT engines; see `rsicrc.backends.device.DeviceBackend`.
 
     Args:
-        folder: the model folder.
-        manifest: its manifest, at the precision that is wanted.
+        folder: The model folder.
+        manifest: The manifest, at the requested precision.
         device: "cuda" or "cuda:N".
-        threads: threads that images are read with; None for as many as this process may use.
-        library: from `open_library`.
-        plans: gives the plan files of all graphs for a device's title, as `ensure_plans` in `plans` does. It is asked
-            once, with the GPU selected.
+        threads: Number of threads that read images; None for as many as this process may use.
+        library: The TensorRT library, from `open_library`.
+        plans: Function from the title of a device to the plan files of all graphs, such as `plans.ensure_plans`. It is
+            called once, while the GPU is the current device.
 
     Raises:
-        BackendError: no driver, no such GPU, or plans that cannot be built; says what to do.
+        BackendError: There is no driver or no such GPU, or plans cannot be built; the message has a remedy.
     """
 
     name = "tensorrt"
@@ -45,15 +46,14 @@ class TensorRtBackend(DeviceBackend):
         library: Library,
         plans: Callable[[str], Mapping[str, Path]],
     ) -> None:
-        # The device first: without a driver some builds of TensorRT give objects that crash.
+        # The device is opened first: without a driver some builds of TensorRT return objects that crash.
         super().__init__(folder, manifest, device, threads)
         self.library = library
         self._plans = plans(self._device.title)
         self._logger = make_logger(library)
-        # Raises TypeError, the bindings' word for a null pointer.
         try:
             self._runtime = library.module.Runtime(self._logger)
-        except (TypeError, RuntimeError) as error:
+        except (TypeError, RuntimeError) as error:  # the bindings raise TypeError for a null pointer
             reason = self._logger.reason if self._logger.errors else one_line(str(error))
             raise BackendError(f"{library.name} {library.version} cannot start on {self.device}: {reason}") from error
 
@@ -71,27 +71,27 @@ class TensorRtBackend(DeviceBackend):
 
 
 class _Engine:
-    """A plan that was loaded."""
+    """A loaded plan; see `rsicrc.backends.program.OpenedGraph`."""
 
     def __init__(self, library: Library, messages: Any, name: str, graph: GraphSpec, engine: Any) -> None:
         self.library, self.messages, self.name, self.graph, self.engine = library, messages, name, graph, engine
-        varying = {
+        variable = {
             each: spec for each, spec in graph.inputs.items() if any(isinstance(axis, str) for axis in spec.shape)
         }
         self.limits: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
         self.rows = (1, 1 << 62)
-        for each, spec in varying.items():
+        for each, spec in variable.items():
             least, _, most = (tuple(dims) for dims in engine.get_tensor_profile_shape(each, 0))
             self.limits[each] = (least, most)
             if ROWS in spec.shape:
                 axis = spec.shape.index(ROWS)
                 self.rows = (least[axis], most[axis])
-        at_host = library.module.TensorLocation.HOST
+        host = library.module.TensorLocation.HOST
         names = (*graph.inputs, *graph.outputs)
-        self.at_host = frozenset(each for each in names if engine.get_tensor_location(each) == at_host)
+        self.host_tensors = frozenset(each for each in names if engine.get_tensor_location(each) == host)
 
-    def program(self, stream: Stream, *, records: bool) -> _Program:
-        """Make an execution context. Its runs are recorded from outside."""
+    def program(self, stream: Stream, *, capture: bool) -> _Program:
+        """Create an execution context. TensorRT does not capture CUDA graphs by itself, so `capture` has no effect."""
         context = self.engine.create_execution_context(*self._settings())
         if context is None:
             raise DeviceMemoryError(
@@ -100,7 +100,7 @@ class _Engine:
         return _Program(self, context, stream)
 
     def _settings(self) -> tuple[Any, ...]:
-        """What `tensorrt_rtx` wants to know: kernels are to be ready when a size is first run, not some time later."""
+        """Return the configuration of `tensorrt_rtx`: kernels of a new size are compiled before its first run."""
         strategies = getattr(self.library.module, "DynamicShapesKernelSpecializationStrategy", None)
         if strategies is None:
             return ()
@@ -110,14 +110,14 @@ class _Engine:
 
 
 class _Program:
-    """An execution context; see `rsicrc.backends.device.Program`."""
+    """An execution context; see `rsicrc.backends.program.Program`."""
 
     def __init__(self, engine: _Engine, context: Any, stream: Stream) -> None:
         self._engine, self._context, self._stream = engine, context, stream
         self._shapes: dict[str, tuple[int, ...]] = {}
 
     def bind(self, inputs: Tensors, outputs: Tensors) -> Callable[[], None]:
-        """Set shapes and addresses; a later call sets others, but leaves what was recorded as it was."""
+        """Set shapes and addresses. A later call replaces them, but does not change steps that are captured already."""
         shapes = {name: inputs[name].shape for name in self._engine.limits}
         if shapes != self._shapes:
             for name, shape in shapes.items():
@@ -130,21 +130,21 @@ class _Program:
                 raise self._refused(name)
         return self._enqueue
 
-    def is_recordable(self) -> bool:
-        """Whether nothing is read from the host, whose value a recording would keep for ever."""
+    def can_capture(self) -> bool:
+        """Return True if no tensor is in host memory: a captured step would always use the value read at capture."""
         capturable = getattr(self._context, "is_stream_capturable", None)
-        recordable = not self._engine.at_host and (capturable is None or capturable(self._stream.handle))
-        if not recordable:
+        can_capture = not self._engine.host_tensors and (capturable is None or capturable(self._stream.handle))
+        if not can_capture:
             logger.warning(
-                "%s: this plan cannot be recorded as a CUDA graph; steps are queued one by one", self._engine.name
+                "%s: this plan cannot be captured as a CUDA graph; steps are queued one by one", self._engine.name
             )
-        return recordable
+        return can_capture
 
     def _address(self, name: str, tensor: DeviceArray) -> int:
-        if name not in self._engine.at_host:
+        if name not in self._engine.host_tensors:
             return tensor.address
         if not tensor.host:
-            raise BackendError(f"the plan of {self._engine.name} wants {name} on the host: build it again")
+            raise BackendError(f"the plan of {self._engine.name} reads {name} from host memory: build the plan again")
         return tensor.host
 
     def _check(self, name: str, shape: tuple[int, ...]) -> None:
@@ -154,7 +154,8 @@ class _Program:
             if not low <= size <= high:
                 raise BackendError(
                     f"the profile of {self._engine.name} takes {low} to {high} on axis {axis} of {name}, not {size}: "
-                    "lower batch size or beams, or build another one (`rsicrc-export --tensorrt --profile …`)"
+                    "lower batch size or beams, or build a plan for another profile (`rsicrc-export --tensorrt "
+                    "--profile …`)"
                 )
 
     def _enqueue(self) -> None:
@@ -163,10 +164,10 @@ class _Program:
 
     def _refused(self, name: str) -> BackendError:
         return _failure(
-            self._engine.messages, f"the plan of {self._engine.name} does not take {name} as the manifest says"
+            self._engine.messages, f"the plan of {self._engine.name} does not accept {name} as in the manifest"
         )
 
 
-def _failure(messages: Any, what: str) -> BackendError:
+def _failure(messages: Any, text: str) -> BackendError:
     kind = DeviceMemoryError if "memory" in messages.reason.lower() else BackendError
-    return kind(f"{what}: {messages.reason}")
+    return kind(f"{text}: {messages.reason}")

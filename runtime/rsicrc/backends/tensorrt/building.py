@@ -1,13 +1,13 @@
-"""From an ONNX graph to a TensorRT plan: strongly typed, so the graph's own types are the precision."""
+"""Building of TensorRT plans from ONNX graphs. Networks are strongly typed: the graph's types are the precision."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rsicrc.backends.tensorrt.library import Library, Report, make_logger, one_line
+from rsicrc.backends.tensorrt.library import Library, LogFunction, make_logger, one_line
 from rsicrc.backends.tensorrt.profiles import Shapes
 from rsicrc.errors import BackendError
 from rsicrc.files import replacing
@@ -22,38 +22,38 @@ def build_plan(
     *,
     capabilities: Sequence[str] = (),
     timing_cache: Path | None = None,
-    report: Report = lambda line: None,
-    listen: Callable[[str], None] | None = None,
+    report: LogFunction = lambda line: None,
+    library_log: LogFunction | None = None,
 ) -> bytes:
-    """Build the plan of a graph. With `tensorrt` it runs on the GPU that is selected.
+    """Build the plan of a graph. A plan of `tensorrt` is for the current GPU.
 
     Args:
-        library: from `open_library`.
-        graph: the ONNX file.
-        shapes: least, typical and largest shape of every input that varies, from `Profile.shapes`.
-        capabilities: compute capabilities that a portable plan is for, of `library.capabilities`.
-        timing_cache: a file that keeps how fast kernels were, for later builds on the same GPU with the same library.
-            Portable plans are timed where they run, and use none.
-        report: gets a line now and then.
-        listen: gets TensorRT's own lines, and makes the plan tell of its layers.
+        library: The TensorRT library, from `open_library`.
+        graph: The ONNX file.
+        shapes: Minimum, typical and maximum shape of every variable input, from `Profile.shapes`.
+        capabilities: Compute capabilities that a portable plan is for, from `library.capabilities`.
+        timing_cache: File with measured times of kernels, for later builds on the same GPU with the same library. It is
+            not used for portable plans, whose kernels are timed on the GPU that runs them.
+        report: Function that receives a line about the progress every few seconds.
+        library_log: Function that receives the lines of TensorRT's own log; the log then describes the plan's layers.
 
     Raises:
-        BackendError: TensorRT does not take the graph, or cannot build it.
-        OSError: the timing cache cannot be written.
+        BackendError: TensorRT does not accept the graph, or cannot build it.
+        OSError: The timing cache cannot be written.
     """
     trt = library.module
-    logger = make_logger(library, listen)
+    logger = make_logger(library, library_log)
     builder = _builder(library, logger)
-    # 10 needs to be asked for it; 11 and tensorrt_rtx know nothing else and accept the flag.
+    # TensorRT 10 needs the flag; 11 and tensorrt_rtx only have strongly typed networks and accept the flag.
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(graph)):
-        raise BackendError(f"{graph}: {library.name} {library.version} does not take it: {_parser_errors(parser)}")
+        raise BackendError(f"{graph}: {library.name} {library.version} does not accept it: {_parser_errors(parser)}")
 
     config = builder.create_builder_config()
-    # float32 means float32: without this, its products are rounded to TF32's ten bits.
+    # Products of float32 are computed in float32: with TF32 the inputs are rounded to a 10-bit mantissa.
     config.clear_flag(trt.BuilderFlag.TF32)
-    if listen is not None:
+    if library_log is not None:
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if capabilities:
         config.num_compute_capabilities = len(capabilities)
@@ -82,7 +82,7 @@ def build_plan(
 def _builder(library: Library, logger: Any) -> Any:
     try:
         return library.module.Builder(logger)
-    except TypeError as error:  # the bindings' word for a null pointer
+    except TypeError as error:  # the bindings raise TypeError for a null pointer
         raise BackendError(
             f"{library.name} {library.version} cannot start ({logger.reason}): it builds plans only on a machine with "
             "the GPU that they are for, and with its driver"
@@ -90,7 +90,7 @@ def _builder(library: Library, logger: Any) -> Any:
 
 
 def _parser_errors(parser: Any) -> str:
-    """What the first error of the parser says, and of which node; the others follow from it."""
+    """Return the first error of the parser and its node; later errors follow from the first one."""
     if parser.num_errors == 0:
         return "it gave no reason"
     error = parser.get_error(0)
@@ -99,7 +99,7 @@ def _parser_errors(parser: Any) -> str:
 
 
 def _open_cache(config: Any, path: Path) -> Any:
-    """Give the builder the timing cache of earlier builds; one of another GPU or version is begun anew."""
+    """Set the timing cache of earlier builds, or an empty cache if the file is from another GPU or version."""
     try:
         content = path.read_bytes()
     except OSError:
@@ -111,14 +111,14 @@ def _open_cache(config: Any, path: Path) -> Any:
     return cache
 
 
-def _monitor(library: Library, title: str, report: Report) -> Any:
-    """Return a progress monitor that reports the outermost phase that runs, every few seconds."""
+def _monitor(library: Library, title: str, report: LogFunction) -> Any:
+    """Return a progress monitor that reports the current outermost phase every few seconds."""
 
     class Monitor(library.module.IProgressMonitor):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             super().__init__()
             self.steps: dict[str, int] = {}
-            self.said = time.monotonic()
+            self.reported = time.monotonic()
             self.interrupted = False
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
@@ -126,10 +126,10 @@ def _monitor(library: Library, title: str, report: Report) -> Any:
                 self.steps[phase_name] = num_steps
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            # The only Python that runs during a build, so Ctrl-C arrives here; an error must not go through TensorRT.
+            # No other Python code runs during a build, so Ctrl-C is raised here; exceptions must not reach TensorRT.
             try:
-                if phase_name in self.steps and time.monotonic() - self.said > _SECONDS_BETWEEN_LINES:
-                    self.said = time.monotonic()
+                if phase_name in self.steps and time.monotonic() - self.reported > _SECONDS_BETWEEN_LINES:
+                    self.reported = time.monotonic()
                     report(f"{title}: {phase_name}, step {step + 1} of {self.steps[phase_name]}")
             except KeyboardInterrupt:
                 self.interrupted = True

@@ -1,4 +1,4 @@
-"""The TensorRT library that is installed: `tensorrt` or `tensorrt_rtx`, its version, and what only one of them has."""
+"""The installed TensorRT library, `tensorrt` or `tensorrt_rtx`: its version, its logger and its differences."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from rsicrc.errors import BackendError
 
 TENSORRT, TENSORRT_RTX = "tensorrt", "tensorrt_rtx"
-LIBRARIES = (TENSORRT, TENSORRT_RTX)  # best first: the former knows every GPU and looks longer for the fastest kernels
+# In order of preference: `tensorrt` supports every GPU and spends more time on the choice of kernels.
+LIBRARIES = (TENSORRT, TENSORRT_RTX)
 _OLDEST = {TENSORRT: (10, 3), TENSORRT_RTX: (1, 0)}
 _INSTALL = {
     TENSORRT: "`pip install 'rsicrc[tensorrt]'` (any GPU)",
-    TENSORRT_RTX: "`pip install 'rsicrc[tensorrt-rtx]'` (GeForce and RTX GPUs; builds plans without one, too)",
+    TENSORRT_RTX: "`pip install 'rsicrc[tensorrt-rtx]'` (GeForce and RTX GPUs; also builds plans without a GPU)",
 }
 
-Report = Callable[[str], None]
+LogFunction: TypeAlias = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,9 @@ class Library:
     """A TensorRT library.
 
     Attributes:
-        name: "tensorrt" or "tensorrt_rtx", its module's name.
-        version: three numbers, as plans are listed: "10.13.3".
-        module: the module.
+        name: Name of the module: "tensorrt" or "tensorrt_rtx".
+        version: Three numbers, as in the list of plans: "10.13.3".
+        module: The module.
     """
 
     name: str
@@ -37,19 +38,19 @@ class Library:
 
     @property
     def is_portable(self) -> bool:
-        """Whether its plans are finished on the GPU that they run on: they need none to be built, and fit several."""
+        """True if plans are built for several GPUs and without a GPU, and finished on the GPU that runs them."""
         return hasattr(self.module, "ComputeCapability")
 
     @property
     def capabilities(self) -> tuple[str, ...]:
-        """The compute capabilities that portable plans can be built for: "8.9". Empty where plans are not portable."""
+        """Compute capabilities that portable plans can be built for, such as "8.9"; empty if plans are not portable."""
         if not self.is_portable:
             return ()
         names = (name for name in self.module.ComputeCapability.__members__ if name.startswith("SM"))
         return tuple(f"{name[2:-1]}.{name[-1]}" for name in names)
 
     def capability(self, text: str) -> Any:
-        """Return the library's own constant for one of `capabilities`."""
+        """Return the constant of the library for one of `capabilities`."""
         return getattr(self.module.ComputeCapability, "SM" + text.replace(".", ""))
 
 
@@ -57,17 +58,17 @@ def open_library(name: str | None = None) -> Library:
     """Import a TensorRT library.
 
     Args:
-        name: one of `LIBRARIES`; None for the first that is installed.
+        name: One of `LIBRARIES`; None for the first installed library.
 
     Raises:
-        BackendError: it is not installed, cannot be loaded, or is too old; the message says what to do.
+        BackendError: The library is not installed, cannot be loaded, or is too old; the message has a remedy.
     """
     if name is not None and name not in LIBRARIES:
         raise BackendError(f"no TensorRT library {name!r}: there is {', '.join(LIBRARIES)}")
-    wanted = LIBRARIES if name is None else (name,)
-    present = [each for each in wanted if importlib.util.find_spec(each) is not None]
+    candidates = LIBRARIES if name is None else (name,)
+    present = [each for each in candidates if importlib.util.find_spec(each) is not None]
     if not present:
-        raise BackendError(f"TensorRT is not installed: {', or '.join(_INSTALL[each] for each in wanted)}")
+        raise BackendError(f"TensorRT is not installed: {', or '.join(_INSTALL[each] for each in candidates)}")
     chosen = present[0]
     try:
         module = importlib.import_module(chosen)
@@ -81,31 +82,31 @@ def open_library(name: str | None = None) -> Library:
     return Library(chosen, ".".join(map(str, version)), module)
 
 
-def make_logger(library: Library, listen: Callable[[str], None] | None = None) -> Any:
-    """Return a logger that TensorRT takes, and that keeps errors for our own message.
+def make_logger(library: Library, library_log: LogFunction | None = None) -> Any:
+    """Return a logger for TensorRT that stores errors, for use in our own messages.
 
     Args:
-        library: whose.
-        listen: gets every line, those of the build's details too.
+        library: The TensorRT library.
+        library_log: Function that receives every line, with the details of a build.
 
     Returns:
-        An `ILogger` with `errors`, a list of lines, and `reason`, the one to show. Keep it as long as what was made
-        with it.
+        An `ILogger` with `errors`, a list of lines, and `reason`, the line to show. It must live as long as the objects
+        that were created with it.
     """
     severities = library.module.ILogger.Severity
-    serious = (severities.INTERNAL_ERROR, severities.ERROR)
+    error_severities = (severities.INTERNAL_ERROR, severities.ERROR)
 
-    # A class of the library's own, so it can only be made once that is imported.
+    # The base class exists only once the library is imported.
     class Logger(library.module.ILogger):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             super().__init__()
             self.errors: list[str] = []
 
         def log(self, severity: Any, message: str) -> None:
-            if severity in serious:
+            if severity in error_severities:
                 self.errors.append(message)
-            if listen is not None:
-                listen(message)
+            if library_log is not None:
+                library_log(message)
 
         @property
         def reason(self) -> str:
@@ -115,6 +116,6 @@ def make_logger(library: Library, listen: Callable[[str], None] | None = None) -
 
 
 def one_line(text: str, width: int = 300) -> str:
-    """Return a message of several lines as one of bounded length."""
+    """Return a message as one line of at most `width` characters."""
     line = " ".join(text.split())
     return line if len(line) <= width else line[: width - 1] + "…"

@@ -1,7 +1,7 @@
-"""`engines/engines.json`: the plans of a model folder, what each was built for, and the building of what is missing.
+"""TensorRT plans of a model folder: their list `engines/engines.json`, and building of missing plans.
 
-The C++ library reads the same file (runtime/cpp/src/plans.cpp, docs/cpp.md). Plans are disposable: the manifest does
-not know them, and removing the folder costs nothing but the time to build them again.
+The C++ library reads the same file (runtime/cpp/src/plans.cpp, docs/cpp.md). Plans are disposable: they are not part of
+the manifest, and the folder `engines` can be removed at the cost of building the plans again.
 """
 
 from __future__ import annotations
@@ -9,24 +9,24 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rsicrc.backends.tensorrt.building import build_plan
-from rsicrc.backends.tensorrt.library import Library, Report
+from rsicrc.backends.tensorrt.library import Library, LogFunction
 from rsicrc.backends.tensorrt.profiles import Profile
 from rsicrc.errors import BackendError, ModelFolderError
 from rsicrc.files import replacing
 from rsicrc.manifest import Manifest, sha256_file
 
 FOLDER, INDEX = "engines", "engines.json"
-PORTABLE = "any"  # the device of plans that fit several
-# The first generation with bfloat16; a plan that must run on older ones too does without what came later.
-_OLDEST_OF_MANY = (8, 0)
+PORTABLE = "any"  # the device of portable plans
+# Portable plans are built for the generations with bfloat16; a plan for older ones too could not use newer features.
+_OLDEST_PORTABLE = (8, 0)
 
-DeviceName = str  # a GPU's name and compute capability, as in "NVIDIA H200 9.0"
+DeviceName = str  # name and compute capability of a GPU, as in "NVIDIA H200 9.0"
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,16 @@ class Plan:
     """One entry of `engines.json`.
 
     Attributes:
-        graph: the graph's name in the manifest.
+        graph: Name of the graph in the manifest.
         library: "tensorrt" or "tensorrt_rtx".
-        version: the library's, three numbers.
-        device: the GPU's name and compute capability; `PORTABLE` where `capabilities` say more.
-        graph_sha256: of the ONNX file.
-        file: the plan's name in the folder `engines`.
-        sha256: of the plan.
-        precision: of the graph, for people.
-        profile: for which sizes.
-        capabilities: compute capabilities that a portable plan runs on; empty for a plan of one device.
+        version: Version of the library, three numbers.
+        device: Name and compute capability of the GPU; `PORTABLE` for portable plans.
+        graph_sha256: SHA-256 of the ONNX file.
+        file: File name of the plan in the folder `engines`.
+        sha256: SHA-256 of the plan.
+        precision: Precision of the graph, for information only.
+        profile: Sizes that the plan runs with.
+        capabilities: Compute capabilities that a portable plan runs on; empty for a plan of one device.
     """
 
     graph: str
@@ -59,7 +59,7 @@ class Plan:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Plan:
-        """Read what `to_dict` wrote."""
+        """Return the plan that `to_dict` wrote."""
         texts = ("graph", "library", "version", "device", "graph_sha256", "file", "sha256", "precision")
         plan = cls(
             **{name: str(fields[name]) for name in texts},
@@ -86,34 +86,34 @@ class Plan:
         return {**fields, "compute_capabilities": list(self.capabilities)} if self.capabilities else fields
 
     def mismatch(self, library: Library, device: DeviceName | None, graph_sha256: str, profile: Profile | None) -> str:
-        """Say why the plan does not fit; "" if it does. None stands for any device, and for any profile."""
-        for field, there, here in (
+        """Return the reason why the plan does not fit, "" if it fits. None stands for any device or any profile."""
+        for field, listed, required in (
             ("library", self.library, library.name),
             ("version", self.version, library.version),
             ("graph_sha256", self.graph_sha256, graph_sha256),
         ):
-            if there != here:
-                return f"{field} {there}, not {here}"
+            if listed != required:
+                return f"{field} {listed}, not {required}"
         if device is not None and self.capabilities:
             if capability(device) not in self.capabilities:
                 return f"compute capabilities {', '.join(self.capabilities)}, not {device}"
         elif device is not None and self.device != device:
             return f"device {self.device}, not {device}"
-        if profile is not None and not self.profile.admits(profile):
+        if profile is not None and not self.profile.covers(profile):
             return f"profile {self.profile}, not {profile}"
         return ""
 
 
 def capability(device: DeviceName) -> str:
-    """Return the compute capability in a device's name: "9.0" of "NVIDIA H200 9.0"."""
+    """Return the compute capability from the name of a device: "9.0" of "NVIDIA H200 9.0"."""
     return device.rpartition(" ")[2]
 
 
 def read_plans(folder: Path) -> list[Plan]:
-    """Return the plans that a model folder lists; none where there is no list.
+    """Return the plans in the list of a model folder; empty if there is no list.
 
     Raises:
-        ModelFolderError: the list is damaged.
+        ModelFolderError: The list is damaged.
     """
     path = folder / FOLDER / INDEX
     try:
@@ -135,19 +135,19 @@ def find_plan(
     device: DeviceName | None,
     profile: Profile | None = None,
 ) -> Path:
-    """Return the file of a graph's plan that fits, checked against its hash.
+    """Return the file of the first plan of a graph that fits, after a check of its hash.
 
     Args:
-        folder: the model folder.
-        manifest: its manifest, at the precision that is wanted.
-        name: the graph's.
-        library: who will read the plan.
-        device: on which GPU; None for any.
-        profile: sizes that it must run with; None for whatever it was built for.
+        folder: The model folder.
+        manifest: The manifest, at the requested precision.
+        name: Name of the graph.
+        library: Library that will read the plan.
+        device: GPU that will run the plan; None for any.
+        profile: Sizes that the plan must run with; None for any.
 
     Raises:
-        BackendError: there is none; the message has the reason for each plan that does not fit.
-        ModelFolderError: the list is damaged, or the plan is gone or changed.
+        BackendError: No plan fits; the message has the reason for each plan of the graph.
+        ModelFolderError: The list is damaged, or the plan is missing or has changed.
     """
     found, reasons = _search(folder, manifest, name, library, device, profile)
     if found is not None:
@@ -165,39 +165,42 @@ def ensure_plans(
     library: Library,
     device: DeviceName | None,
     profile: Profile | None,
-    report: Report = lambda line: None,
-    listen: Callable[[str], None] | None = None,
+    report: LogFunction = lambda line: None,
+    library_log: LogFunction | None = None,
 ) -> dict[str, Path]:
-    """Find the plans of all graphs, and build those that are missing.
+    """Find the plans of all graphs, and build the missing plans.
 
     Args:
-        folder: the model folder.
-        manifest: its manifest, at the precision that is wanted.
-        library: who will read them.
-        device: on which GPU. None, where there is none, builds portable plans.
-        profile: sizes that they must run with; None for whatever is there, and the default for what is not.
-        report: gets a line about each plan that is built.
-        listen: gets TensorRT's own lines.
+        folder: The model folder.
+        manifest: The manifest, at the requested precision.
+        library: Library that will read the plans.
+        device: GPU that will run the plans; None to build portable plans without a GPU.
+        profile: Sizes that the plans must run with; None accepts existing plans for any sizes, and builds missing plans
+            for the default profile.
+        report: Function that receives a line about each plan that is built.
+        library_log: Function that receives the lines of TensorRT's own log.
 
     Returns:
-        Graph name → plan file.
+        Plan files by name of the graph.
 
     Raises:
         BackendError: TensorRT cannot build a graph, or not for this device.
-        ModelFolderError: a plan was changed, or the folder cannot be written.
+        ModelFolderError: A plan has changed, or the folder cannot be written.
     """
     paths = {}
     for name in manifest.graphs:
         found, _ = _search(folder, manifest, name, library, device, profile)
-        paths[name] = found or _build(folder, manifest, name, library, device, profile or Profile(), report, listen)
+        paths[name] = found or _build(
+            folder, manifest, name, library, device, profile or Profile(), report, library_log
+        )
     return paths
 
 
 def targets(library: Library, device: DeviceName | None) -> tuple[str, ...]:
-    """Return the compute capabilities that a plan is built for; none where it is for the one device alone.
+    """Return the compute capabilities that a plan is built for; empty if the plan is for this device only.
 
     Raises:
-        BackendError: the library cannot build for this device, or for none.
+        BackendError: The library cannot build plans for this device, or not without a GPU.
     """
     if not library.is_portable:
         if device is None:
@@ -206,14 +209,14 @@ def targets(library: Library, device: DeviceName | None) -> tuple[str, ...]:
                 "the machine with the GPU, or build portable plans with tensorrt_rtx (`pip install tensorrt_rtx`)"
             )
         return ()
-    many = tuple(each for each in library.capabilities if _numbers(each) >= _OLDEST_OF_MANY)
-    if device is None or capability(device) in many:
-        return many
+    portable = tuple(each for each in library.capabilities if _numbers(each) >= _OLDEST_PORTABLE)
+    if device is None or capability(device) in portable:
+        return portable
     if capability(device) in library.capabilities:
         return (capability(device),)
     raise BackendError(
-        f"{library.name} {library.version} knows the compute capabilities {', '.join(library.capabilities)}, and "
-        f"{device} is another: use tensorrt (`pip install 'rsicrc[tensorrt]'`)"
+        f"{library.name} {library.version} supports the compute capabilities {', '.join(library.capabilities)}, not "
+        f"{device}: use tensorrt (`pip install 'rsicrc[tensorrt]'`)"
     )
 
 
@@ -225,7 +228,7 @@ def _search(
     device: DeviceName | None,
     profile: Profile | None,
 ) -> tuple[Path | None, list[str]]:
-    """Return the first plan that fits, and why those before it do not."""
+    """Return the first plan that fits, and the reasons why the plans before it do not fit."""
     digest = manifest.files[manifest.graphs[name].file].sha256
     reasons = []
     for plan in read_plans(folder):
@@ -237,8 +240,8 @@ def _search(
         path = folder / FOLDER / plan.file
         if not path.is_file() or sha256_file(path) != plan.sha256:
             raise ModelFolderError(
-                f"{path}: gone, or changed since it was built (SHA-256 differs): remove {path.parent}, its plans are "
-                "built again"
+                f"{path}: missing, or changed since it was built (SHA-256 differs): remove {path.parent}, its plans "
+                "are built again"
             )
         return path, reasons
     return None, reasons
@@ -251,19 +254,19 @@ def _build(
     library: Library,
     device: DeviceName | None,
     profile: Profile,
-    report: Report,
-    listen: Callable[[str], None] | None,
+    report: LogFunction,
+    library_log: LogFunction | None,
 ) -> Path:
     graph = manifest.graphs[name]
     digest = manifest.files[graph.file].sha256
     capabilities = targets(library, device)
-    place = device if device is not None and not capabilities else PORTABLE
-    purpose = "compute capability " + ", ".join(capabilities) if capabilities else place
+    target = device if device is not None and not capabilities else PORTABLE
+    purpose = "compute capability " + ", ".join(capabilities) if capabilities else target
     report(f"{graph.file}: building a plan with {library.name} {library.version} for {purpose}, {profile}")
-    begun = time.monotonic()
+    started = time.monotonic()
     engines = folder / FOLDER
     key = hashlib.sha256(
-        json.dumps([library.name, library.version, place, capabilities, digest, profile.to_dict()]).encode()
+        json.dumps([library.name, library.version, target, capabilities, digest, profile.to_dict()]).encode()
     ).hexdigest()
     path = engines / f"{Path(graph.file).stem}.{key[:12]}.plan"
     try:
@@ -275,7 +278,7 @@ def _build(
             capabilities=capabilities,
             timing_cache=engines / f"{library.name}-{library.version}.timing",
             report=report,
-            listen=listen,
+            library_log=library_log,
         )
         with replacing(path) as temporary:
             temporary.write_bytes(content)
@@ -283,7 +286,7 @@ def _build(
             name,
             library.name,
             library.version,
-            place,
+            target,
             digest,
             path.name,
             hashlib.sha256(content).hexdigest(),
@@ -294,15 +297,15 @@ def _build(
         _add(folder, plan)
     except OSError as error:
         raise ModelFolderError(
-            f"{engines}: cannot be written ({error.strerror or error}): make room or make it writable, or build the "
-            "plans in a copy of the folder"
+            f"{engines}: cannot be written ({error.strerror or error}): free disk space or make the folder writable, "
+            "or build the plans in a copy of the folder"
         ) from error
-    report(f"{path.name}: {len(content) / 1e6:.1f} MB in {time.monotonic() - begun:.1f} s")
+    report(f"{path.name}: {len(content) / 1e6:.1f} MB in {time.monotonic() - started:.1f} s")
     return path
 
 
 def _add(folder: Path, plan: Plan) -> None:
-    """List a plan before the others: readers take the first that fits, so the one that was asked for last."""
+    """Insert a plan at the beginning of the list: readers use the first plan that fits, so the newest one."""
     others = [each for each in read_plans(folder) if each.file != plan.file]
     document = {"engines": [each.to_dict() for each in (plan, *others)]}
     with replacing(folder / FOLDER / INDEX) as temporary:

@@ -1,4 +1,4 @@
-"""Optimization profiles in the user's terms: how many pairs at once, how many beams."""
+"""Optimization profiles of TensorRT, given as ranges of pairs and beams."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from rsicrc.errors import ArgumentError
 from rsicrc.manifest import TEXT_ENCODER, GraphSpec
 
-MOST_SENTENCES = 256  # in one run of the text encoder or the scorer, as the engine and the C++ library cut them
+MAX_SENTENCES = 256  # in one run of the text encoder or the scorer, as in the engine and the C++ library
 _TYPICAL_SENTENCES = 8
 _TERMS = "MIN:OPT:MAX pairs, and MIN:OPT:MAX beams after a comma, for example 1:8:64,1:3:8"
 
@@ -21,12 +21,12 @@ Shapes = tuple[Shape, Shape, Shape]
 
 @dataclass(frozen=True)
 class Profile:
-    """For which sizes a plan is built; it runs with no others.
+    """Sizes that a plan is built for; the plan does not run with other sizes.
 
     Attributes:
-        pairs: fewest, typical and most pairs in a batch. Batches are filled up to a power of two: 64, not 50, should be
-            the most.
-        beams: fewest, typical and most beams.
+        pairs: Minimum, typical and maximum number of pairs in a batch. Batches are padded to a power of two, so the
+            maximum should be a power of two: 64, not 50.
+        beams: Minimum, typical and maximum number of beams.
     """
 
     pairs: Range = (1, 8, 64)
@@ -40,10 +40,10 @@ class Profile:
 
     @classmethod
     def parse(cls, text: str) -> Profile:
-        """Read "1:8:64,1:3:8": pairs, then beams. A single number stands for three, and beams may be left out.
+        """Read "1:8:64,1:3:8": pairs, then beams. A single number stands for all three, and beams may be left out.
 
         Raises:
-            ArgumentError: not of this form.
+            ArgumentError: The text has another form.
         """
         parts = [part.strip() for part in text.split(",")]
         if len(parts) > 2 or not all(re.fullmatch(r"\d{1,6}(:\d{1,6}:\d{1,6})?", part) for part in parts):
@@ -52,7 +52,7 @@ class Profile:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Profile:
-        """Read what `to_dict` wrote."""
+        """Return the profile that `to_dict` wrote."""
         pairs, beams = (tuple(int(value) for value in fields[name]) for name in ("pairs", "beams"))
         if len(pairs) != 3 or len(beams) != 3:
             raise ValueError(f"not a profile: {dict(fields)}")
@@ -65,36 +65,39 @@ class Profile:
     def __str__(self) -> str:
         return ",".join(":".join(map(str, each)) for each in (self.pairs, self.beams))
 
-    def admits(self, other: Profile) -> bool:
-        """Whether a plan for this profile runs all that one for the other runs."""
-        mine, theirs = (self.pairs, self.beams), (other.pairs, other.beams)
-        return all(own[0] <= asked[0] and asked[2] <= own[2] for own, asked in zip(mine, theirs, strict=True))
+    def covers(self, other: Profile) -> bool:
+        """Return True if a plan for this profile runs with all sizes of the other profile."""
+        ranges = zip((self.pairs, self.beams), (other.pairs, other.beams), strict=True)
+        return all(own[0] <= required[0] and required[2] <= own[2] for own, required in ranges)
 
     def shapes(self, name: str, graph: GraphSpec, max_len: int) -> dict[str, Shapes]:
-        """Return the least, typical and largest shape of every input of a graph that varies.
+        """Return the minimum, typical and maximum shape of every input with a variable axis.
 
-        Caches are full-length from the first step: (max_len - 1) · beams places, so that a search needs one shape.
+        Caches have their full length from the first step on, (max_len - 1) · beams slots, so that all steps of a search
+        have the same shapes.
 
         Args:
-            name: the graph's name in the manifest.
-            graph: its inputs.
-            max_len: longest sequence of ids, of the manifest.
+            name: Name of the graph in the manifest.
+            graph: The graph.
+            max_len: Maximum length of a sequence of ids, from the manifest.
 
         Raises:
-            ArgumentError: an axis of the graph is none of B, K, P, N and n.
+            ArgumentError: An axis of the graph is none of B, K, P, N and n.
         """
-        sentences = (1, _TYPICAL_SENTENCES, MOST_SENTENCES)
+        sentences = (1, _TYPICAL_SENTENCES, MAX_SENTENCES)
         axes = {
             "B": sentences if name == TEXT_ENCODER else self.pairs,
             "K": self.beams,
             "P": tuple((max_len - 1) * beams for beams in self.beams),
             "N": sentences,
-            "n": (2, max(2, max_len // 2), max_len),  # START and END at least
+            "n": (2, max(2, max_len // 2), max_len),  # at least START and END
         }
         shapes = {}
         for key, spec in graph.inputs.items():
             if unknown := [axis for axis in spec.shape if isinstance(axis, str) and axis not in axes]:
-                raise ArgumentError(f"{name}: {key} varies in {unknown[0]}, which no profile knows: export it again")
+                raise ArgumentError(
+                    f"{name}: {key} has the axis {unknown[0]}, which profiles do not support: export the model again"
+                )
             if any(isinstance(axis, str) for axis in spec.shape):
                 least, typical, most = (
                     tuple(axis if isinstance(axis, int) else axes[axis][which] for axis in spec.shape)

@@ -23,7 +23,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from rsicrc_export import fold
-from rsicrc_export.decoder_layers import ProjectionGraph, mix, split_heads
+from rsicrc_export.decoder_layers import ProjectionGraph, attend, split_heads
 from rsicrc_export.image_graph import MergeGraph, PoolGraph, ProductGraph, ResidualGraph
 from rsicrc_train.config import ModelConfig
 from rsicrc_train.model import AttentionPool, ResidualBlock
@@ -109,7 +109,7 @@ def image_folds(pairs: int) -> Iterator[Comparison]:
     flat = images.flatten(0, 1)
     yield Comparison(
         "2 pixels' scale into the first convolution",
-        lambda: first(normalize(flat, mean, std)), lambda: scaled(fold.stack_dates(images.float()) - shift),
+        lambda: first(normalize(flat, mean, std)), lambda: scaled(fold.stack_images(images.float()) - shift),
         (size(first) + 6, size(scaled) + 3),
     )  # fmt: skip
 
@@ -179,8 +179,8 @@ def word_folds(pairs: int, beams: int) -> Iterator[Comparison]:
     yield Comparison(
         "9 first layer's Q, K and V from tables",
         lambda: projection(embedding[ids] + positions[place]),
-        lambda: tables.words[ids] + tables.positions[place],
-        (size(projection), tables.words.numel() + tables.positions.numel()),
+        lambda: tables.tokens[ids] + tables.positions[place],
+        (size(projection), tables.tokens.numel() + tables.positions.numel()),
     )
 
     keys, values = torch.randn(2, pairs, HEADS, TOKENS, D // HEADS)
@@ -189,12 +189,12 @@ def word_folds(pairs: int, beams: int) -> Iterator[Comparison]:
 
     def expanded() -> Tensor:
         query = split_heads(asked.flatten(0, 1).unsqueeze(1), HEADS)
-        mixed, _ = mix(query, keys.repeat_interleave(beams, 0), values.repeat_interleave(beams, 0))
+        mixed, _ = attend(query, keys.repeat_interleave(beams, 0), values.repeat_interleave(beams, 0))
         product: Tensor = out(mixed.flatten(1))
         return product
 
     def shared() -> Tensor:
-        mixed, _ = mix(split_heads(asked, HEADS), keys, values)
+        mixed, _ = attend(split_heads(asked, HEADS), keys, values)
         product: Tensor = out(mixed.transpose(1, 2).flatten(2).flatten(0, 1))
         return product
 

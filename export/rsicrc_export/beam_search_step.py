@@ -1,11 +1,12 @@
-"""One step of batched beam search as tensor operations: from the words' log-probabilities to the next state.
+"""One step of batched beam search as tensor operations: from log-probabilities to the state of the next step.
 
-The semantics are those of `transformers` (5.x) `GenerationMixin._beam_search`, per pair: the 2K best continuations are
-looked at; those that end (END, or the maximum length reached) count as hypotheses if they are among the best K; the
-others go on. A pair that is done keeps its hypotheses as they are, so its result does not depend on its batch.
+The semantics are those of `transformers` (5.x) `GenerationMixin._beam_search`, per pair. The 2K best continuations are
+considered. Continuations that end (END, or the maximum length reached) become hypotheses if they are among the best K;
+the best K of the rest become the next beams. A pair that is done keeps its hypotheses unchanged, so its result does not
+depend on the other pairs of the batch.
 
-Where two scores are equal, ONNX's TopK takes the lower index first and `torch.topk`, which `transformers` uses, any of
-them: only then can the two disagree.
+Where two scores are equal, ONNX's TopK takes the lower index first and `torch.topk`, which `transformers` uses, takes
+any of them. Results can differ only there.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ class Finished(NamedTuple):
     """The K best hypotheses of each pair so far, best first; all [B, K].
 
     Attributes:
-        scores: summed log-probability / length**length_penalty; IMPOSSIBLE where empty.
-        sums: summed log-probability.
-        lengths: generated words, END included; 0 where empty.
-        tokens: the last word.
-        parents: the beam of the step before that the last word continued.
+        scores: Summed log-probability / length**length_penalty; IMPOSSIBLE where empty.
+        sums: Summed log-probability.
+        lengths: Number of generated tokens, END included; 0 where empty.
+        tokens: The last token.
+        parents: The beam of the preceding step that the last token continued.
     """
 
     scores: Tensor
@@ -38,7 +39,13 @@ class Finished(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """The search's settings: `length_penalty` float [], `early_stopping` bool [], `max_length` int64 [] with START."""
+    """Settings of the beam search.
+
+    Attributes:
+        length_penalty: float [].
+        early_stopping: bool [].
+        max_length: int64 [], START included.
+    """
 
     length_penalty: Tensor
     early_stopping: Tensor
@@ -46,7 +53,15 @@ class Settings(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What a step gives: the beams that go on [B, K], the hypotheses, which pairs are done [B]."""
+    """Result of a step.
+
+    Attributes:
+        tokens: Last token of each beam for the next step, int64 [B, K].
+        parents: The beam that each of them continues, int64 [B, K].
+        scores: Summed log-probability of each beam, [B, K].
+        finished: The hypotheses.
+        done: The pairs whose hypotheses are final, bool [B].
+    """
 
     tokens: Tensor
     parents: Tensor
@@ -58,15 +73,15 @@ class Step(NamedTuple):
 def advance(
     log_probs: Tensor, scores: Tensor, position: Tensor, finished: Finished, done: Tensor, settings: Settings
 ) -> Step:
-    """Select the next words.
+    """Select the next tokens.
 
     Args:
-        log_probs: [B, K, V] of the next word of every beam.
-        scores: [B, K] running sums of the beams.
-        position: int64 [], index of the beams' last word; START is 0.
-        finished: the hypotheses so far.
-        done: bool [B].
-        settings: the search's settings.
+        log_probs: Log-probabilities of the next token of every beam, [B, K, V].
+        scores: Summed log-probabilities of the beams, [B, K].
+        position: Position of the last token of the beams, int64 []; START has position 0.
+        finished: The hypotheses so far.
+        done: The pairs whose hypotheses are final, bool [B].
+        settings: Settings of the beam search.
     """
     beams, vocabulary = log_probs.shape[1:]
     sums, flat = (log_probs + scores.unsqueeze(-1)).flatten(1).topk(2 * beams, dim=-1)
@@ -75,12 +90,12 @@ def advance(
     at_limit = position + 2 >= settings.max_length
     ends = (tokens == END) | at_limit
 
-    next_scores, going_on = torch.where(ends, sums + IMPOSSIBLE, sums).topk(beams, dim=-1)
+    next_scores, continued = torch.where(ends, sums + IMPOSSIBLE, sums).topk(beams, dim=-1)
 
     generated = position + 1
     divisor = generated.to(sums.dtype) ** settings.length_penalty
-    in_reach = torch.arange(2 * beams, device=sums.device) < beams  # what ranks lower only stands by to go on
-    counts = ends & in_reach & ~done.unsqueeze(-1)
+    best_half = torch.arange(2 * beams, device=sums.device) < beams  # the lower half can only become beams
+    counts = ends & best_half & ~done.unsqueeze(-1)
     merged_scores = torch.cat([finished.scores, torch.where(counts, sums / divisor, IMPOSSIBLE)], dim=1)
     best_scores, best = merged_scores.topk(beams, dim=-1)
     lengths = torch.where(counts, generated, 0)
@@ -90,8 +105,8 @@ def advance(
         *(torch.cat([old, new], dim=1).gather(1, best) for old, new in zip(finished[1:], candidates, strict=True)),
     )
 
-    # As in `transformers`, the best beam's score at its present length stands for the best it can still reach.
+    # As in `transformers`, the best score that a beam can still reach is estimated by its score at the present length.
     improvable = next_scores[:, 0] / divisor > best_scores[:, -1]
     full = (pool.lengths > 0).all(dim=-1)
     next_done = done | ~improvable | (full & settings.early_stopping) | at_limit
-    return Step(tokens.gather(1, going_on), parents.gather(1, going_on), next_scores, pool, next_done)
+    return Step(tokens.gather(1, continued), parents.gather(1, continued), next_scores, pool, next_done)

@@ -1,7 +1,7 @@
-"""A bfloat16 graph for machines that do not compute in bfloat16: in float32, and every result rounded.
+"""Emulation of bfloat16 graphs on machines without bfloat16: float32 graphs in which every result is rounded.
 
-A GPU multiplies bfloat16 exactly, sums in float32 and rounds what it stores. So does a float32 graph of the same nodes
-with the same weights, if each result goes through bfloat16 and back; the two differ in the order of sums alone.
+A GPU multiplies bfloat16 numbers exactly, adds in float32 and rounds the stored result. A float32 graph with the same
+nodes and weights does the same if each result is cast to bfloat16 and back; only the order of sums differs.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from onnx import TensorProto, helper, numpy_helper
 
 from rsicrc_export.quantize import replace_nodes
 
-# These only move numbers or choose among them: nothing to round.
+# Operators that only move or select numbers, and so need no rounding.
 _MOVES = ("Concat", "Expand", "Reshape", "ScatterND", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze")
-_CHOOSES = ("Gather", "GatherElements", "MaxPool", "Relu")
+_SELECTS = ("Gather", "GatherElements", "MaxPool", "Relu")
 
 
 def round_results(source: Path, target: Path) -> None:
-    """Write the float32 graph that computes what a bfloat16 one does.
+    """Write a float32 graph that emulates a bfloat16 graph.
 
     Args:
-        source: a graph with weights and results in bfloat16.
-        target: where to write the other; its inputs and outputs are float32 where they were bfloat16.
+        source: The bfloat16 graph.
+        target: The file to write. Its inputs and outputs are float32 where those of `source` are bfloat16.
     """
     model = onnx.load(source)
     graph = model.graph
-    # Of the exporter's own notes; inference would have to know bfloat16 in every operator.
+    # From the shapes that the exporter recorded: shape inference does not support bfloat16 in every operator.
     rounded = {value.name for value in graph.value_info if _is_bfloat16(value)}
     rounded |= {value.name for value in graph.output if _is_bfloat16(value)}
     for tensor in graph.initializer:
@@ -45,18 +45,19 @@ def round_results(source: Path, target: Path) -> None:
             for attribute in node.attribute:
                 if attribute.name == "to" and attribute.i == TensorProto.BFLOAT16:
                     attribute.i = TensorProto.FLOAT
-        if node.op_type not in _MOVES + _CHOOSES:
-            nodes += [step for place in range(len(node.output)) for step in _round(node, place, rounded)]
+        if node.op_type not in _MOVES + _SELECTS:
+            nodes += [step for index in range(len(node.output)) for step in _round(node, index, rounded)]
     replace_nodes(graph, nodes)
     del graph.value_info[:]
     onnx.save(model, target)
 
 
-def _round(node: Any, place: int, rounded: set[str]) -> list[Any]:
-    name = node.output[place]
+def _round(node: Any, index: int, rounded: set[str]) -> list[Any]:
+    """Rename an output of a node, and return the two casts that restore it under its old name."""
+    name = node.output[index]
     if name not in rounded:
         return []
-    node.output[place] = f"{name}.wide"
+    node.output[index] = f"{name}.wide"
     return [
         helper.make_node("Cast", [f"{name}.wide"], [f"{name}.half"], to=TensorProto.BFLOAT16),
         helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT),

@@ -1,4 +1,4 @@
-"""Real pairs for a precision that needs some: most of them to find its scales, the others to see what it costs."""
+"""Calibration pairs for int8: most of them determine the scales, the rest measure the loss of accuracy."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from rsicrc.inputs.pair_table import read_pairs
 from rsicrc.inputs.prefetch import prepare_pair
 from rsicrc.preprocessing import Preprocessing
 
-PAIRS = 300  # of more than these the rest is left alone: scales do not change any more
+PAIRS = 300  # more pairs do not change the scales
 _FEWEST = 16
-_JUDGED = 4  # one pair in so many is kept for judging
+_HELD_OUT = 4  # one pair in four is held out for the comparison
 
 
 class Calibration(NamedTuple):
-    """Pairs as the image encoder takes them, uint8 [N, 2, size, size, 3].
+    """Prepared pairs, uint8 [N, 2, size, size, 3].
 
     Attributes:
-        source: where they are from, for the record.
-        scaling: for the scales.
-        judging: for the comparison with the exact graphs; no pair is in both.
+        source: Name of the data set or table, for the manifest.
+        scaling: The pairs that determine the scales.
+        judging: Held-out pairs for the comparison with the float32 graphs.
     """
 
     source: str
@@ -37,17 +37,17 @@ def read_calibration(data: Path, preprocessing: Preprocessing) -> Calibration:
     """Read calibration pairs.
 
     Args:
-        data: Folder of a data set that `rsicrc.datasets.registry` knows (its training split is taken if it has one), or
-            a table of pairs.
-        preprocessing: what the model wants.
+        data: Folder of a data set in a layout of `rsicrc.datasets.registry` (the first split is used, which is the
+            training split if there is one), or a table of pairs.
+        preprocessing: Preprocessing of the model.
 
     Raises:
-        DataError: the folder cannot be read.
-        PairsError: the table cannot be read.
-        ExportError: too few pairs can be read.
+        DataError: The folder cannot be read.
+        PairsError: The table cannot be read.
+        ExportError: Fewer than 16 pairs can be read.
     """
     paths = _paths(data)
-    # Spread over all there is: a data set may be sorted.
+    # Spread over the whole data set, which may be sorted.
     chosen = [paths[index] for index in np.unique(np.linspace(0, len(paths) - 1, PAIRS).astype(int))]
     images = []
     for pair in chosen:
@@ -58,11 +58,11 @@ def read_calibration(data: Path, preprocessing: Preprocessing) -> Calibration:
     if len(images) < _FEWEST:
         raise ExportError(
             f"{data}: {len(images)} pairs can be read, and at least {_FEWEST} are needed for calibration; "
-            "give a couple of hundred like those that the model is for"
+            "give about 300 pairs of the intended kind"
         )
     stacked = np.stack(images)
-    judged = np.arange(len(stacked)) % _JUDGED == 0
-    return Calibration(data.name, stacked[~judged], stacked[judged])
+    held_out = np.arange(len(stacked)) % _HELD_OUT == 0
+    return Calibration(data.name, stacked[~held_out], stacked[held_out])
 
 
 def _paths(data: Path) -> list[tuple[Path, Path]]:

@@ -1,7 +1,9 @@
-"""The decoder's layers with their projections folded, shared by the text encoder, the decoder step and the scorer.
+"""Decoder layers with folded projections, shared by the text encoder, the decoder step and the scorer.
 
-A graph drives a layer in parts, because only the graph knows what a word may look back at: the cache of its beam, the
-words before it, or, for the text encoder's last layer, from END alone.
+A graph module calls the parts of a layer separately, because each graph attends to other keys: to the cache of a beam,
+to the preceding tokens, or, in the last layer of the text encoder, from END only.
+
+Attribute names of modules become names of weights in the ONNX files.
 """
 
 from __future__ import annotations
@@ -18,11 +20,11 @@ from rsicrc_export.half_precision import narrow, softmax, widen
 from rsicrc_export.image_graph import ProductGraph
 from rsicrc_train.model import DecoderLayer, TextDecoder
 
-IMPOSSIBLE = -1e9  # stands for minus infinity: added to a score it stays finite, and its exponential is zero
+IMPOSSIBLE = -1e9  # instead of minus infinity: a sum with a score stays finite, and its exponential is zero
 
 
 class Projected(NamedTuple):
-    """Query (scaled), key and value of words, each [..., d]."""
+    """Query (scaled), key and value of tokens, each [..., d]."""
 
     query: Tensor
     key: Tensor
@@ -30,7 +32,12 @@ class Projected(NamedTuple):
 
 
 class FoldedDecoderLayer(nn.Module):
-    """One decoder layer on words [..., d]."""
+    """One decoder layer on hidden states [..., d].
+
+    Args:
+        layer: The layer of the model.
+        projects: Include the projection of queries, keys and values; False if `TokenEmbedding` provides them.
+    """
 
     def __init__(self, layer: DecoderLayer, *, projects: bool = True) -> None:
         super().__init__()
@@ -49,25 +56,25 @@ class FoldedDecoderLayer(nn.Module):
         self.feed_forward_norm = layer.feed_forward_norm
 
     def project(self, x: Tensor) -> Projected:
-        """Words → what they ask for, answer to and say."""
+        """Project hidden states [..., d] to queries, keys and values of the self-attention."""
         projected: Projected = self.projection(self._before(x, self.self_norm))
         return projected
 
-    def look_back(self, x: Tensor, mixed: Tensor) -> Tensor:
-        """Words and what their self-attention mixed, both [..., d] → words."""
-        return self._after(x, self.self_out(mixed), self.self_norm)
+    def add_self_attention(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Add the self-attention, of which `attended` [..., d] is the weighted sum of values, to x [..., d]."""
+        return self._after(x, self.self_out(attended), self.self_norm)
 
-    def ask(self, x: Tensor) -> Tensor:
-        """Words → their queries to the image pair (scaled) [..., d]."""
+    def project_cross_query(self, x: Tensor) -> Tensor:
+        """Project hidden states [..., d] to the scaled queries of the cross-attention [..., d]."""
         query: Tensor = self.cross_query(self._before(x, self.cross_norm))
         return query
 
-    def look_at(self, x: Tensor, mixed: Tensor) -> Tensor:
-        """Words and what their cross-attention mixed, both [..., d] → words."""
-        return self._after(x, self.cross_out(mixed), self.cross_norm)
+    def add_cross_attention(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Add the cross-attention, of which `attended` [..., d] is the weighted sum of values, to x [..., d]."""
+        return self._after(x, self.cross_out(attended), self.cross_norm)
 
-    def think(self, x: Tensor) -> Tensor:
-        """The feed-forward part."""
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """Add the feed-forward network to x [..., d]."""
         hidden = functional.gelu(self.hidden(self._before(x, self.feed_forward_norm)))
         return self._after(x, self.last(hidden), self.feed_forward_norm)
 
@@ -79,20 +86,24 @@ class FoldedDecoderLayer(nn.Module):
 
 
 class ProjectionGraph(nn.Module):
-    """Q, K and V in one product."""
+    """Queries, keys and values in one product."""
 
     def __init__(self, projection: fold.SelfProjection) -> None:
         super().__init__()
         self.weight, self.query_bias = (nn.Buffer(part) for part in projection)
 
     def forward(self, x: Tensor) -> Projected:
-        """[..., d] → three of [..., d]."""
+        """Project [..., d] to three tensors [..., d]."""
         query, key, value = (x @ self.weight).chunk(3, dim=-1)
         return Projected(query + self.query_bias, key, value)
 
 
 class TokenEmbedding(nn.Module):
-    """From word ids to the first layer's input and its projections; and back, from the last layer to the logits."""
+    """Token ids → input of the first layer and its projections.
+
+    In a post-norm model the projections come from two tables (`fold.fold_first_layer`). A tied output layer uses
+    `embedding` too; see `decoder_graphs.Output`.
+    """
 
     def __init__(self, decoder: TextDecoder) -> None:
         super().__init__()
@@ -105,49 +116,49 @@ class TokenEmbedding(nn.Module):
             tables = fold.fold_first_layer(self.embedding, self.positions, projection)
             self.projected_words, self.projected_positions = (nn.Buffer(table) for table in tables)
 
-    def forward(self, ids: Tensor, places: Tensor, first: FoldedDecoderLayer) -> tuple[Tensor, Projected]:
-        """Ids at some places → the first layer's input [..., d] and its projections."""
+    def forward(self, ids: Tensor, positions: Tensor, first: FoldedDecoderLayer) -> tuple[Tensor, Projected]:
+        """Return the input of the first layer [..., d] and its projections, for ids at the given positions."""
         look_up = functional.embedding
-        x = look_up(ids, self.embedding) + look_up(places, self.positions)
+        x = look_up(ids, self.embedding) + look_up(positions, self.positions)
         if not self.has_tables:
             return x, first.project(x)
-        projected = look_up(ids, self.projected_words) + look_up(places, self.projected_positions)
+        projected = look_up(ids, self.projected_words) + look_up(positions, self.projected_positions)
         return x, Projected(*projected.chunk(3, dim=-1))
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
-    """[..., n, d] → [..., H, n, dh]."""
+    """Split [..., n, d] into heads [..., H, n, dh]."""
     return x.reshape(*x.shape[:-1], heads, -1).transpose(-3, -2)
 
 
 def join_heads(x: Tensor) -> Tensor:
-    """[..., H, n, dh] → [..., n, d]."""
+    """Join heads [..., H, n, dh] to [..., n, d]."""
     return x.transpose(-3, -2).flatten(-2)
 
 
-def mix(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Attend: queries [..., q, dh] to keys [..., k, dh], with `mask` added to the scores.
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Compute attention of queries [..., q, dh] over keys and values [..., k, dh]; `mask` is added to the scores.
 
     Returns:
-        The mixed values [..., q, dh] and the weights [..., q, k], these in float32 or wider.
+        The weighted sums of values [..., q, dh], and the weights [..., q, k] in float32 or wider.
     """
-    scores = widen(query @ key.transpose(-1, -2))  # the mask's numbers are beyond float16
+    scores = widen(query @ key.transpose(-1, -2))  # the numbers of the mask exceed the range of float16
     weights = softmax(scores if mask is None else scores + mask)
     return narrow(weights, value) @ value, weights
 
 
-def mix_causally(projected: Projected, heads: int) -> Tensor:
-    """Self-attention of words [..., n, d] in which each sees itself and those before it → [..., n, d]."""
-    places = torch.arange(projected.query.shape[-2], device=projected.query.device)
-    unseen = torch.where(places > places.unsqueeze(1), IMPOSSIBLE, 0.0)
+def attend_causally(projected: Projected, heads: int) -> Tensor:
+    """Compute self-attention over tokens [..., n, d], each over itself and the preceding tokens → [..., n, d]."""
+    positions = torch.arange(projected.query.shape[-2], device=projected.query.device)
+    mask = torch.where(positions > positions.unsqueeze(1), IMPOSSIBLE, 0.0)
     query, key, value = (split_heads(part, heads) for part in projected)
-    mixed, _ = mix(query, key, value, unseen)
-    return join_heads(mixed)
+    attended, _ = attend(query, key, value, mask)
+    return join_heads(attended)
 
 
-def word_layers(layers: Iterable[nn.Module], words: TokenEmbedding) -> nn.ModuleList:
-    """The layers above `words`, which has the first one's projections if they fold into tables."""
+def fold_decoder_layers(layers: Iterable[nn.Module], tokens: TokenEmbedding) -> nn.ModuleList:
+    """Fold decoder layers; the first gets no projection if `tokens` provides its queries, keys and values."""
     return nn.ModuleList(
-        FoldedDecoderLayer(cast(DecoderLayer, layer), projects=number > 0 or not words.has_tables)
+        FoldedDecoderLayer(cast(DecoderLayer, layer), projects=number > 0 or not tokens.has_tables)
         for number, layer in enumerate(layers)
     )

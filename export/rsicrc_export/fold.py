@@ -1,9 +1,9 @@
-"""The folds: exact rewrites of the model's algebra that make the exported graphs small (design.md §4).
+"""The folds: exact rewrites of the model's algebra that reduce the exported graphs (docs/graphs.md).
 
-Every function takes a module of `rsicrc_train.model`, or its tensors, and returns the tensors of an equal but smaller
-computation. Weights of products are returned as [in, out], so that a graph multiplies `x @ weight` with no transpose.
-Sums run in float64 and are rounded once to the weights' own type. d is the model's width, H the number of heads,
-dh = d / H, S = h·w the number of visual tokens.
+Each function takes a module of `rsicrc_train.model`, or its tensors, and returns the tensors of an equal but smaller
+computation. Weights of products are returned as [in, out], so that a graph computes `x @ weight` without a transpose.
+Sums are computed in float64 and rounded once to the type of the weights. d is the width of the model, H the number of
+heads, dh = d / H, S = h·w the number of visual tokens.
 """
 
 from __future__ import annotations
@@ -50,27 +50,27 @@ class Pool(NamedTuple):
 
 
 class FirstLayer(NamedTuple):
-    """The first layer's projections of every word [V, 3d] and of every position [max_len, 3d]; their sum is Q, K, V."""
+    """Projections of the first layer for each token [V, 3d] and each position [max_len, 3d]; their sum is Q, K, V."""
 
-    words: Tensor
+    tokens: Tensor
     positions: Tensor
 
 
-def stack_dates(images: Tensor) -> Tensor:
-    """Put both dates of every pair on the batch axis: [B, 2, size, size, 3] → [2B, 3, size, size].
+def stack_images(images: Tensor) -> Tensor:
+    """Put both images of every pair on the batch axis: [B, 2, size, size, 3] → [2B, 3, size, size].
 
-    The trunk treats every image alone, so running it once on 2B images equals running it on each date. A pair's two
-    dates stay neighbors (2b and 2b + 1). The pixels are numbers already: TensorRT does nothing with bytes but cast
-    them, so the cast comes first. (Of 32 pairs of 256² pixels, ONNX Runtime would move the bytes in 3.8 ms, not 5.9.)
+    The trunk processes every image independently, so one run on 2B images equals two runs on B images. The images of
+    pair b have the indices 2b and 2b + 1. The pixels must be converted from uint8 before: TensorRT supports only Cast
+    on uint8. (ONNX Runtime alone would be faster with bytes: 3.8 ms instead of 5.9 ms for 32 pairs of 256² pixels.)
     """
     return images.flatten(0, 1).permute(0, 3, 1, 2)
 
 
 def fold_batch_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
-    """Fold an evaluated BatchNorm into the convolution before it.
+    """Fold a BatchNorm in evaluation mode into the preceding convolution.
 
     norm(W·x + b) = γ (W·x + b − μ) / √(σ² + ε) + β = (s W)·x + s (b − μ) + β with s = γ / √(σ² + ε), one number per
-    output channel. Exact under any padding, for the norm acts behind the convolution.
+    output channel. Exact for any padding, because the norm is applied after the convolution.
     """
     mean, variance = _buffer(norm, "running_mean"), _buffer(norm, "running_var")
     scale = norm.weight.double() / (variance + norm.eps).sqrt()
@@ -80,10 +80,13 @@ def fold_batch_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
 
 
 def fold_batch_norms(network: nn.Module) -> nn.Module:
-    """Fold every BatchNorm of a ResNet into its convolution; the network itself is left as it is.
+    """Return a copy of a network with every BatchNorm folded into its convolution.
 
-    In open_clip's and torchvision's ResNets, as in the model's residual block, each BatchNorm is registered right
-    behind its convolution, so it is the neighbor that it folds into. A transformer has none and comes back as a copy.
+    In the ResNets of open_clip and torchvision, and in the residual block of the model, each BatchNorm is registered
+    directly after its convolution. A transformer has no BatchNorm, and is only copied.
+
+    Raises:
+        TypeError: A BatchNorm does not follow a convolution.
     """
     network = copy.deepcopy(network)
     for module in list(network.modules()):
@@ -99,15 +102,20 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
 
 
 def fold_pixel_scale(conv: nn.Conv2d, mean: Tensor, std: Tensor) -> tuple[nn.Conv2d, Tensor | None]:
-    """Fold the normalization of the pixels into the first convolution, as far as this is exact.
+    """Fold the normalization of pixels into the first convolution, as far as this is exact.
 
-    (x/255 − m) / s = (x − 255 m) / (255 s). The factor 1 / (255 s) of each input channel always folds into the
-    weights: the zeros that a padded convolution sees are zeros before and after a factor. The shift 255 m folds into
-    the bias, b − Σ W·255 m / (255 s), only where the convolution does not pad (the patches of a ViT). Where it does
-    (the ResNets), the padding would have to hold 255 m instead of zeros, so a subtraction stays in the graph.
+    (x/255 − m) / s = (x − 255 m) / (255 s). The factor 1 / (255 s) of each input channel can always be folded into the
+    weights, because it leaves the zeros of the padding unchanged. The shift 255 m can be folded into the bias,
+    b − Σ W·255 m / (255 s), only if the convolution does not pad (the patches of a ViT). If it pads (the ResNets), the
+    padding would have to be 255 m instead of zero, so a subtraction stays in the graph.
+
+    Args:
+        conv: The first convolution.
+        mean: Mean of each channel, for pixels from 0 to 1.
+        std: Standard deviation of each channel, for pixels from 0 to 1.
 
     Returns:
-        The convolution, and what to subtract from the pixels [3, 1, 1] before it; None where nothing is left.
+        The convolution, and the shift [3, 1, 1] to subtract from the pixels before it; None if no shift is left.
     """
     weight = conv.weight.double() / (255.0 * std.double())[None, :, None, None]
     shift = 255.0 * mean.double()
@@ -119,9 +127,9 @@ def fold_pixel_scale(conv: nn.Conv2d, mean: Tensor, std: Tensor) -> tuple[nn.Con
 
 
 def fold_shared_keys(attention: SharedKeyAttention) -> Tensor:
-    """Query and key of a fusion attention as one product [width, 2·a_dim]; the keys are the values too.
+    """Combine query and key of a fusion attention into one product [width, 2·a_dim]; the keys are also the values.
 
-    softmax(q·kᵀ / √dh)·k needs x·Wq / √dh and x·Wk once each: the scale folds into Wq.
+    softmax(q·kᵀ / √dh)·k needs x·Wq / √dh and x·Wk once each. The scale is folded into Wq.
     """
     scale = (attention.query.out_features // attention.heads) ** -0.5
     query, key = attention.query.weight, attention.key.weight
@@ -132,33 +140,33 @@ def fold_shared_keys(attention: SharedKeyAttention) -> Tensor:
 
 
 def fold_merge(conv: nn.Conv2d) -> Merge:
-    """The 1×1 convolution of [x1, x2] + cos.
+    """Fold the 1×1 convolution of [x1, x2] + cos.
 
-    W·([x1, x2] + cos·1) + b = W₁x₁ + W₂x₂ + cos · rowsum(W) + b: the cosine map is never added to 2d channels, and
-    with the two dates side by side in memory W₁x₁ + W₂x₂ is one product with no concatenation.
+    W·([x1, x2] + cos·1) + b = W₁x₁ + W₂x₂ + cos · rowsum(W) + b. The cosine map is never added to 2d channels, and
+    with the tokens of both images adjacent in memory, W₁x₁ + W₂x₂ is one product without a concatenation.
     """
     weight = conv.weight[:, :, 0, 0]
     return Merge(transposed(weight), weight.double().sum(dim=1).to(weight.dtype), _bias(conv))
 
 
 def transpose_kernel(conv: nn.Conv2d) -> nn.Conv2d:
-    """A convolution for maps in image order that equals `conv` on maps with rows and columns swapped.
+    """Return a convolution for maps in image order that equals `conv` on maps with rows and columns swapped.
 
-    conv(xᵀ)ᵀ = convᵀ(x), where convᵀ has its kernel's two axes swapped (and stride and padding, equal here). The
-    published model swaps the map instead. Behind it only pooling and cross-attention follow, which do not see the
-    order of the tokens, so the graph keeps image order throughout and its maps need no turning.
+    conv(xᵀ)ᵀ = convᵀ(x), where convᵀ has the two axes of its kernel swapped (and of stride and padding, which are equal
+    here). The published model transposes the map instead. Only pooling and cross-attention follow, and their results do
+    not depend on the order of the tokens, so the graph keeps image order and its maps need no transpose.
     """
     return _convolution(conv, conv.weight.transpose(2, 3), conv.bias)
 
 
 def fold_pool(pool: AttentionPool) -> Pool:
-    """The attention pool, whose only query is learned.
+    """Fold the attention pool, whose only query is learned.
 
     The score of head h for token t is q_h·(Wk_h t + bk_h) / √dh = (Wk_hᵀ q_h / √dh)·t + const: one vector of length d
-    per head instead of a key projection of all S tokens; the constant cancels in the softmax. The values are
-    projected *behind* the weighted sum, Σ a_s (Wv_h t_s + bv_h) = Wv_h (Σ a_s t_s) + bv_h, as the weights a_s sum to
-    1: d² products per pair instead of S·d², for H·S·d more in the sum, cheaper whenever d > H. (Folding Wo·Wv too
-    would need a d × d matrix per head.) The value bias goes into the output bias: Wo·bv + bo.
+    per head replaces a key projection of all S tokens, and the constant cancels in the softmax. The values are
+    projected *after* the weighted sum, Σ a_s (Wv_h t_s + bv_h) = Wv_h (Σ a_s t_s) + bv_h, because the weights a_s sum
+    to 1: d² multiplications per pair instead of S·d², and H·S·d more in the sum, which is cheaper if d > H. (Folding
+    Wo·Wv too would need a d × d matrix per head.) The value bias is folded into the output bias: Wo·bv + bo.
     """
     attention = pool.attention
     (query_w, key_w, value_w), (query_b, _, _) = _thirds(attention)
@@ -170,27 +178,27 @@ def fold_pool(pool: AttentionPool) -> Pool:
 
 
 def fold_cross_memory(attentions: Sequence[nn.MultiheadAttention]) -> Tensor:
-    """Keys and values of all M cross-attentions as one product [d, 2·M·d]: the keys of all layers, then the values.
+    """Combine keys and values of all M cross-attentions into one product [d, 2·M·d]: all keys, then all values.
 
-    They depend on the image pair alone, so the image encoder computes them once. The key bias adds q·bk to the
-    scores of all tokens alike and cancels in the softmax; the value bias moves into the output (`fold_value_bias`).
+    They depend only on the image pair, so the image encoder computes them once. The key bias adds q·bk to the scores of
+    all tokens and cancels in the softmax; the value bias is folded into the output (`fold_value_bias`).
     """
     parts = [_thirds(attention)[0][which] for which in (1, 2) for attention in attentions]
     return torch.cat([part.T for part in parts], dim=1)
 
 
 def fold_cross_query(attention: nn.MultiheadAttention) -> Product:
-    """The query of a cross-attention with the scale 1 / √dh folded in."""
+    """Fold the scale 1 / √dh into the query of a cross-attention."""
     scale = attention.head_dim**-0.5
     weights, biases = _thirds(attention)
     return Product((weights[0].T * scale).contiguous(), biases[0] * scale)
 
 
 def fold_self_projection(attention: nn.MultiheadAttention) -> SelfProjection:
-    """Q, K and V of a self-attention as one product.
+    """Combine Q, K and V of a self-attention into one product.
 
-    The scale 1 / √dh folds into Wq and bq. The key bias adds q·bk to all scores of a row alike and cancels in the
-    softmax; the value bias moves into the output (`fold_value_bias`).
+    The scale 1 / √dh is folded into Wq and bq. The key bias adds q·bk to all scores of a row and cancels in the
+    softmax; the value bias is folded into the output (`fold_value_bias`).
     """
     scale = attention.head_dim**-0.5
     weight = transposed(attention.in_proj_weight)
@@ -199,10 +207,10 @@ def fold_self_projection(attention: nn.MultiheadAttention) -> SelfProjection:
 
 
 def fold_value_bias(attention: nn.MultiheadAttention) -> Product:
-    """The output projection with the value bias folded in.
+    """Fold the value bias of an attention into its output projection.
 
-    Attention weights sum to 1, so Wo·(Σ a_s (v_s + bv)) + bo = Wo·(Σ a_s v_s) + (Wo·bv + bo). True for any mask that
-    leaves a row at least one token.
+    Attention weights sum to 1, so Wo·(Σ a_s (v_s + bv)) + bo = Wo·(Σ a_s v_s) + (Wo·bv + bo). This holds for any mask
+    that leaves at least one token in each row.
     """
     out = attention.out_proj
     value_bias = _thirds(attention)[1][2].double()
@@ -210,10 +218,10 @@ def fold_value_bias(attention: nn.MultiheadAttention) -> Product:
 
 
 def fold_first_layer(embedding: Tensor, positions: Tensor, projection: SelfProjection) -> FirstLayer:
-    """The Q, K and V of a post-norm first layer as two tables.
+    """Fold Q, K and V of a post-norm first layer into two tables.
 
-    Its input is e(word) + p(position) with no norm in between, so W·(e + p) + b = W·e + (W·p + b): a look-up per word
-    and one per position replace 3d² products. Before a norm (prenorm) this does not hold.
+    The input is e(token) + p(position) without a norm, so W·(e + p) + b = W·e + (W·p + b): one look-up per token and
+    one per position replace 3d² multiplications. With a norm before the projection (prenorm) this does not hold.
     """
     weight = projection.weight
     table = positions.to(weight.dtype) @ weight
@@ -222,38 +230,38 @@ def fold_first_layer(embedding: Tensor, positions: Tensor, projection: SelfProje
 
 
 def linear_product(linear: nn.Linear) -> Product:
-    """A linear layer with bias as it is, its weight stored as [in, out]."""
+    """Return a linear layer with bias, its weight stored as [in, out]."""
     return Product(transposed(linear.weight), linear.bias.detach())
 
 
 def pointwise_product(conv: nn.Conv2d) -> Product:
-    """A 1×1 convolution as a product over tokens [.., in] instead of maps."""
+    """Convert a 1×1 convolution of maps to a product over tokens [..., in]."""
     return Product(transposed(conv.weight[:, :, 0, 0]), _bias(conv))
 
 
 def transposed(weight: Tensor) -> Tensor:
-    """A linear layer's weight [out, in] as a new [in, out] in memory, ready for `x @ weight`."""
+    """Copy the weight of a linear layer [out, in] to a contiguous [in, out], for `x @ weight`."""
     return weight.detach().T.clone(memory_format=torch.contiguous_format)
 
 
 def _thirds(attention: nn.MultiheadAttention) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """The weights [d, d] and biases [d] of query, key and value."""
+    """Return the weights [d, d] and biases [d] of query, key and value."""
     return attention.in_proj_weight.detach().chunk(3), attention.in_proj_bias.detach().chunk(3)
 
 
 def _convolution(like: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
-    """A copy of `like` with another weight and bias, in its dtype."""
+    """Return a copy of `like` with another weight and bias, in the dtype of `like`."""
     conv = copy.copy(like)
     conv._parameters = {}
     conv.weight = nn.Parameter(weight.detach().to(like.weight.dtype).contiguous(), requires_grad=False)
-    kept = None if bias is None else nn.Parameter(bias.detach().to(like.weight.dtype), requires_grad=False)
-    conv.register_parameter("bias", kept)
+    parameter = None if bias is None else nn.Parameter(bias.detach().to(like.weight.dtype), requires_grad=False)
+    conv.register_parameter("bias", parameter)
     return conv
 
 
 def _bias(conv: nn.Conv2d) -> Tensor:
     if conv.bias is None:
-        raise TypeError("this convolution has a bias in every RSICRC model")
+        raise TypeError("the convolution has no bias, but has one in every RSICRC model")
     return conv.bias.detach()
 
 

@@ -1,6 +1,6 @@
-"""`golden.npz`: a few inputs of a model folder and what its graphs, proven equal to the model, answer to them.
+"""`golden.npz`: a few inputs, and the outputs of the checked graphs of a model folder for them.
 
-Every other backend, precision and language binding is checked against it.
+Every other backend, precision and language binding is tested against this file.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ BEAMS = (1, 3, 5)
 
 
 def write_golden(path: Path, manifest: Manifest, backend: Backend) -> None:
-    """Write the golden file; docs/graphs.md says what each array is.
+    """Write the golden file; docs/graphs.md describes the arrays.
 
     Args:
-        path: where to.
-        manifest: the folder's.
-        backend: runs the folder's graphs.
+        path: The file to write.
+        manifest: The manifest of the folder.
+        backend: The backend that runs the graphs of the folder.
     """
     images = example_images(PAIRS, manifest.preprocessing.size)
     outputs, cross = encode(backend, images)

@@ -1,8 +1,9 @@
-"""Graphs whose weights and activations have 16 bits, float16 or bfloat16, with islands of float32.
+"""Half precision: graphs with float16 or bfloat16 weights and activations, and parts that stay in float32.
 
-The islands are what a half type has too few digits for, or too small a range: softmax and log-softmax, norms, lengths
-and cosines, the search's running scores, and the pixels' normalization. A graph's module says by `widen`, `narrow` and
-`softmax` where they begin and end. In float32 and float64 these do nothing, not even in the exported graph.
+The float32 parts need more digits or a larger range than a 16-bit type has: softmax and log-softmax, norms, vector
+lengths and cosines, the scores of the beam search, and the normalization of pixels. The graph modules mark where such
+parts begin and end with `widen`, `narrow` and `softmax`. In float32 and float64 these functions have no effect, and
+leave no node in the exported graph.
 """
 
 from __future__ import annotations
@@ -17,50 +18,50 @@ _Module = TypeVar("_Module", bound=nn.Module)
 
 
 def is_half(dtype: torch.dtype) -> bool:
-    """Whether a type has 16 bits."""
+    """Return True for float16 and bfloat16."""
     return dtype in (torch.float16, torch.bfloat16)
 
 
 def widen(x: Tensor) -> Tensor:
-    """A half tensor as float32; any other as it is."""
+    """Convert a 16-bit tensor to float32; return any other tensor unchanged."""
     return x.float() if is_half(x.dtype) else x
 
 
 def narrow(x: Tensor, like: Tensor) -> Tensor:
-    """A tensor in the type of another, at the end of an island."""
+    """Convert a tensor to the type of another, at the end of a float32 part."""
     return x if x.dtype == like.dtype else x.to(like.dtype)
 
 
 def softmax(scores: Tensor) -> Tensor:
-    """Attention weights; of half scores in float32."""
+    """Compute attention weights over the last axis; 16-bit scores are converted to float32."""
     return torch.softmax(widen(scores), dim=-1)
 
 
-def halve(module: _Module, dtype: torch.dtype) -> _Module:
-    """Give a graph's module weights of a half type, once, in place.
+def cast_to_half(module: _Module, dtype: torch.dtype) -> _Module:
+    """Convert the weights of a graph module to a 16-bit type, in place, once.
 
-    Norms keep theirs, and so does what a module names in its attribute `wide`. Tensors that modules share stay shared;
-    those of the model that the graph was made from stay as they are.
+    Norms stay in float32, and so do the tensors named in a module's attribute `float32_buffers`. Tensors that modules
+    share stay shared; the tensors of the original model are not changed.
     """
     converted: dict[int, Tensor] = {}
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.LayerNorm):
-                setattr(parent, name, _WideNorm(child))
+                setattr(parent, name, _Float32Norm(child))
             elif isinstance(child, nn.MultiheadAttention):
-                setattr(parent, name, _WideAttention(child))
+                setattr(parent, name, _Float32Attention(child))
     for part in module.modules():
-        if isinstance(part, _WideNorm):
+        if isinstance(part, _Float32Norm):
             continue
         for name, value in [*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)]:
-            if value.is_floating_point() and name not in getattr(part, "wide", ()):
+            if value.is_floating_point() and name not in getattr(part, "float32_buffers", ()):
                 half = converted.setdefault(id(value), value.detach().to(dtype))
                 setattr(part, name, nn.Parameter(half, requires_grad=False) if name in part._parameters else half)
     return module
 
 
-class _WideNorm(nn.Module):
-    """A LayerNorm in float32 between half tensors."""
+class _Float32Norm(nn.Module):
+    """A LayerNorm computed in float32, with 16-bit input and output."""
 
     def __init__(self, norm: nn.LayerNorm) -> None:
         super().__init__()
@@ -68,12 +69,12 @@ class _WideNorm(nn.Module):
         self.weight, self.bias = nn.Buffer(norm.weight.detach()), nn.Buffer(norm.bias.detach())
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., d] → the same."""
+        """Normalize [..., d]."""
         return narrow(functional.layer_norm(widen(x), self.shape, self.weight, self.bias, self.epsilon), x)
 
 
-class _WideAttention(nn.Module):
-    """The self-attention of a ViT, [B, n, d], called as `nn.MultiheadAttention` is there, its softmax in float32."""
+class _Float32Attention(nn.Module):
+    """The self-attention of a ViT with its softmax in float32, called in the same way as `nn.MultiheadAttention`."""
 
     def __init__(self, attention: nn.MultiheadAttention) -> None:
         super().__init__()
@@ -88,8 +89,8 @@ class _WideAttention(nn.Module):
         )
 
     def forward(self, x: Tensor, *others: Tensor, **options: object) -> tuple[Tensor, None]:
-        """[B, n, d] → the same; there are no weights beside it."""
+        """Return the self-attention of x [B, n, d], and None instead of attention weights."""
         parts = (x @ self.weight + self.bias).reshape(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         query, key, value = parts.unbind()
-        mixed = narrow(softmax(query @ key.transpose(-1, -2)), value) @ value
-        return mixed.transpose(1, 2).flatten(2) @ self.out + self.out_bias, None
+        attended = narrow(softmax(query @ key.transpose(-1, -2)), value) @ value
+        return attended.transpose(1, 2).flatten(2) @ self.out + self.out_bias, None

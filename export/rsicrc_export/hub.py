@@ -1,4 +1,4 @@
-"""Checkpoints on the Hugging Face hub: `hf:owner/repo[/file]` becomes files on this machine."""
+"""Checkpoints on the Hugging Face hub: download of the files of `hf:owner/repo[/file]`."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ CONFIG, VOCABULARY = "config.json", "levir_vocab.json"
 
 @dataclass(frozen=True)
 class HubCheckpoint:
-    """A checkpoint's files in the hub's cache.
+    """Local files of a checkpoint.
 
     Attributes:
-        weights: a checkpoint of ours, or published weights.
-        config: the `config.json` beside published weights; None for a checkpoint of ours.
-        vocab: the `levir_vocab.json` beside published weights; None for a checkpoint of ours.
+        weights: A checkpoint of rsicrc-train, or published weights.
+        config: The `config.json` next to published weights; None for a checkpoint of rsicrc-train.
+        vocab: The `levir_vocab.json` next to published weights; None for a checkpoint of rsicrc-train.
     """
 
     weights: Path
@@ -31,15 +31,15 @@ class HubCheckpoint:
 
 
 def resolve(reference: str) -> HubCheckpoint:
-    """Find a checkpoint on the hub, downloading what the cache does not have.
+    """Find a checkpoint on the hub, and download the files that are not cached.
 
     Args:
-        reference: `hf:owner/repo` looks for `ckpt.pt`, then for `model_best.pt` or `model_best.safetensors` in the
-            published layout; `hf:owner/repo/file` is that file, in the published layout where a `levir_vocab.json`
-            lies in the same folder.
+        reference: `hf:owner/repo` selects `ckpt.pt`, or else `model_best.pt` or `model_best.safetensors` in the
+            published layout. `hf:owner/repo/file` selects that file, in the published layout if a `levir_vocab.json`
+            is in the same folder.
 
     Raises:
-        CheckpointError: the reference is malformed, nothing fitting is there, or it cannot be downloaded.
+        CheckpointError: The reference is malformed, the repository has no checkpoint, or a download fails.
     """
     repository, file = parse(reference)
     if file is not None:
@@ -57,12 +57,12 @@ def resolve(reference: str) -> HubCheckpoint:
 
 
 def _with_siblings(repository: str, file: str, weights: Path) -> HubCheckpoint:
-    """The weights with the published layout's other two files, if they are beside it."""
+    """Return the weights with the other two files of the published layout, if they are in the same folder."""
     folder = PurePosixPath(file).parent
     vocab = find(repository, str(folder / VOCABULARY))
     if vocab is None:
         return HubCheckpoint(weights)
     config = find(repository, str(folder / CONFIG))
     if config is None:
-        raise CheckpointError(f"{repository} has {VOCABULARY} but no {CONFIG} beside {file}{where_looked()}")
+        raise CheckpointError(f"{repository} has {VOCABULARY} but no {CONFIG} next to {file}{where_looked()}")
     return HubCheckpoint(weights, config, vocab)

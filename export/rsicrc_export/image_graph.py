@@ -1,8 +1,10 @@
-"""The `image_encoder` graph: the pixels of B pairs → embedding, the decoder's cross keys and values, similarity.
+"""The `image_encoder` graph: pixels of B pairs → embedding, similarity, cross keys and values of the decoder.
 
-Tokens stay in one layout from the trunk to the merge, [B, S, 2, d] in image order: as [B, S, 2d] it is the two dates
-side by side along the channels, and the attention within each date only splits its heads differently. So the published
-model's concatenations, splits and transposes are views here.
+Tokens keep one layout from the trunk to the merge, [B, S, 2, d] in image order. Viewed as [B, S, 2d], the tokens of
+both images are concatenated along the channels; the attention within one image only splits its heads differently. So
+the concatenations, splits and transposes of the published model are views here.
+
+Attribute names of modules become names of weights in the ONNX files.
 """
 
 from __future__ import annotations
@@ -21,11 +23,11 @@ _COSINE_EPSILON = 1e-8
 
 
 class ImageEncoderGraph(nn.Module):
-    """Images → trunk on all dates → fusion layers → merged tokens → pool, cross keys and values.
+    """Images → trunk on every image → fusion layers → merged tokens → pool, cross keys and values.
 
     Args:
-        model: the model.
-        fold_pixels: fold the pixels' normalization into the first convolution; see `TokenTrunk`.
+        model: The model.
+        fold_pixels: Fold the normalization of pixels into the first convolution; see `TokenTrunk`.
     """
 
     def __init__(self, model: RSICRC, *, fold_pixels: bool = True) -> None:
@@ -44,14 +46,16 @@ class ImageEncoderGraph(nn.Module):
         self.memory = nn.Buffer(fold.fold_cross_memory(cast(list[nn.MultiheadAttention], attentions)))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Pixels uint8 [B, 2, size, size, 3] → embedding [B, d], similarity [B, h, w], cross keys and values.
+        """Encode pixels uint8 [B, 2, size, size, 3].
 
-        The last ones are the keys of all multimodal layers, then their values, each [B, H, S, dh].
+        Returns:
+            The embeddings [B, d], the similarity maps [B, h, w], the cross keys of all multimodal layers, and their
+            cross values, each [B, H, S, dh].
         """
         first = x = self.trunk(images)
-        for date, pair in zip(self.fusion[::2], self.fusion[1::2], strict=True):
-            x = date(x) + x
-            x = pair(x.flatten(2).unsqueeze(2)).view_as(x) + first
+        for within_image, across in zip(self.fusion[::2], self.fusion[1::2], strict=True):
+            x = within_image(x) + x
+            x = across(x.flatten(2).unsqueeze(2)).view_as(x) + first
         tokens, similarity = self.merge(x)
         tokens = self.residual(tokens)
         # [B, S, 2·M·d] → 2·M tensors [B, H, S, dh]
@@ -61,13 +65,16 @@ class ImageEncoderGraph(nn.Module):
 
 
 class TokenTrunk(nn.Module):
-    """Both dates' pixels → positioned tokens [B, S, 2, d]: the trunk, `proj` and the positions.
+    """Pixels of both images → tokens with positions [B, S, 2, d]: the trunk, the projection and the position embedding.
 
-    With `fold_pixels` the first convolution takes pixels from 0 to 255, and its weights are some 70 times smaller than
-    the model's. A half type has no digits to spare for that: without it the pixels are normalized in float32.
+    Args:
+        encoder: The image encoder of the model.
+        fold_pixels: Fold the normalization into the first convolution, which then takes pixels from 0 to 255 and has
+            weights about 70 times smaller than those of the model. A 16-bit type loses digits of such small numbers;
+            without folding, the pixels are normalized in float32.
     """
 
-    wide = ("shift", "scale")  # what stays float32 beside half weights
+    float32_buffers = ("shift", "scale")
     shift: Tensor | None
     scale: Tensor | None
     proj: Tensor | None
@@ -90,14 +97,14 @@ class TokenTrunk(nn.Module):
         positions = encoder._positions(edge).detach()
         proj = None
         if isinstance(encoder.proj, nn.Conv2d):
-            # (x @ W + b) + p = x @ W + (b + p): the projection's bias goes into the positions
+            # (x @ W + b) + p = x @ W + (b + p): fold the bias of the projection into the positions.
             proj, bias = fold.pointwise_product(encoder.proj)
             positions = positions + bias
         self.register_buffer("proj", proj)
         self.positions = nn.Buffer(positions[:, None].clone())
 
     def forward(self, images: Tensor) -> Tensor:
-        """Pixels uint8 [B, 2, size, size, 3] → [B, S, 2, d]."""
+        """Compute the tokens [B, S, 2, d] of pixels uint8 [B, 2, size, size, 3]."""
         pixels = self._pixels(images)
         x = self.visual(pixels)[1].transpose(1, 2) if self.is_transformer else self.visual(pixels).flatten(2)
         x = x.reshape(images.shape[0], 2, *x.shape[1:]).permute(0, 3, 1, 2)  # [2B, C, S] → [B, S, 2, C]
@@ -106,15 +113,15 @@ class TokenTrunk(nn.Module):
         return cast(Tensor, x + self.positions)
 
     def _pixels(self, images: Tensor) -> Tensor:
-        """Pixels uint8 [B, 2, size, size, 3] → what the first convolution takes [2B, 3, size, size]."""
+        """Convert pixels uint8 [B, 2, size, size, 3] to the input of the first convolution [2B, 3, size, size]."""
         if self.scale is not None and self.shift is not None:
-            return fold.stack_dates(narrow((images.to(self.scale.dtype) - self.shift) * self.scale, self.positions))
-        pixels = fold.stack_dates(images.to(self.positions.dtype))
+            return fold.stack_images(narrow((images.to(self.scale.dtype) - self.shift) * self.scale, self.positions))
+        pixels = fold.stack_images(images.to(self.positions.dtype))
         return pixels if self.shift is None else pixels - self.shift
 
 
 class BlockGraph(nn.Module):
-    """A fusion block on [B, S, G, width]: attention within each of G groups of tokens, then the feed-forward."""
+    """A fusion block on [B, S, G, width]: attention within each of G groups of tokens, then a feed-forward network."""
 
     def __init__(self, block: FusionBlock) -> None:
         super().__init__()
@@ -128,20 +135,20 @@ class BlockGraph(nn.Module):
         self.feed_forward_norm = block.feed_forward_norm
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, S, G, width] → the same."""
+        """Transform tokens [B, S, G, width]."""
         # [B, S, G, 2·a_dim] → query and key [B, G, H, S, dh]
         projected = (x @ self.query_key).reshape(*x.shape[:3], 2, self.heads, -1).permute(3, 0, 2, 4, 1, 5)
         query, key = projected.unbind()
-        mixed = narrow(softmax(query @ key.transpose(-1, -2)), key) @ key
-        # The groups are for the attention alone. On three axes TensorRT fuses a product with its bias and ReLU.
+        attended = narrow(softmax(query @ key.transpose(-1, -2)), key) @ key
+        # Only the attention needs the groups. On three axes TensorRT fuses a product with its bias and ReLU.
         rows = x.flatten(1, 2)
-        rows = self.attention_norm(self.out(mixed.permute(0, 3, 1, 2, 4).reshape(*rows.shape[:2], -1)) + rows)
+        rows = self.attention_norm(self.out(attended.permute(0, 3, 1, 2, 4).reshape(*rows.shape[:2], -1)) + rows)
         out: Tensor = self.feed_forward_norm(self.last(functional.relu(self.hidden(rows))) + rows)
         return out.view_as(x)
 
 
 class MergeGraph(nn.Module):
-    """The two dates' tokens → one token per place, and how similar the dates are there."""
+    """Tokens of both images → one token for each grid cell, and the cosine of the two tokens."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
@@ -149,7 +156,7 @@ class MergeGraph(nn.Module):
         self.weight, self.cosine, self.bias = (nn.Buffer(part) for part in folded)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, S, 2, d] → tokens [B, S, d] and cosines [B, S]."""
+        """Merge tokens [B, S, 2, d] to tokens [B, S, d], and return their cosines [B, S]."""
         wide = widen(x)
         before, after = wide.unbind(2)
         lengths = wide.square().sum(-1).sqrt().clamp_min(_COSINE_EPSILON)
@@ -158,7 +165,7 @@ class MergeGraph(nn.Module):
 
 
 class ResidualGraph(nn.Module):
-    """The residual block on tokens in image order: only the 3×3 convolution needs a map."""
+    """The residual block on tokens in image order; only the 3×3 convolution needs a map."""
 
     def __init__(self, block: ResidualBlock, edge: int) -> None:
         super().__init__()
@@ -170,14 +177,14 @@ class ResidualGraph(nn.Module):
         self.wide = ProductGraph(fold.pointwise_product(wide))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """[B, S, d] → [B, S, d]."""
+        """Transform tokens [B, S, d]."""
         maps = functional.relu(self.narrow(tokens)).transpose(1, 2).reshape(tokens.shape[0], -1, *self.map_shape)
         around = functional.relu(self.around(maps)).flatten(2).transpose(1, 2)
         return functional.relu(self.wide(around) + tokens)
 
 
 class PoolGraph(nn.Module):
-    """The attention pool with its one query folded into the keys → the pair's embedding of unit length."""
+    """The attention pool, with its only query folded into the keys → embedding of the pair, of length 1."""
 
     def __init__(self, pool: AttentionPool) -> None:
         super().__init__()
@@ -185,7 +192,7 @@ class PoolGraph(nn.Module):
         self.norm = pool.norm
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """[B, S, d] → [B, d]."""
+        """Pool tokens [B, S, d] to embeddings [B, d]."""
         weights = narrow(softmax((tokens @ self.scores).transpose(1, 2)), tokens)
         pooled = (weights @ tokens).transpose(0, 1) @ self.value  # [H, B, d] @ [H, d, dh]
         embedding = torch.addmm(self.bias, pooled.transpose(0, 1).flatten(1), self.out)
@@ -200,7 +207,7 @@ class ProductGraph(nn.Module):
         self.weight, self.bias = nn.Buffer(product.weight), nn.Buffer(product.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[…, in] → […, out]."""
+        """Multiply x [..., in] by the weight and add the bias → [..., out]."""
         if x.dim() == 2:
-            return torch.addmm(self.bias, x, self.weight)  # one Gemm
+            return torch.addmm(self.bias, x, self.weight)  # exported as one Gemm
         return x @ self.weight + self.bias

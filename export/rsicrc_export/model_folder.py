@@ -1,4 +1,4 @@
-"""The writing of a model folder: built next to the target, compared with the model, then moved into place."""
+"""Model folders: written next to the target, compared with the model, then moved into place."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""From a checkpoint's model to ONNX files: what each graph takes and gives, and the conversion itself."""
+"""ONNX graphs of a model: their inputs and outputs, and the conversion."""
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,39 +16,41 @@ from torch import Tensor, nn
 from rsicrc.errors import ExportError
 from rsicrc.manifest import BF16, DECODER, EXACT, FP16, IMAGE_ENCODER, SCORER, TEXT_ENCODER, GraphSpec, TensorSpec
 from rsicrc_export.decoder_graphs import DecoderStepGraph, ImageEncoderGraph, ScorerGraph, TextEncoderGraph
-from rsicrc_export.half_precision import halve
+from rsicrc_export.half_precision import cast_to_half
 from rsicrc_train.model import RSICRC
 
-# The lowest that torch's exporter writes without a down-conversion, so the one that most runtimes take, TensorRT and
-# OpenVINO among them. In ONNX Runtime 1.31, 20 (Gelu) and 23 (Attention) ran within 4 % of it (docs/graphs.md).
+# The lowest opset that the exporter of torch writes without a down-conversion, and so supported by most runtimes,
+# TensorRT and OpenVINO included. In ONNX Runtime 1.31, opsets 20 (Gelu) and 23 (Attention) differed by less than 4 % in
+# speed (docs/graphs.md).
 OPSET = 18
-_BF16_OPSET = 22  # the first in which convolutions may be bfloat16
-# A protobuf file ends at 2 GiB; what is larger keeps its weights in a file beside it.
+_BF16_OPSET = 22  # the first opset with bfloat16 convolutions
+# A protobuf file cannot exceed 2 GiB; the weights of larger graphs are stored in a separate file.
 _LARGEST_FILE = 2_000_000_000
 _FINISHED = ("scores", "sums", "lengths", "tokens", "parents")
-_EXAMPLE = {"B": 3, "K": 2, "P": 14, "n": 6, "N": 5}  # all different and none 0 or 1, which would be frozen
+_EXAMPLE = {"B": 3, "K": 2, "P": 14, "n": 6, "N": 5}  # all different; the exporter makes sizes 0 and 1 constant
 _DTYPES = {EXACT: "float32", FP16: "float16", BF16: "bfloat16"}
 
 
 @dataclass(frozen=True)
 class Signature:
-    """What a graph takes and gives, in order: name → dtype and shape, in which names stand for axes that vary."""
+    """Inputs and outputs of a graph in order: name → dtype and shape, where a name stands for a dynamic axis."""
 
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
 
 
 def signatures(model: RSICRC, precision: str = EXACT) -> dict[str, Signature]:
-    """The signature of every graph of a model, by graph name.
+    """Return the signature of every graph of a model, by graph name.
 
-    In a half precision the cross keys and values and the caches have its type; all else is as in float32.
+    In half precision the cross keys, cross values and caches have the 16-bit type. The types of all other inputs and
+    outputs do not depend on the precision.
     """
-    narrowest = _DTYPES[precision]
+    dtype = _DTYPES[precision]
     config = model.config
     d, heads, edge, size = config.d_model, config.num_heads, config.image_trunk.map_size, config.image_trunk.image_size
     tokens, narrow = edge * edge, d // heads
     memory = _indexed(
-        ("cross_keys", "cross_values"), config.multimodal_layers, TensorSpec(narrowest, ("B", heads, tokens, narrow))
+        ("cross_keys", "cross_values"), config.multimodal_layers, TensorSpec(dtype, ("B", heads, tokens, narrow))
     )
     layers = config.unimodal_layers + config.multimodal_layers
     beam_state = {
@@ -58,7 +59,7 @@ def signatures(model: RSICRC, precision: str = EXACT) -> dict[str, Signature]:
         "scores": _float("B", "K"),
         "lineage": TensorSpec("bool", ("B", "K", "P")),
     }
-    caches = _indexed(("self_keys", "self_values"), layers, TensorSpec(narrowest, ("B", heads, "P", narrow)))
+    caches = _indexed(("self_keys", "self_values"), layers, TensorSpec(dtype, ("B", heads, "P", narrow)))
     ends = {
         f"finished_{name}": _float("B", "K") if name in ("scores", "sums") else _int("B", "K") for name in _FINISHED
     }
@@ -83,19 +84,19 @@ def signatures(model: RSICRC, precision: str = EXACT) -> dict[str, Signature]:
 
 
 def export_graph(model: RSICRC, name: str, folder: Path, precision: str = EXACT) -> tuple[GraphSpec, list[str]]:
-    """Write one graph as `<name>.onnx`, or `<name>.<precision>.onnx` where it is not exact.
+    """Write one graph as `<name>.onnx` (fp32) or `<name>.<precision>.onnx`.
 
     Args:
-        model: the model, in evaluation mode.
-        name: a name of `signatures`.
-        folder: where to.
+        model: The model, in evaluation mode.
+        name: A key of `signatures`.
+        folder: The folder to write to.
         precision: fp32, fp16 or bf16.
 
     Returns:
-        The graph as the manifest declares it, and the names of all files written.
+        The entry of the graph in the manifest, and the names of all written files.
 
     Raises:
-        ExportError: the graph did not come out with the signature that it must have.
+        ExportError: The exported graph does not have its declared signature.
     """
     signature = signatures(model, precision)[name]
     with torch.no_grad():
@@ -115,16 +116,16 @@ def export_graph(model: RSICRC, name: str, folder: Path, precision: str = EXACT)
 
 
 def build_graph(model: RSICRC, name: str, precision: str) -> nn.Module:
-    """One graph as a PyTorch module, its weights in the type of the precision."""
+    """Build a graph as a PyTorch module, with weights in the type of the precision."""
     dtype: torch.dtype = getattr(torch, _DTYPES[precision])
     if precision == EXACT:
         return _MODULES[name](model).eval()
     module = ImageEncoderGraph(model, fold_pixels=False) if name == IMAGE_ENCODER else _MODULES[name](model)
-    return halve(module, dtype).eval()
+    return cast_to_half(module, dtype).eval()
 
 
 def strip(model: ir.Model) -> None:
-    """Take out everything that only describes the export: stack traces, paths and notes about this machine."""
+    """Remove metadata of the export: stack traces, paths and descriptions of the machine."""
     model.metadata_props.clear()
     model.doc_string = None
     graph = model.graph
@@ -141,10 +142,10 @@ def strip(model: ir.Model) -> None:
 
 
 def check_signature(model: ir.Model, name: str, signature: Signature) -> None:
-    """Make sure that exactly the axes that must vary do.
+    """Check names, dtypes and axes of a graph: exactly the declared axes must be dynamic.
 
     Raises:
-        ExportError: names, dtypes or axes differ.
+        ExportError: Names, dtypes or axes differ.
     """
     for kind, values, specs in (
         ("input", model.graph.inputs, signature.inputs),
@@ -157,7 +158,7 @@ def check_signature(model: ir.Model, name: str, signature: Signature) -> None:
                 for key in {**specs, **found}
                 if found.get(key) != specs.get(key)
             ]
-            raise ExportError(f"{name}: the {kind}s of the graph came out wrong: {'; '.join(differing)}")
+            raise ExportError(f"{name}: the {kind}s of the exported graph are wrong: {'; '.join(differing)}")
 
 
 def _convert(module: nn.Module, signature: Signature, opset: int) -> ir.Model:
@@ -167,9 +168,9 @@ def _convert(module: nn.Module, signature: Signature, opset: int) -> ir.Model:
         key: {index: dims[axis] for index, axis in enumerate(spec.shape) if isinstance(axis, str)}
         for key, spec in signature.inputs.items()
     }
-    with _quiet(), torch.no_grad():
+    with _ignore_axis_names(), torch.no_grad():
         program = torch.onnx.export(
-            _Named(module, list(signature.inputs)),
+            _Named(module, list(signature.inputs)).eval(),
             tuple(example.values()),
             dynamic_shapes={"inputs": tuple(axes.values())},
             input_names=list(signature.inputs),
@@ -184,7 +185,7 @@ def _convert(module: nn.Module, signature: Signature, opset: int) -> ir.Model:
 
 
 class _Named(nn.Module):
-    """Calls a graph's module with its inputs grouped: `self_keys_0`, `self_keys_1` become one list `self_keys`."""
+    """Wrapper with flat inputs around a graph module: `self_keys_0`, `self_keys_1` become one list `self_keys`."""
 
     def __init__(self, module: nn.Module, names: list[str]) -> None:
         super().__init__()
@@ -195,7 +196,7 @@ class _Named(nn.Module):
 
 
 def group(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Gather the tensors of the layers, and those of the finished pool, into one list each."""
+    """Group the tensors of all layers, and those of the finished hypotheses, into one list each."""
     grouped: dict[str, Any] = {}
     for name, value in inputs.items():
         stem = name.rpartition("_")[0] if name.rpartition("_")[2].isdigit() else name
@@ -215,7 +216,7 @@ def _example(name: str, spec: TensorSpec) -> Tensor:
 
 def _spec(value: ir.Value) -> TensorSpec:
     if value.shape is None or value.dtype is None:
-        raise ExportError(f"{value.name} came out without a shape")
+        raise ExportError(f"{value.name} has no shape in the exported graph")
     shape = tuple(axis if isinstance(axis, int) else str(axis.value) for axis in value.shape)
     return TensorSpec(str(value.dtype.numpy()), shape)
 
@@ -233,19 +234,11 @@ def _int(*shape: int | str) -> TensorSpec:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's notes about its own workings from the user."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
-    levels = [logger.level for logger in loggers]
+def _ignore_axis_names() -> Iterator[None]:
+    """Ignore the warning that the exporter gives for every dynamic axis that several inputs share."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+        warnings.filterwarnings("ignore", message="# The axis name: .* will not be used", category=UserWarning)
+        yield
 
 
 _MODULES: dict[str, Callable[[RSICRC], nn.Module]] = {

@@ -1,8 +1,9 @@
-"""From a float16 image encoder to int8 as TensorRT takes it: Q/DQ pairs in an otherwise unchanged graph.
+"""int8 quantization of a float16 image encoder for TensorRT: Q/DQ pairs in an otherwise unchanged graph.
 
-Signed bytes without a zero point: one scale for an activation tensor, measured on real pairs, and one for each output
-channel of a weight, which is stored as bytes. Q/DQ stands only where a layer reads, never behind one, so that TensorRT
-can put the rounding into whatever comes before: a convolution with its ReLU, or a residual sum.
+Values are signed bytes with zero point 0. Each activation tensor has one scale, measured on real pairs. Weights are
+stored as bytes, with one scale for each output channel. Q/DQ pairs are placed only at the inputs of layers, never at
+their outputs, so that TensorRT can fuse the rounding into the preceding operation: a convolution with its ReLU, or a
+residual sum.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from rsicrc_export.quantize import LEVELS, kept_layers, replace_nodes, rounded_layers
+from rsicrc_export.quantize import LEVELS, float_layers, replace_nodes, weight_layers
 
-_OPSET = 19  # the first whose QuantizeLinear takes float16; what else these graphs use means the same as in 18
+_OPSET = 19  # the first with float16 in QuantizeLinear; the other operators of these graphs are unchanged since 18
 _IR_VERSION = 9
 _BATCH = 8
-# Beside what `kept_layers` says: all that the words see of the images goes through these two. docs/precisions.md says
-# what they matter.
+# Not quantized, in addition to `float_layers`: these two products compute all that the decoder reads of the images
+# (docs/precisions.md).
 _SENSITIVE = (".merge.", ".memory")
-_SMALLEST = np.float16(2.0**-14)  # of a scale: float16 has few digits below
+_SMALLEST = np.float16(2.0**-14)  # smallest scale: smaller float16 numbers have fewer digits
 _ZERO = "zero_point"
 
 
@@ -32,17 +33,17 @@ def quantize_half(source: Path, target: Path, images: NDArray[np.uint8]) -> None
     """Quantize a float16 image encoder.
 
     Args:
-        source: the float16 graph.
-        target: where to write the other.
-        images: calibration pairs, uint8 [N, 2, size, size, 3].
+        source: The float16 graph.
+        target: The file to write.
+        images: Calibration pairs, uint8 [N, 2, size, size, 3].
     """
     model = onnx.load(source)
     graph = model.graph
-    kept = kept_layers(graph)
+    excluded = float_layers(graph)
     layers = [
         node
-        for node in rounded_layers(graph)
-        if node.name not in kept and not any(part in node.input[1] for part in _SENSITIVE)
+        for node in weight_layers(graph)
+        if node.name not in excluded and not any(part in node.input[1] for part in _SENSITIVE)
     ]
     ranges = _ranges(model, list(dict.fromkeys(layer.input[0] for layer in layers)), images)
     weights = {tensor.name: tensor for tensor in graph.initializer}
@@ -66,7 +67,7 @@ def quantize_half(source: Path, target: Path, images: NDArray[np.uint8]) -> None
 
 
 def _ranges(model: Any, names: Collection[str], images: NDArray[np.uint8]) -> dict[str, float]:
-    """The largest magnitude of each tensor over all pairs."""
+    """Measure the largest magnitude of each tensor over all pairs."""
     import onnxruntime
 
     probe = onnx.ModelProto()
@@ -98,7 +99,7 @@ def _round_activation(graph: Any, name: str, largest: float) -> list[Any]:
 
 
 def _store_weight(graph: Any, tensor: Any, axis: int) -> Any:
-    """Store a weight as bytes with a scale for each entry of an axis, and return the node that restores it."""
+    """Store a weight as bytes with one scale for each index of `axis`; return the node that dequantizes it."""
     weight = numpy_helper.to_array(tensor).astype(np.float32)
     others = tuple(dim for dim in range(weight.ndim) if dim != axis)
     scales = np.maximum((np.abs(weight).max(axis=others) / LEVELS).astype(np.float16), _SMALLEST)

@@ -1,18 +1,21 @@
-"""From an exact graph to an int8 one, so that the result of a pair depends on nothing but the pair.
+"""int8 quantization of float32 graphs for CPUs, in which the result of a pair depends on that pair only.
 
-The image encoder gets fixed scales for its activations, measured on real pairs: convolutions and products with weights
-run in int8, per-channel scales for the weights. Attention products, norms, the softmax and the pool stay float32.
+Image encoder: activations have fixed scales, measured on real pairs. Convolutions and products with weights are
+computed in int8, with one scale per output channel of the weights. Attention products, norms, softmax and the pool stay
+float32.
 
-The graphs of words keep float32 activations in their files: each weight matrix is stored in int8 blocks, and the
-runtime gives every row of activations its own scales. (One scale for a whole activation tensor, as in ONNX Runtime's
-dynamic quantization, would let a neighbor in the batch change a pair's result.)
+Text graphs: activations stay float32 in the file. Each weight matrix is stored in int8 blocks, and the runtime computes
+scales for every row of activations. (One scale for a whole activation tensor, as in the dynamic quantization of ONNX
+Runtime, would make the result of a pair depend on the other pairs of its batch.)
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +24,15 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-# Weights of one output that share a scale: the largest of these that needs no padding. With 128 instead of 32 a step of
-# the published decoder took 4.9 ms instead of 6.8 in ONNX Runtime, and one of 32 pairs × 5 beams 178 ms instead of 233.
+# Number of weights of one output that share a scale: the largest of these that needs no padding. In ONNX Runtime, with
+# 128 instead of 32, a step of the published decoder took 4.9 ms instead of 6.8 ms for one beam, and 178 ms instead of
+# 233 ms for 32 pairs × 5 beams.
 BLOCKS = (128, 64, 32)
-LEVELS = 127  # of either sign
-_ZERO = 128  # unsigned bytes with this zero point, the layout of MatMulNBits
+LEVELS = 127  # for each sign
+_ZERO = 128  # zero point of the unsigned bytes of MatMulNBits
 _CONTRIB = "com.microsoft"
-_ROUNDED_LAYERS = ("MatMul", "Gemm")
-_WEIGHTED = ("Conv", *_ROUNDED_LAYERS)
+_PRODUCTS = ("MatMul", "Gemm")
+_WEIGHTED = ("Conv", *_PRODUCTS)
 _STEM = 3
 _SENSITIVE = (".pool.", ".residual.narrow.", ".residual.wide.")
 
@@ -37,42 +41,41 @@ def quantize_activations(source: Path, target: Path, images: NDArray[np.uint8]) 
     """Quantize the image encoder with fixed scales.
 
     Args:
-        source: the exact graph.
-        target: where to write the other.
-        images: calibration pairs, uint8 [N, 2, size, size, 3].
+        source: The float32 graph.
+        target: The file to write.
+        images: Calibration pairs, uint8 [N, 2, size, size, 3].
     """
-    os.environ.setdefault("NNCF_CI", "1")  # it would report its use to its makers
+    os.environ.setdefault("NNCF_CI", "1")  # disables the telemetry of NNCF
     import nncf
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
-    # Not by its set_log_level: that also turns down handlers that others have put there.
-    logging.getLogger("nncf").setLevel(logging.ERROR)
     model = onnx.load(source)
-    # Not the weights alone: the largest activation that calibration saw still fits. Clipping rare ones (the default)
-    # costs ten times as much in the embeddings of the pairs that have them.
+    # The scales cover the largest activation of the calibration pairs. Clipping rare activations (the default) makes
+    # the error of the embeddings of such pairs ten times as large.
     advanced = nncf.AdvancedQuantizationParameters(
         activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
     )
-    quantized = nncf.quantize(
-        model,
-        nncf.Dataset([{"images": pair[np.newaxis]} for pair in images]),
-        subset_size=len(images),
-        preset=nncf.QuantizationPreset.PERFORMANCE,
-        model_type=nncf.ModelType.TRANSFORMER,
-        target_device=nncf.TargetDevice.CPU,
-        ignored_scope=nncf.IgnoredScope(names=kept_layers(model.graph)),
-        advanced_parameters=advanced,
-    )
-    _describe_nothing(quantized)
+    with _only_errors("nncf"):
+        quantized = nncf.quantize(
+            model,
+            nncf.Dataset([{"images": pair[np.newaxis]} for pair in images]),
+            subset_size=len(images),
+            preset=nncf.QuantizationPreset.PERFORMANCE,
+            model_type=nncf.ModelType.TRANSFORMER,
+            target_device=nncf.TargetDevice.CPU,
+            ignored_scope=nncf.IgnoredScope(names=float_layers(model.graph)),
+            advanced_parameters=advanced,
+        )
+    _strip_metadata(quantized)
     onnx.save(quantized, target)
 
 
 def quantize_weights(source: Path, target: Path) -> None:
-    """Store every weight matrix of a graph of words in int8 blocks.
+    """Store every weight matrix of a text graph in int8 blocks.
 
     Args:
-        source: the exact graph.
-        target: where to write the other.
+        source: The float32 graph.
+        target: The file to write.
     """
     model = onnx.load(source)
     graph = model.graph
@@ -80,7 +83,7 @@ def quantize_weights(source: Path, target: Path) -> None:
     nodes = []
     for node in graph.node:
         transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
-        if node.op_type in _ROUNDED_LAYERS and node.input[1] in matrices:
+        if node.op_type in _PRODUCTS and node.input[1] in matrices:
             weight = numpy_helper.to_array(matrices[node.input[1]])
             nodes += _blockwise(graph, node, weight if transposed else weight.T)
         else:
@@ -91,7 +94,7 @@ def quantize_weights(source: Path, target: Path) -> None:
 
 
 def replace_nodes(graph: Any, nodes: Sequence[Any]) -> None:
-    """Give a graph other nodes, and drop the weights that none of them reads."""
+    """Replace the nodes of a graph, and remove the weights that no node reads."""
     del graph.node[:]
     graph.node.extend(nodes)
     used = {name for node in nodes for name in node.input}
@@ -100,31 +103,32 @@ def replace_nodes(graph: Any, nodes: Sequence[Any]) -> None:
     graph.initializer.extend(kept)
 
 
-def rounded_layers(graph: Any) -> list[Any]:
-    """The convolutions and the products with a weight of an image encoder."""
+def weight_layers(graph: Any) -> list[Any]:
+    """Return the nodes of an image encoder that are convolutions or products with a weight."""
     weights = {tensor.name for tensor in graph.initializer if len(tensor.dims) > 1}
     return [node for node in graph.node if node.op_type in _WEIGHTED and node.input[1] in weights]
 
 
-def kept_layers(graph: Any) -> list[str]:
-    """The names of the layers of an image encoder that are not worth rounding.
+def float_layers(graph: Any) -> list[str]:
+    """Return the names of the layers of an image encoder that are not quantized.
 
-    Products of two activations; the pool, a row per pair, of which the embedding is; and what loses most by rounding
-    for the little that it costs: the trunk's first convolutions, which see the pixels, and the narrow products of the
-    residual block, whose activations are the widest (docs/precisions.md has the figures).
+    These are products of two activations; the attention pool, which computes the embedding from one row per pair; and
+    the layers that lose most accuracy for the least time saved: the first convolutions of the trunk, whose input are
+    the pixels, and the 1×1 convolutions of the residual block, which have the widest range of activations
+    (docs/measurements/precisions.md).
     """
     matrices = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 2}
-    kept = [node.name for node in graph.node if node.op_type == "Conv" and ".trunk." in node.input[1]][:_STEM]
+    names = [node.name for node in graph.node if node.op_type == "Conv" and ".trunk." in node.input[1]][:_STEM]
     for node in graph.node:
-        if node.op_type in _ROUNDED_LAYERS:
+        if node.op_type in _PRODUCTS:
             weight = node.input[1]
             if weight not in matrices or any(part in weight for part in _SENSITIVE):
-                kept.append(node.name)
-    return kept
+                names.append(node.name)
+    return names
 
 
 def _blockwise(graph: Any, node: Any, weight: NDArray[np.float32]) -> list[Any]:
-    """The nodes that stand for a product with `weight` [out, in], and perhaps the sum with a bias."""
+    """Return the nodes that replace a product with `weight` [out, in] and its bias, if it has one."""
     outputs, inputs = weight.shape
     packed, scales = pack(weight, block := block_size(inputs))
     names = [f"{node.name}.weight", f"{node.name}.scales"]
@@ -141,7 +145,7 @@ def _blockwise(graph: Any, node: Any, weight: NDArray[np.float32]) -> list[Any]:
 
 
 def block_size(inputs: int) -> int:
-    """How many weights of an output with so many inputs share a scale."""
+    """Return the number of weights that share a scale, for a number of inputs."""
     return next((size for size in BLOCKS if inputs % size == 0), BLOCKS[-1])
 
 
@@ -149,11 +153,11 @@ def pack(weight: NDArray[np.float32], block: int) -> tuple[NDArray[np.uint8], ND
     """Quantize a matrix in blocks along its inputs.
 
     Args:
-        weight: float32 [out, in].
-        block: how many weights share a scale.
+        weight: The matrix, float32 [out, in].
+        block: Number of weights that share a scale.
 
     Returns:
-        Bytes [out, blocks, block], of which 128 is zero, and a scale for each block [out, blocks].
+        Bytes [out, blocks, block] with the zero point 128, and the scales of the blocks [out, blocks].
     """
     outputs, inputs = weight.shape
     padded = np.pad(weight, ((0, 0), (0, -inputs % block)))
@@ -163,8 +167,24 @@ def pack(weight: NDArray[np.float32], block: int) -> tuple[NDArray[np.uint8], ND
     return (levels + _ZERO).astype(np.uint8), scales.astype(np.float32)
 
 
-def _describe_nothing(model: Any) -> None:
-    """Take out what only describes the conversion."""
+@contextmanager
+def _only_errors(name: str) -> Iterator[None]:
+    """Drop the records below ERROR that this thread sends to a logger, and leave its level and handlers unchanged."""
+    thread = threading.get_ident()
+
+    def passes(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR or record.thread != thread
+
+    logger = logging.getLogger(name)
+    logger.addFilter(passes)
+    try:
+        yield
+    finally:
+        logger.removeFilter(passes)
+
+
+def _strip_metadata(model: Any) -> None:
+    """Remove metadata of the conversion."""
     del model.metadata_props[:]
     model.doc_string = ""
     for node in model.graph.node:

@@ -1,6 +1,6 @@
-"""The graphs' modules against the model, in PyTorch, for every option of the config; and the step of the search.
+"""The graph modules compared with the model, in PyTorch, for every option of the config; the beam search step.
 
-In float64, but for the model's own normalization of the pixels in float32: the random models amplify the last bit.
+In float64, except the normalization of pixels, which the model computes in float32: random models amplify rounding.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def relative(found: Tensor, expected: Tensor) -> float:
 
 
 @pytest.mark.parametrize("config", TRUNKS.values(), ids=TRUNKS.keys())
-def test_image_encoder(config: ModelConfig) -> None:
+def test_image_encoder_graph_equals_the_model(config: ModelConfig) -> None:
     model = model_of(config)
     images = torch.from_numpy(example_images(2, config.image_trunk.image_size))
     embedding, similarity, keys, values = ImageEncoderGraph(model)(images)
@@ -83,7 +83,7 @@ def test_image_encoder(config: ModelConfig) -> None:
 
 
 @pytest.mark.parametrize("config", DECODERS.values(), ids=DECODERS.keys())
-def test_text_encoder(config: ModelConfig) -> None:
+def test_text_encoder_graph_equals_the_model(config: ModelConfig) -> None:
     model = model_of(config)
     for ids in (torch.tensor([[START, END]]), torch.from_numpy(example_sentences(5, config.max_len, V))):
         expected = torch.nn.functional.normalize(model.encode_text(ids).embedding)
@@ -91,7 +91,7 @@ def test_text_encoder(config: ModelConfig) -> None:
 
 
 @pytest.mark.parametrize("config", DECODERS.values(), ids=DECODERS.keys())
-def test_scorer(config: ModelConfig) -> None:
+def test_scorer_graph_equals_the_model(config: ModelConfig) -> None:
     model = model_of(config)
     images = torch.from_numpy(example_images(2, 96))
     ids = example_sentences(5, config.max_len, V)
@@ -103,25 +103,25 @@ def test_scorer(config: ModelConfig) -> None:
 
 
 @pytest.mark.parametrize("config", DECODERS.values(), ids=DECODERS.keys())
-def test_decoder_steps(config: ModelConfig) -> None:
-    """After every step, each beam's running sum is what the model gives to the words it followed."""
+def test_decoder_steps_equal_the_model(config: ModelConfig) -> None:
+    """After every step, the score of each beam is the log-probability of its tokens in the model."""
     model, (pairs, beams) = model_of(config), (2, 3)
     images = torch.from_numpy(example_images(pairs, 96))
     tokens, memory = model.encode_images(images).tokens, memory_of(model, images)
     graph = DecoderStepGraph(model)
     layers = config.unimodal_layers + config.multimodal_layers
-    places = config.max_len * beams
-    cache_shape = (pairs, config.num_heads, places, config.d_model // config.num_heads)
+    slots = config.max_len * beams
+    cache_shape = (pairs, config.num_heads, slots, config.d_model // config.num_heads)
     caches = [torch.zeros(cache_shape, dtype=torch.float64) for _ in range(2 * layers)]
-    words, parents, scores, finished, done = start(pairs, beams)
-    followed, lineage = words.unsqueeze(-1), torch.zeros(pairs, beams, places, dtype=torch.bool)
+    last, parents, scores, finished, done = start(pairs, beams)
+    followed, lineage = last.unsqueeze(-1), torch.zeros(pairs, beams, slots, dtype=torch.bool)
     settings = (torch.tensor(1.0), torch.tensor(False), torch.tensor(config.max_len))
     for position in range(config.max_len - 2):
-        state = (words, parents, scores, lineage, torch.tensor(position), caches[:layers], caches[layers:])
-        words, parents, scores, lineage, *rest = graph(*state, *memory, finished, done, *settings)
+        state = (last, parents, scores, lineage, torch.tensor(position), caches[:layers], caches[layers:])
+        last, parents, scores, lineage, *rest = graph(*state, *memory, finished, done, *settings)
         caches, finished, done = rest[: 2 * layers], Finished(*rest[2 * layers : -2]), rest[-2]
         assert int(rest[-1]) == int((~done).sum())
-        followed = torch.cat([followed[torch.arange(pairs).unsqueeze(1), parents], words.unsqueeze(-1)], dim=-1)
+        followed = torch.cat([followed[torch.arange(pairs).unsqueeze(1), parents], last.unsqueeze(-1)], dim=-1)
         for pair in range(pairs):
             hidden = model.encode_text(followed[pair, :, :-1].clone()).hidden
             log_probs = model.decode(hidden, tokens[pair].expand(beams, -1, -1)).log_softmax(-1)
@@ -146,7 +146,7 @@ def step_on(
     position: int = 0,
     **options: float,
 ) -> Step:
-    """One step of one pair whose beams give these log-probabilities to the words, which start at END."""
+    """Compute a step of one pair; row k has the log-probabilities of beam k for the tokens from END on."""
     log_probs = torch.full((1, len(scores), END + len(scores[0])), -50.0)
     log_probs[0, :, END:] = torch.tensor(scores)
     _, _, first, none, _ = start(1, len(scores))
@@ -159,7 +159,7 @@ def step_on(
     return advance(log_probs, running, torch.tensor(position), finished or none, torch.tensor([done]), settings)
 
 
-def test_end_counts_only_among_the_best_beams() -> None:
+def test_end_becomes_a_hypothesis_only_among_the_best_beams() -> None:
     second = step_on([[-2.0, -1.0, -3.0, -4.0], [-9.0] * 4])
     assert second.finished.lengths.tolist() == [[1, 0]]
     assert second.finished.tokens[0, 0] == END
@@ -178,18 +178,20 @@ def test_scores_are_divided_by_the_length() -> None:
     assert step.finished.parents[0].tolist() == [0, 1]
 
 
-def test_at_the_limit_live_beams_count() -> None:
+def test_beams_become_hypotheses_at_the_maximum_length() -> None:
     step = step_on([[-9.0, -1.0, -2.0], [-9.0, -3.0, -4.0]], position=8)
     assert step.finished.tokens[0].tolist() == [END + 1, END + 2]
     assert step.finished.lengths[0].tolist() == [9, 9]
     assert step.done.tolist() == [True]
 
 
-def test_early_stopping_ends_with_the_last_place_taken() -> None:
+def test_early_stopping_ends_with_the_last_hypothesis() -> None:
     log_probs = [[-1.0, -0.1, -7.0], [-1.5, -0.2, -7.0]]
-    one = Finished(*(torch.tensor([row]) for row in ([-0.9, IMPOSSIBLE], [-0.9, IMPOSSIBLE], [1, 0], [END, 0], [0, 0])))
+    finished = Finished(
+        *(torch.tensor([row]) for row in ([-0.9, IMPOSSIBLE], [-0.9, IMPOSSIBLE], [1, 0], [END, 0], [0, 0]))
+    )
     for early_stopping in (False, True):
-        step = step_on([[-0.1, -1.0, -7.0], [-0.2, -2.0, -7.0]], one, position=1, early_stopping=early_stopping)
+        step = step_on([[-0.1, -1.0, -7.0], [-0.2, -2.0, -7.0]], finished, position=1, early_stopping=early_stopping)
         assert step.finished.lengths.tolist() == [[2, 2]]
         # The best live beam (-1.0 / 2) is worse than the worst hypothesis (-0.2 / 2): done either way.
         assert step.done.tolist() == [True]
@@ -198,15 +200,15 @@ def test_early_stopping_ends_with_the_last_place_taken() -> None:
     assert step_on(log_probs, improvable, position=1, early_stopping=True).done.tolist() == [True]
 
 
-def test_a_pair_that_is_done_keeps_its_hypotheses() -> None:
+def test_done_pair_keeps_its_hypotheses() -> None:
     pool = Finished(*(torch.tensor([row]) for row in ([-5.0, -6.0], [-5.0, -6.0], [1, 1], [END] * 2, [0] * 2)))
     step = step_on([[-0.1, -1.0, -2.0], [-0.2, -1.0, -2.0]], pool, position=1, done=True)
     assert all(torch.equal(*both) for both in zip(step.finished, pool, strict=True))
     assert step.done.tolist() == [True]
 
 
-def test_one_beam_is_greedy() -> None:
-    goes_on = step_on([[-2.0, -1.0, -3.0]], early_stopping=True)
-    assert (goes_on.tokens.tolist(), goes_on.done.tolist()) == ([[END + 1]], [False])
-    ends = step_on([[-1.0, -2.0, -3.0]], early_stopping=True)
-    assert (ends.finished.scores.tolist(), ends.done.tolist()) == ([[-1.0]], [True])
+def test_single_beam_is_greedy() -> None:
+    continued = step_on([[-2.0, -1.0, -3.0]], early_stopping=True)
+    assert (continued.tokens.tolist(), continued.done.tolist()) == ([[END + 1]], [False])
+    ended = step_on([[-1.0, -2.0, -3.0]], early_stopping=True)
+    assert (ended.finished.scores.tolist(), ended.done.tolist()) == ([[-1.0]], [True])

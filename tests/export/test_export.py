@@ -1,4 +1,4 @@
-"""The exported folder: its graphs' files, the proof of parity, and how it is put in place."""
+"""The exported folder: files of the graphs, parity check, and replacement of an existing folder."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def model(checkpoint_file: Path) -> RSICRC:
 
 @pytest.fixture
 def folder(model_folder: Path, tmp_path: Path) -> Path:
-    """A copy of the exported folder, without what OpenVINO may have put there in another test."""
+    """A copy of the exported folder, without graphs that OpenVINO cached there in another test."""
     return shutil.copytree(model_folder, tmp_path / "model", ignore=shutil.ignore_patterns("engines"))
 
 
 class Stop(Exception):  # noqa: N818
-    """Ends an export on purpose."""
+    """Error raised on purpose during an export."""
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -54,7 +54,7 @@ def leftovers(folder: Path) -> list[str]:
 # ---- the files
 
 
-def test_axes(model_folder: Path, model: RSICRC) -> None:
+def test_graphs_have_their_declared_axes(model_folder: Path, model: RSICRC) -> None:
     """Names, dtypes and shapes in the files are those of the manifest, and only the named axes vary."""
     manifest, expected = Manifest.load(model_folder), signatures(model)
     assert list(manifest.graphs) == list(GRAPH_NAMES)
@@ -73,15 +73,15 @@ def test_axes(model_folder: Path, model: RSICRC) -> None:
     assert manifest.graphs[SCORER].outputs["attention"].shape == ("B", "N", "n", 9)
 
 
-def test_a_frozen_axis_is_refused(model_folder: Path, model: RSICRC) -> None:
+def test_constant_axis_is_refused(model_folder: Path, model: RSICRC) -> None:
     loaded = onnx_ir.load(model_folder / "text_encoder.onnx")
     loaded.graph.inputs[0].shape = onnx_ir.Shape((3, "n"))
     with pytest.raises(ExportError, match=r"input_ids is .*3, 'n'.*, not .*'B', 'n'"):
         check_signature(loaded, TEXT_ENCODER, signatures(model)[TEXT_ENCODER])
 
 
-def test_files_are_plain(model_folder: Path) -> None:
-    """Nothing of the machine that made them: no paths, no stack traces, no user."""
+def test_files_contain_no_traces_of_the_machine(model_folder: Path) -> None:
+    """Files contain no paths, stack traces or user names of the exporting machine."""
     private = [
         str(Path(__file__).resolve().parents[2]),
         str(Path.home()),
@@ -101,7 +101,7 @@ def test_files_are_plain(model_folder: Path) -> None:
         assert not any(node.doc_string or node.metadata_props for node in loaded.graph.node)
 
 
-def test_same_model_same_bytes(model_folder: Path, model: RSICRC, tmp_path: Path) -> None:
+def test_exports_of_one_model_are_byte_identical(model_folder: Path, model: RSICRC, tmp_path: Path) -> None:
     export_graph(model, TEXT_ENCODER, tmp_path)
     assert (tmp_path / "text_encoder.onnx").read_bytes() == (model_folder / "text_encoder.onnx").read_bytes()
 
@@ -109,7 +109,7 @@ def test_same_model_same_bytes(model_folder: Path, model: RSICRC, tmp_path: Path
 # ---- parity
 
 
-def test_parity_report(model_folder: Path) -> None:
+def test_parity_report_is_in_the_manifest(model_folder: Path) -> None:
     report = Manifest.load(model_folder).parity
     assert set(report["comparisons"]) == set(GRAPH_NAMES)
     for comparisons in report["comparisons"].values():
@@ -141,7 +141,7 @@ def test_parity_fails_when_weights_differ(
     assert {graph for graph in GRAPH_NAMES if f"{graph}: " in str(caught.value)} == graphs
 
 
-def test_golden(model_folder: Path) -> None:
+def test_golden_file_matches_the_engine(model_folder: Path) -> None:
     engine, golden = rsicrc.load(model_folder, threads=1), np.load(model_folder / "golden.npz")
     pairs = [(pair[0], pair[1]) for pair in golden["images"]]
     np.testing.assert_allclose(engine.embed_images(pairs), golden["image_embedding"], atol=1e-5)
@@ -180,8 +180,8 @@ OPTIONS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("config", OPTIONS.values(), ids=OPTIONS.keys())
-def test_options_export(config: ModelConfig, tmp_path: Path) -> None:
-    """Exports, and so is proven."""
+def test_model_options_export(config: ModelConfig, tmp_path: Path) -> None:
+    """The export succeeds, so its parity check passes."""
     checkpoint.save(random_checkpoint(1, config), tmp_path / "ckpt.pt")
     manifest = export_checkpoint(Source.read(tmp_path / "ckpt.pt"), tmp_path / "model")
     assert Manifest.load(tmp_path / "model").to_dict() == manifest.to_dict()
@@ -190,8 +190,8 @@ def test_options_export(config: ModelConfig, tmp_path: Path) -> None:
     assert manifest.graphs[IMAGE_ENCODER].outputs["similarity"].shape == ("B", edge, edge)
 
 
-def test_vision_transformer(tmp_path: Path) -> None:
-    """The quick one of these: the image encoder alone."""
+def test_vision_transformer_graph_equals_the_model(tmp_path: Path) -> None:
+    """A fast test of one option: only the image encoder."""
     model = random_checkpoint(1, replace(SMALL, trunk=VIT)).build_model().requires_grad_(False)
     export_graph(model, IMAGE_ENCODER, tmp_path)
     session = onnxruntime.InferenceSession(tmp_path / "image_encoder.onnx", providers=["CPUExecutionProvider"])
@@ -202,7 +202,7 @@ def test_vision_transformer(tmp_path: Path) -> None:
         np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)
 
 
-# ---- putting the folder in place
+# ---- replacing a folder
 
 
 def test_existing_folder_is_refused(checkpoint_file: Path, folder: Path) -> None:
@@ -255,8 +255,8 @@ def test_failure_leaves_the_target_as_it_was(
     assert leftovers(folder.parent) == ["model"]
 
 
-def test_a_full_disk(checkpoint_file: Path, tmp_path: Path) -> None:
-    """The real thing, in small: no file may grow beyond 300 kB."""
+def test_full_disk_leaves_nothing_behind(checkpoint_file: Path, tmp_path: Path) -> None:
+    """Real write errors: files are limited to 300 kB."""
     import resource
     import signal
 
@@ -272,18 +272,18 @@ def test_a_full_disk(checkpoint_file: Path, tmp_path: Path) -> None:
     assert leftovers(tmp_path) == []
 
 
-def test_a_target_that_cannot_be_written(checkpoint_file: Path, tmp_path: Path) -> None:
+def test_unwritable_target_is_refused(checkpoint_file: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ExportError, match=r"cannot write next to .*file/model"):
         export_checkpoint(Source.read(checkpoint_file), tmp_path / "file" / "model")
 
 
-def test_permissions_are_those_of_any_new_folder(model_folder: Path, tmp_path: Path) -> None:
+def test_folder_has_default_permissions(model_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
     assert model_folder.stat().st_mode == (tmp_path / "new").stat().st_mode
 
 
-def test_checkpoint_is_recorded(model_folder: Path, checkpoint_file: Path) -> None:
+def test_manifest_records_the_checkpoint(model_folder: Path, checkpoint_file: Path) -> None:
     manifest, source = Manifest.load(model_folder), checkpoint.load(checkpoint_file)
     assert manifest.checkpoint == {"sha256": sha256_file(checkpoint_file)}
     assert manifest.no_change_sentences == source.no_change_sentences

@@ -1,4 +1,4 @@
-"""Every fold against the unfolded PyTorch module, in float64."""
+"""Every fold compared with the unfolded PyTorch module, in float64."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rsicrc_export import fold
-from rsicrc_export.decoder_layers import mix, split_heads
+from rsicrc_export.decoder_layers import attend, split_heads
 from rsicrc_train.config import TrunkConfig
 from rsicrc_train.model import AttentionPool, ResidualBlock, SharedKeyAttention
 from rsicrc_train.trunks import Trunk, normalize
@@ -18,12 +18,12 @@ WIDTH, HEADS = 12, 3
 
 
 @pytest.fixture(autouse=True)
-def float64() -> None:
+def seed() -> None:
     torch.manual_seed(0)
 
 
 def shaken(module: nn.Module) -> nn.Module:
-    """The module in float64 and evaluation mode, with no tensor left at a value that hides a term."""
+    """Return the module in float64 and evaluation mode, with random values in all tensors, so that no term is zero."""
     for tensor in module.parameters():
         tensor.data.add_(0.3 * torch.randn_like(tensor))
     for part in module.modules():
@@ -43,19 +43,19 @@ def attention() -> nn.MultiheadAttention:
     return module
 
 
-def joined(mixed: Tensor) -> Tensor:
-    return mixed.transpose(1, 2).flatten(2)
+def joined(attended: Tensor) -> Tensor:
+    return attended.transpose(1, 2).flatten(2)
 
 
-def test_stack_dates() -> None:
+def test_stacked_images_of_a_pair_are_neighbors() -> None:
     images = torch.randint(0, 256, (3, 2, 4, 4, 3), dtype=torch.uint8)
-    stacked = fold.stack_dates(images)
+    stacked = fold.stack_images(images)
     assert stacked.shape == (6, 3, 4, 4)
     assert torch.equal(stacked[2 * 1 + 1], images[1, 1].permute(2, 0, 1))
 
 
 @pytest.mark.parametrize(("stride", "padding", "bias"), [(1, 0, True), (2, 1, False), (1, 1, True)])
-def test_batch_norm(stride: int, padding: int, bias: bool) -> None:
+def test_batch_norm_folds_into_its_convolution(stride: int, padding: int, bias: bool) -> None:
     conv, norm = nn.Conv2d(3, 5, 3, stride, padding, bias=bias), nn.BatchNorm2d(5)
     block = shaken(nn.Sequential(conv, norm))
     x = torch.randn(2, 3, 7, 8, dtype=torch.float64)
@@ -71,7 +71,7 @@ def test_batch_norm(stride: int, padding: int, bias: bool) -> None:
     ],
     ids=lambda config: config.kind,
 )
-def test_batch_norms_of_a_trunk(config: TrunkConfig) -> None:
+def test_batch_norms_of_a_trunk_fold(config: TrunkConfig) -> None:
     trunk = shaken(Trunk(config))
     before = copy.deepcopy(trunk.state_dict())
     x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
@@ -82,19 +82,19 @@ def test_batch_norms_of_a_trunk(config: TrunkConfig) -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in trunk.state_dict().items())
 
 
-def test_batch_norms_of_the_residual_block() -> None:
+def test_batch_norms_of_the_residual_block_fold() -> None:
     block = shaken(ResidualBlock(8))
     x = torch.randn(2, 8, 3, 3, dtype=torch.float64)
     close(fold.fold_batch_norms(block)(x), block(x))
 
 
-def test_batch_norm_without_a_convolution() -> None:
+def test_batch_norm_without_a_convolution_is_refused() -> None:
     with pytest.raises(TypeError, match="without a convolution"):
         fold.fold_batch_norms(nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3)))
 
 
 @pytest.mark.parametrize("padding", [0, 1])
-def test_pixel_scale(padding: int) -> None:
+def test_pixel_scale_folds_into_the_first_convolution(padding: int) -> None:
     mean, std = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.3, 0.25])
     conv = shaken(nn.Conv2d(3, 4, 3, stride=2, padding=padding))
     assert isinstance(conv, nn.Conv2d)
@@ -107,17 +107,17 @@ def test_pixel_scale(padding: int) -> None:
     close(folded(pixels if shift is None else pixels - shift), expected)
 
 
-def test_shared_keys() -> None:
+def test_shared_keys_equal_the_fusion_attention() -> None:
     module = shaken(SharedKeyAttention(10, WIDTH, HEADS, 0.0))
     assert isinstance(module, SharedKeyAttention)
     x = torch.randn(2, 5, 10, dtype=torch.float64)
     query, key = (split_heads(part, HEADS) for part in (x @ fold.fold_shared_keys(module)).chunk(2, dim=-1))
-    mixed, _ = mix(query, key, key)
+    attended, _ = attend(query, key, key)
     weight, bias = fold.linear_product(module.out)
-    close(joined(mixed) @ weight + bias, module(x))
+    close(joined(attended) @ weight + bias, module(x))
 
 
-def test_merge() -> None:
+def test_merge_equals_the_convolution_of_concatenated_tokens() -> None:
     conv = shaken(nn.Conv2d(8, 4, 1))
     assert isinstance(conv, nn.Conv2d)
     before, after = torch.randn(2, 2, 4, 3, 3, dtype=torch.float64)
@@ -129,14 +129,14 @@ def test_merge() -> None:
     close(found, expected.flatten(2).transpose(1, 2))
 
 
-def test_transposed_kernel() -> None:
+def test_transposed_kernel_equals_a_transposed_map() -> None:
     conv = shaken(nn.Conv2d(4, 5, 3, padding=1))
     assert isinstance(conv, nn.Conv2d)
     x = torch.randn(2, 4, 5, 5, dtype=torch.float64)
     close(fold.transpose_kernel(conv)(x), conv(x.transpose(2, 3)).transpose(2, 3))
 
 
-def test_pool() -> None:
+def test_folded_pool_equals_the_attention_pool() -> None:
     pool = shaken(AttentionPool(WIDTH, HEADS))
     assert isinstance(pool, AttentionPool)
     tokens = torch.randn(4, 9, WIDTH, dtype=torch.float64)
@@ -146,51 +146,51 @@ def test_pool() -> None:
     close(pool.norm(pooled @ out + bias), pool(tokens))
 
 
-def test_cross_attention() -> None:
-    """Keys and values without biases, computed once for two layers; the scaled query; the value bias behind it all."""
+def test_folded_cross_attention_equals_the_module() -> None:
+    """Keys and values of two layers without biases, the scaled query, and the value bias in the output."""
     layers = [attention(), attention()]
-    words, tokens = torch.randn(2, 4, WIDTH, dtype=torch.float64), torch.randn(2, 9, WIDTH, dtype=torch.float64)
+    text, tokens = torch.randn(2, 4, WIDTH, dtype=torch.float64), torch.randn(2, 9, WIDTH, dtype=torch.float64)
     parts = (tokens @ fold.fold_cross_memory(layers)).chunk(4, dim=-1)
     for layer, key, value in zip(layers, parts[:2], parts[2:], strict=True):
         query, query_bias = fold.fold_cross_query(layer)
-        asked, found, said = (split_heads(part, HEADS) for part in (words @ query + query_bias, key, value))
-        mixed, _ = mix(asked, found, said)
+        heads = (split_heads(part, HEADS) for part in (text @ query + query_bias, key, value))
+        attended, _ = attend(*heads)
         weight, bias = fold.fold_value_bias(layer)
-        close(joined(mixed) @ weight + bias, layer(words, tokens, tokens)[0])
+        close(joined(attended) @ weight + bias, layer(text, tokens, tokens)[0])
 
 
-def test_self_attention() -> None:
+def test_folded_self_attention_equals_the_module() -> None:
     layer = attention()
     x = torch.randn(2, 5, WIDTH, dtype=torch.float64)
     causal = torch.ones(5, 5, dtype=torch.bool).triu(1)
     weight, query_bias = fold.fold_self_projection(layer)
     query, key, value = (x @ weight).chunk(3, dim=-1)
-    asked, found, said = (split_heads(part, HEADS) for part in (query + query_bias, key, value))
-    mixed, _ = mix(asked, found, said, torch.where(causal, -1e9, 0.0))
+    heads = (split_heads(part, HEADS) for part in (query + query_bias, key, value))
+    attended, _ = attend(*heads, torch.where(causal, -1e9, 0.0))
     out, bias = fold.fold_value_bias(layer)
-    close(joined(mixed) @ out + bias, layer(x, x, x, attn_mask=causal)[0])
+    close(joined(attended) @ out + bias, layer(x, x, x, attn_mask=causal)[0])
 
 
-def test_first_layer() -> None:
+def test_first_layer_tables_equal_its_projection() -> None:
     projection = fold.fold_self_projection(attention())
-    words, positions = torch.randn(7, WIDTH, dtype=torch.float64), torch.randn(4, WIDTH, dtype=torch.float64)
-    tables = fold.fold_first_layer(words, positions, projection)
-    expected = (words[5] + positions[2]) @ projection.weight
+    embedding, positions = torch.randn(7, WIDTH, dtype=torch.float64), torch.randn(4, WIDTH, dtype=torch.float64)
+    tables = fold.fold_first_layer(embedding, positions, projection)
+    expected = (embedding[5] + positions[2]) @ projection.weight
     expected[:WIDTH] += projection.query_bias
-    close(tables.words[5] + tables.positions[2], expected)
+    close(tables.tokens[5] + tables.positions[2], expected)
 
 
-def test_all_beams_ask_one_set_of_keys() -> None:
+def test_beams_sharing_keys_equal_single_beams() -> None:
     pairs, beams = 2, 3
     queries = torch.randn(pairs, beams, WIDTH, dtype=torch.float64)
     keys, values = torch.randn(2, pairs, HEADS, 9, WIDTH // HEADS, dtype=torch.float64)
-    together, _ = mix(split_heads(queries, HEADS), keys, values)
+    together, _ = attend(split_heads(queries, HEADS), keys, values)
     for beam in range(beams):
-        alone, _ = mix(split_heads(queries[:, beam : beam + 1], HEADS), keys, values)
+        alone, _ = attend(split_heads(queries[:, beam : beam + 1], HEADS), keys, values)
         close(together[:, :, beam : beam + 1], alone)
 
 
-def test_folds_leave_the_model_as_it_is() -> None:
+def test_folds_do_not_change_the_model() -> None:
     layer, pool = attention(), shaken(AttentionPool(WIDTH, HEADS))
     assert isinstance(pool, AttentionPool)
     before = [tensor.clone() for module in (layer, pool) for tensor in module.parameters()]

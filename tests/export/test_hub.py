@@ -1,22 +1,21 @@
-"""Checkpoints named by `hf:owner/repo[/file]`, over a local cache of the hub."""
+"""Checkpoints referenced as `hf:owner/repo[/file]`, with a local cache of the hub."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from rsicrc.errors import CheckpointError
-from rsicrc_export import model_folder
-from rsicrc_export.cli import command
 from rsicrc_export.hub import HubCheckpoint, resolve
-from rsicrc_export.source import Source
+from tests.export.command import run_export
 from tests.hub_cache import REVISION, add_repository, use_offline
-from tests.models import SMALL, random_checkpoint
-from tests.published import published_files
+
+if TYPE_CHECKING:
+    from rsicrc_export.source import Source
 
 NATIVE = {"ckpt.pt": b"ours", "config.json": b"of something else"}
 PUBLISHED = {"model_best.pt": b"weights", "config.json": b"config", "levir_vocab.json": b"vocabulary"}
@@ -46,35 +45,41 @@ def contents(found: HubCheckpoint) -> tuple[bytes | None, ...]:
         ({"runs/best.pt": b"ours"}, "hf:owner/repo/runs/best.pt", (b"ours", None, None)),
     ],
 )  # fmt: skip
-def test_resolve(files: dict[str, bytes], reference: str, expected: tuple[bytes | None, ...], cache: Path) -> None:
+def test_reference_resolves_to_the_files_of_a_checkpoint(
+    files: dict[str, bytes], reference: str, expected: tuple[bytes | None, ...], cache: Path
+) -> None:
     add_repository(cache, "owner/repo", files)
     found = resolve(reference)
     assert contents(found) == expected
     assert REVISION in str(found.weights)
 
 
-def test_safetensors_in_the_published_layout(cache: Path) -> None:
+def test_reference_resolves_to_published_safetensors(cache: Path) -> None:
     files = {("model_best.safetensors" if name == "model_best.pt" else name): data for name, data in PUBLISHED.items()}
     add_repository(cache, "owner/repo", files)
     assert contents(resolve("hf:owner/repo")) == (b"weights", b"config", b"vocabulary")
 
 
-def test_nothing_fitting(cache: Path) -> None:
+def test_repository_without_a_checkpoint_is_refused(cache: Path) -> None:
     add_repository(cache, "owner/repo", {"README.md": b""})
     with pytest.raises(CheckpointError, match=r"owner/repo has neither ckpt.pt nor model_best.pt .* HF_HUB_OFFLINE"):
         resolve("hf:owner/repo")
 
 
-def test_half_of_the_published_layout(cache: Path) -> None:
+def test_published_layout_without_config_is_refused(cache: Path) -> None:
     add_repository(cache, "owner/repo", {"model_best.pt": b"weights", "levir_vocab.json": b"vocabulary"})
-    with pytest.raises(CheckpointError, match=r"has levir_vocab.json but no config.json beside model_best.pt"):
+    with pytest.raises(CheckpointError, match=r"has levir_vocab.json but no config.json next to model_best.pt"):
         resolve("hf:owner/repo")
 
 
-def test_the_command_reads_the_published_layout_from_the_hub(
+def test_command_reads_the_published_layout_from_the_hub(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Up to the export itself: the trunk is too large for a quick one."""
+    """The export itself is replaced, because the trunk is too large for a fast test."""
+    from rsicrc_export import model_folder
+    from tests.models import SMALL, random_checkpoint
+    from tests.published import published_files
+
     ours = random_checkpoint(0, replace(SMALL, backbone="RN50", trunk=None))
     files = published_files(ours, tmp_path / "files")
     content = {path.name: path.read_bytes() for path in (files.weights, files.config, files.vocab)}
@@ -85,7 +90,7 @@ def test_the_command_reads_the_published_layout_from_the_hub(
         exported.append(source)
 
     monkeypatch.setattr(model_folder, "export_checkpoint", export)
-    command.main(["hf:owner/repo", "-o", str(tmp_path / "model")], standalone_mode=False)
+    assert run_export("hf:owner/repo", "-o", tmp_path / "model") == 0
     assert exported[0].checkpoint.config == ours.config
     assert exported[0].checkpoint.vocabulary == ours.vocabulary
     assert exported[0].sha256 == hashlib.sha256(content["model_best.pt"]).hexdigest()

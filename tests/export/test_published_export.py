@@ -1,9 +1,9 @@
-"""The published checkpoint as an exported folder: the engine against what the published code computed.
+"""The published checkpoint as an exported folder: the engine compared with results of the published code.
 
-The weights of the goldens are random and their decoders loud: rounding in the image network grows into the first
-decimals of a sentence's summed log-probability. A float64 run of the same weights is that far from the goldens too
-(`ROUNDING`), so log-probabilities are held to 1e-3 where the decoder starts from the golden's own visual tokens, and
-from pixels to `ROUNDING`. Ids must be identical either way.
+The weights of the goldens are random and amplify rounding: rounding in the image network changes the first decimals of
+the summed log-probability of a sentence. A float64 run of the same weights differs from the goldens by the same amount
+(`ROUNDING`). So the tolerance of log-probabilities is 1e-3 if the decoder starts from the visual tokens of the golden,
+and `ROUNDING` if it starts from pixels. Ids must be identical in both cases.
 """
 
 from __future__ import annotations
@@ -27,28 +27,27 @@ from rsicrc.inputs.prefetch import prepare_pair
 from rsicrc.manifest import SCORER, sha256_file
 from rsicrc.text.vocabulary import START
 from rsicrc.timings import Timings
-from rsicrc_export.cli import command
 from rsicrc_export.model_folder import export_checkpoint
 from rsicrc_export.parity import cross_memory
 from rsicrc_export.source import Source
 from rsicrc_train.config import ModelConfig
 from rsicrc_train.model import RSICRC
 from rsicrc_train.published import load_published
+from tests.export.command import run_export
 from tests.models import random_checkpoint, random_images
 from tests.published import Golden, PublishedFiles, kept_golden, published_files, read_golden, relative_error
 from tests.train.test_published import VARIANTS
 
 Pair = tuple[np.ndarray, np.ndarray]
 
-# By variant: twice the largest distance of a hypothesis' summed log-probability in the golden from a float64 run
-# (0.0198 and 0.152), because the engine may round to the other side.
+# By variant: twice the largest difference in the summed log-probability of a hypothesis between the golden and a
+# float64 run (0.0198 and 0.152), because the engine may round in the opposite direction.
 ROUNDING = {"rn50-small": 0.04, "rn50": 0.3}
 
 
 def export_published(files: PublishedFiles, folder: Path) -> Engine:
-    """The published checkpoint as a folder, by the command, opened."""
-    arguments = [files.weights, "--config", files.config, "--vocab", files.vocab, "-o", folder]
-    command.main([str(argument) for argument in arguments], standalone_mode=False)
+    """Export the published checkpoint with the command, and load the folder."""
+    assert run_export(files.weights, "--config", files.config, "--vocab", files.vocab, "-o", folder) == 0
     return rsicrc.load(folder, threads=1)
 
 
@@ -76,7 +75,7 @@ def options(engine: Engine, beams: int) -> BeamSearchOptions:
 
 
 def search(engine: Engine, pairs: list[Pair], beams: int) -> list[list[FinishedBeam]]:
-    """All beams' ids; a caption's text would hide the START that random weights sometimes say."""
+    """Return the ids of all beams; the text of a caption would omit a START that random weights sometimes produce."""
     prepared = np.stack([prepare_pair(pair, engine.manifest.preprocessing) for pair in pairs])
     return engine._decoder.beam_search(engine._encode_images(prepared, Timings()), options(engine, beams))
 
@@ -86,7 +85,7 @@ def padded(beams: list[FinishedBeam], length: int) -> list[list[int]]:
 
 
 def check_beams(found: list[list[FinishedBeam]], golden: Golden, tolerance: float) -> None:
-    """The first pairs' hypotheses: their ids, and their summed log-probabilities."""
+    """Compare the ids and summed log-probabilities of the hypotheses of the first pairs."""
     beams = len(found[0])
     for number, hypotheses in enumerate(found):
         expected, sums = golden[f"beam{beams}_ids"][number], golden[f"beam{beams}_log_probs"][number]
@@ -99,7 +98,7 @@ def check_beams(found: list[list[FinishedBeam]], golden: Golden, tolerance: floa
 
 
 def check_decoder(engine: Engine, model: RSICRC, golden: Golden) -> None:
-    """The decoder's graphs on the golden's own visual tokens of the first pair: log-probabilities to 1e-3."""
+    """Compare the decoder graphs, with the visual tokens of the golden: log-probabilities to 1e-3."""
     cross = cross_memory(model, torch.from_numpy(golden["visual_tokens"]).transpose(0, 1))
     for beams in (3, 5):
         check_beams(beam_search(engine.backend, cross, 1, options(engine, beams)).sentences, golden, 1e-3)
@@ -110,7 +109,7 @@ def check_decoder(engine: Engine, model: RSICRC, golden: Golden) -> None:
 
 
 def check_engine(engine: Engine, golden: Golden) -> None:
-    """Embeddings, scores and greedy captions."""
+    """Compare embeddings, scores and greedy captions."""
     pairs = pairs_of(golden)
     image = golden["image_embedding"] / np.linalg.norm(golden["image_embedding"], axis=1, keepdims=True)
     text = golden["text_embedding"] / np.linalg.norm(golden["text_embedding"], axis=1, keepdims=True)
@@ -123,39 +122,39 @@ def check_engine(engine: Engine, golden: Golden) -> None:
 
 
 def check_attention(engine: Engine, golden: Golden) -> None:
-    """The engine's maps are in image order, the golden's rows and columns are swapped."""
+    """Compare attention maps: image order in the engine, rows and columns swapped in the golden."""
     explanation = engine.explain(pairs_of(golden)[0], engine.vocabulary.decode(golden["text_ids"][0]))
     words, edge, _ = explanation.attention.shape
     swapped = golden["cross_attention"][0, :words].reshape(words, edge, edge)
     assert relative_error(explanation.attention, swapped.transpose(0, 2, 1)) < 2e-3
 
 
-def test_engine_answers_as_the_published_code(engine: Engine, golden: Golden) -> None:
+def test_engine_matches_the_published_code(engine: Engine, golden: Golden) -> None:
     check_engine(engine, golden)
 
 
 @pytest.mark.parametrize("beams", [3, 5])
-def test_beams(engine: Engine, golden: Golden, beams: int) -> None:
+def test_beams_match_the_published_code(engine: Engine, golden: Golden, beams: int) -> None:
     check_beams(search(engine, pairs_of(golden), beams), golden, ROUNDING["rn50-small"])
 
 
 @torch.no_grad()
-def test_decoder_alone(engine: Engine, files: PublishedFiles, golden: Golden) -> None:
+def test_decoder_graphs_match_the_published_code(engine: Engine, files: PublishedFiles, golden: Golden) -> None:
     check_decoder(engine, files.load().build_model(), golden)
 
 
-def test_attention_lies_in_image_order(engine: Engine, golden: Golden) -> None:
+def test_attention_is_in_image_order(engine: Engine, golden: Golden) -> None:
     check_attention(engine, golden)
 
 
-def test_pixels_of_the_published_preprocessing(engine: Engine, golden: Golden) -> None:
+def test_preprocessing_matches_the_published_code(engine: Engine, golden: Golden) -> None:
     preprocessing = engine.manifest.preprocessing
     before, _ = prepare_pair(pairs_of(golden)[0], preprocessing)
     trunk_input = preprocessing.normalize(before).transpose(2, 0, 1)
     np.testing.assert_array_equal(trunk_input, golden["preprocessed_before"][0])
 
 
-def test_caption_texts_and_scores(engine: Engine, golden: Golden) -> None:
+def test_captions_match_the_published_code(engine: Engine, golden: Golden) -> None:
     captions = engine.caption(pairs_of(golden), beams=5, n_best=5, length_penalty=0.0, early_stopping=True)
     for caption, ids, scores in zip(captions, golden["beam5_ids"], golden["beam5_log_probs"], strict=True):
         assert [hypothesis.text for hypothesis in caption.n_best] == [engine.vocabulary.decode(row) for row in ids]
@@ -164,8 +163,8 @@ def test_caption_texts_and_scores(engine: Engine, golden: Golden) -> None:
 
 
 @contextmanager
-def measured(what: str) -> Iterator[None]:
-    """Print how long the block took and the process's memory at its highest, sampled while it ran."""
+def measured(name: str) -> Iterator[None]:
+    """Print the duration of the block and the highest memory of the process, sampled while the block runs."""
     highest, done = [0], threading.Event()
 
     def sample() -> None:
@@ -182,17 +181,17 @@ def measured(what: str) -> Iterator[None]:
         seconds = time.perf_counter() - start
         done.set()
         thread.join()
-        print(f"\n{what}: {seconds:.0f} s, at most {highest[0] / 2**30:.2f} GiB")
+        print(f"\n{name}: {seconds:.0f} s, at most {highest[0] / 2**30:.2f} GiB")
 
 
 @pytest.mark.slow
 @pytest.mark.shared
 @torch.no_grad()
-def test_published_size(shared_folder: Path, tmp_path: Path) -> None:
+def test_published_size_matches_the_published_code(shared_folder: Path, tmp_path: Path) -> None:
     reference = shared_folder / "reference"
     golden = read_golden(reference / "golden.rn50.npz", reference / "state_dict.rn50.json")
     files = golden.write(tmp_path / "files")
-    with measured("export of the published size, parity included"):
+    with measured("export of the published size, parity check included"):
         engine = export_published(files, tmp_path / "model")
     check_engine(engine, golden)
     check_attention(engine, golden)
@@ -204,12 +203,12 @@ def test_published_size(shared_folder: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS.keys())
 @torch.no_grad()
-def test_variants_through_export(config: ModelConfig, tmp_path: Path) -> None:
-    """Each variant, saved in the published layout, exported from there, against the PyTorch model it came from."""
+def test_exported_variants_match_the_model(config: ModelConfig, tmp_path: Path) -> None:
+    """Each variant is saved in the published layout, exported, and compared with its PyTorch model."""
     source = random_checkpoint(9, config)
     if config.prenorm:
-        # Nothing normalizes the last layer's states: random ones make logits of hundreds, and float32 then keeps no
-        # more than the tolerance.
+        # The states of the last layer are not normalized: random weights give logits in the hundreds, where float32
+        # rounding exceeds the tolerance.
         for name in ("decoder.output.weight", "decoder.embedding.weight"):
             source.state_dict[name] = source.state_dict[name] * 0.1
     files = published_files(source, tmp_path / "files")

@@ -1,4 +1,4 @@
-"""int8-fp16: Q/DQ as TensorRT takes it, around the layers that have weights and around nothing else."""
+"""int8-fp16: Q/DQ pairs for TensorRT, only around layers that have weights."""
 
 from __future__ import annotations
 
@@ -6,25 +6,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, numpy_helper
 
 import rsicrc
-from rsicrc.backends.onnxruntime import OnnxRuntimeBackend
-from rsicrc.engine import Engine
 from rsicrc.manifest import IMAGE_ENCODER, Manifest
-from rsicrc_train.synth import make_pair
 
 
 @pytest.fixture(scope="module")
 def graph(variants_folder: Path) -> Any:
+    import onnx
+
     path = variants_folder / "image_encoder.int8-fp16.onnx"
     onnx.checker.check_model(path, full_check=True)
     return onnx.load(path).graph
 
 
-def test_scales_are_as_tensorrt_wants_them(graph: Any) -> None:
+def test_scales_are_positive_float16_with_zero_points_of_0(graph: Any) -> None:
+    from onnx import numpy_helper
+
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     pairs = [node for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
     assert pairs
@@ -39,7 +38,10 @@ def test_scales_are_as_tensorrt_wants_them(graph: Any) -> None:
         assert not zero.any()
 
 
-def test_every_weight_has_a_scale_per_output(graph: Any, variants_folder: Path) -> None:
+def test_weights_have_one_scale_per_output(graph: Any, variants_folder: Path) -> None:
+    import onnx
+    from onnx import numpy_helper
+
     source = onnx.load(variants_folder / "image_encoder.fp16.onnx").graph
     exact = {tensor.name: numpy_helper.to_array(tensor).astype(np.float32) for tensor in source.initializer}
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
@@ -57,11 +59,11 @@ def test_every_weight_has_a_scale_per_output(graph: Any, variants_folder: Path) 
         shape = [-1 if dim == axis else 1 for dim in range(packed.ndim)]
         steps = scales.astype(np.float32).reshape(shape)
         weight = exact[node.input[0].removesuffix(".bytes")]
-        # Half a step, and for the largest of a channel what the rounding of its scale leaves.
+        # Half a step, and the rounding of the scale for the largest weight of a channel.
         assert np.all(np.abs(packed * steps - weight) <= 0.57 * steps)
 
 
-def test_only_layers_with_weights_are_rounded(graph: Any) -> None:
+def test_layers_without_weights_are_not_quantized(graph: Any) -> None:
     made = {output: node for node in graph.node for output in node.output}
     rounded: list[Any] = []
     exact: list[Any] = []
@@ -72,7 +74,7 @@ def test_only_layers_with_weights_are_rounded(graph: Any) -> None:
             assert both or "DequantizeLinear" not in sources, node.name
             (rounded if both else exact).append(node)
         elif node.op_type != "DequantizeLinear":
-            # Nothing else reads what was rounded: residual sums and norms take the float16 values.
+            # Other nodes, such as residual sums and norms, read the float16 values.
             assert all(made[name].op_type != "DequantizeLinear" for name in node.input if name in made), node.op_type
     names = [node.input[1] for node in exact if "module" in node.input[1]]
     assert sum(".trunk.visual." in name for name in names) == 3  # the stem
@@ -81,11 +83,18 @@ def test_only_layers_with_weights_are_rounded(graph: Any) -> None:
     assert len(rounded) == 29
 
 
-def test_it_runs_on_a_cpu_for_comparison(variants_folder: Path) -> None:
+def test_onnxruntime_runs_int8_fp16_for_comparison(variants_folder: Path) -> None:
+    import onnx
+    from onnx import TensorProto
+
+    from rsicrc.backends.onnxruntime import OnnxRuntimeBackend
+    from rsicrc.engine import Engine
+    from rsicrc_train.synth import make_pair
+
     manifest = Manifest.load(variants_folder)
     variant = manifest.variants["int8-fp16"]
-    words = {name: graph.file for name, graph in variant.graphs.items() if name != IMAGE_ENCODER}
-    assert words == {name: manifest.variants["fp16"].graphs[name].file for name in words}
+    text_graphs = {name: graph.file for name, graph in variant.graphs.items() if name != IMAGE_ENCODER}
+    assert text_graphs == {name: manifest.variants["fp16"].graphs[name].file for name in text_graphs}
     assert variant.parity["image_embedding_cosine"]["mean"] > 0.995
     at = manifest.at("int8-fp16")
     assert {spec.dtype for spec in at.graphs[IMAGE_ENCODER].outputs.values()} == {"float16", "float32"}
@@ -94,7 +103,7 @@ def test_it_runs_on_a_cpu_for_comparison(variants_folder: Path) -> None:
     exact = rsicrc.load(variants_folder, backend="onnxruntime", threads=1)
     cosines = (exact.embed_images(pairs) * other.embed_images(pairs)).sum(axis=1)
     assert cosines.min() > 0.99
-    assert cosines.max() < 0.999999  # it is rounded
+    assert cosines.max() < 0.999999  # quantization changes the result
     (tensor,) = [
         tensor
         for tensor in onnx.load(variants_folder / at.graphs[IMAGE_ENCODER].file).graph.initializer

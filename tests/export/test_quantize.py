@@ -1,10 +1,11 @@
-"""int8: the packing, calibration pairs, and a precision that costs too much."""
+"""int8: packed weights, calibration pairs, and the accuracy limit."""
 
 from __future__ import annotations
 
 import logging
 import shutil
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +14,14 @@ import pytest
 from rsicrc.errors import DataError, ExportError, PairsError
 from rsicrc.manifest import Manifest
 from rsicrc.preprocessing import Preprocessing
-from rsicrc_export import precisions
-from rsicrc_export.calibration import Calibration, read_calibration
-from rsicrc_export.quantize import block_size, pack
-from rsicrc_train import checkpoint
-from tests.export.test_cli import export
-from tests.models import random_images
+from tests.export.command import run_export
 
 PREPROCESSING = Preprocessing(96)
 
 
 def test_packed_weights_are_within_half_a_step() -> None:
+    from rsicrc_export.quantize import block_size, pack
+
     block = block_size(37)
     assert [block, block_size(192), block_size(2048)] == [32, 64, 128]
     weight = np.random.default_rng(0).normal(size=(7, block + 5)).astype(np.float32)
@@ -36,14 +34,18 @@ def test_packed_weights_are_within_half_a_step() -> None:
     assert np.all(np.abs(unpacked[:, : weight.shape[1]] - weight) <= steps / 2 + 1e-7)
 
 
-def test_calibration_from_a_table(calibration_table: Path) -> None:
+def test_calibration_reads_a_table(calibration_table: Path) -> None:
+    from rsicrc_export.calibration import read_calibration
+
     calibration = read_calibration(calibration_table, PREPROCESSING)
     assert calibration.scaling.shape == (30, 2, 96, 96, 3)
     assert calibration.judging.shape == (10, 2, 96, 96, 3)
     assert calibration.source == "pairs.csv"
 
 
-def test_calibration_that_cannot_be_used(tmp_path: Path, calibration_table: Path) -> None:
+def test_calibration_refuses_unusable_data(tmp_path: Path, calibration_table: Path) -> None:
+    from rsicrc_export.calibration import read_calibration
+
     with pytest.raises(ExportError, match="neither a table of pairs nor a folder"):
         read_calibration(tmp_path, PREPROCESSING)
     (tmp_path / "LevirCCcaptions.json").write_text("{")
@@ -58,38 +60,66 @@ def test_calibration_that_cannot_be_used(tmp_path: Path, calibration_table: Path
         read_calibration(table, PREPROCESSING)
 
 
-def test_a_precision_that_costs_too_much_is_refused(
+def test_int8_beyond_its_accuracy_limit_is_refused(
     model_folder: Path, checkpoint_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from rsicrc_export import precisions
+    from rsicrc_export.calibration import Calibration
+    from rsicrc_train import checkpoint
+    from tests.models import random_images
+
     folder = shutil.copytree(model_folder, tmp_path / "model")
     monkeypatch.setattr(precisions, "TOLERANCES", {"int8": precisions.Tolerance(cosine=1.01, loss=1.0)})
     calibration = Calibration("noise", random_images(8, seed=1), random_images(3, seed=2))
     model = checkpoint.load(checkpoint_file).build_model()
-    listener = logging.NullHandler(logging.INFO)  # somebody else, who wants to hear NNCF
-    logging.getLogger("nncf").addHandler(listener)
-    with pytest.raises(
-        ExportError, match=r"int8 loses too much accuracy with this model: image embedding cosine \d\.\d+"
-    ):
+    logger, handler = logging.getLogger("nncf"), logging.NullHandler(logging.INFO)
+    logger.addHandler(handler)
+    before = (logger.level, list(logger.filters))
+    with pytest.raises(ExportError, match=r"int8 loses too much accuracy .*: image embedding cosine \d\.\d+"):
         precisions.add_variants(folder, Manifest.load(folder), model, ["int8"], calibration)
-    logging.getLogger("nncf").removeHandler(listener)
-    assert listener.level == logging.INFO
+    logger.removeHandler(handler)
+    assert handler.level == logging.INFO
+    assert (logger.level, logger.filters) == before
 
 
-def test_wrong_options(checkpoint_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, err = export(capsys, checkpoint_file, "-o", tmp_path / "model", "--precision", "int8")
-    assert code == 2
+def test_quieted_logger_drops_only_records_of_its_thread() -> None:
+    from rsicrc_export.quantize import _only_errors
+
+    records: list[str] = []
+    logger, handler = logging.getLogger("tests.export.quieted"), logging.Handler()
+    handler.emit = lambda record: records.append(record.getMessage())  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    with _only_errors(logger.name):
+        logger.info("dropped")
+        logger.error("error")
+        thread = threading.Thread(target=logger.info, args=("another thread",))
+        thread.start()
+        thread.join()
+    logger.info("after")
+    logger.removeHandler(handler)
+    assert records == ["error", "another thread", "after"]
+
+
+def test_command_refuses_wrong_calibration_options(
+    checkpoint_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_export(checkpoint_file, "-o", tmp_path / "model", "--precision", "int8") == 2
+    err = capsys.readouterr().err
     assert "--precision int8 needs --calibration: a couple of hundred real pairs" in err
-    code, _, err = export(capsys, checkpoint_file, "-o", tmp_path / "model", "--calibration", tmp_path)
-    assert code == 2
+    assert run_export(checkpoint_file, "-o", tmp_path / "model", "--calibration", tmp_path) == 2
+    err = capsys.readouterr().err
     assert "--calibration goes with --precision int8, fp16 or bf16" in err
     options = ("--precision", "int8", "--calibration", tmp_path / "nothing.csv")
-    code, _, err = export(capsys, checkpoint_file, "-o", tmp_path / "model", *options)
-    assert code == 1
+    assert run_export(checkpoint_file, "-o", tmp_path / "model", *options) == 1
+    err = capsys.readouterr().err
     assert "nothing.csv" in err
     assert not (tmp_path / "model").exists()
 
 
-def test_without_nncf(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_nncf_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rsicrc_export import precisions
+
     monkeypatch.setitem(sys.modules, "nncf", None)
     with pytest.raises(ExportError, match=r"NNCF, which is not installed: `pip install 'rsicrc\[quantize\]'`"):
         precisions.check_installed()

@@ -31,7 +31,7 @@ GRAPHS = (IMAGE_ENCODER, TEXT_ENCODER, DECODER, SCORER)
 # text encoder, and decoder layers with self- and cross-attention. The weights of the scorer's last attention are an
 # output of the graph, so this attention cannot be fused.
 ATTENTIONS = {IMAGE_ENCODER: 2, TEXT_ENCODER: 1, DECODER: 3, SCORER: 2}
-# Maximum number of kernels that only move data in fp32, fp16 and bf16 (see docs/tensorrt.md). In float32 most of them
+# Maximum number of kernels that only move data in fp32, fp16 and bf16 (docs/measurements/tensorrt.md). In float32 most of them
 # pad the 49 positions of a map for a product. The library has no average pooling in bfloat16, which needs ten casts.
 MOVES = {IMAGE_ENCODER: (17, 9, 19), TEXT_ENCODER: (0, 0, 0), DECODER: (20, 11, 11), SCORER: (16, 9, 9)}
 

@@ -158,7 +158,12 @@ def test_warmup_on_a_cpu_opens_every_graph(exact: Engine, pairs: list[Any], monk
     opened: list[str] = []
     sessions: Any = engine.backend._sessions  # type: ignore[attr-defined]
     open_graph = sessions._open
-    monkeypatch.setattr(sessions, "_open", lambda graph: opened.append(graph) or open_graph(graph))
+
+    def logged(graph: str) -> Any:
+        opened.append(graph)
+        return open_graph(graph)
+
+    monkeypatch.setattr(sessions, "_open", logged)
     engine.warmup(2, 2)
     assert sorted(opened) == sorted(engine.manifest.graphs)
     assert_same_captions(engine.caption(pairs[:2], beams=2), exact.caption(pairs[:2], beams=2))

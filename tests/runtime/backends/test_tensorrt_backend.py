@@ -77,22 +77,22 @@ def assert_same_captions(found: list[rsicrc.Caption], expected: list[rsicrc.Capt
 
 @pytest.mark.parametrize("uses_cuda_graphs", [True, False])
 def test_results_match_the_cpu(make: MakeSetup, exact: Engine, pairs: list[Any], uses_cuda_graphs: bool) -> None:
-    here = make()
-    here.backend.uses_cuda_graphs = uses_cuda_graphs
+    setup = make()
+    setup.backend.uses_cuda_graphs = uses_cuda_graphs
     for beams, batch_size, length in ((1, 1, None), (3, 4, None), (4, 32, 9), (3, 4, None)):
         settings: dict[str, Any] = {"beams": beams, "n_best": beams, "batch_size": batch_size, "max_length": length}
-        assert_same_captions(here.engine.caption(pairs, **settings), exact.caption(pairs, **settings))
-    assert (here.cuda.calls["cudaGraphLaunch"] > 0) == uses_cuda_graphs
-    np.testing.assert_allclose(here.engine.embed_images(pairs), exact.embed_images(pairs), atol=1e-5)
+        assert_same_captions(setup.engine.caption(pairs, **settings), exact.caption(pairs, **settings))
+    assert (setup.cuda.calls["cudaGraphLaunch"] > 0) == uses_cuda_graphs
+    np.testing.assert_allclose(setup.engine.embed_images(pairs), exact.embed_images(pairs), atol=1e-5)
     texts = ["the road is built", "trees"]
-    np.testing.assert_allclose(here.engine.embed_texts(texts), exact.embed_texts(texts), atol=1e-5)
-    np.testing.assert_allclose(here.engine.score(pairs, texts), exact.score(pairs, texts), atol=1e-4)
-    one, other = (engine.explain(pairs[0], texts[0]) for engine in (here.engine, exact))
+    np.testing.assert_allclose(setup.engine.embed_texts(texts), exact.embed_texts(texts), atol=1e-5)
+    np.testing.assert_allclose(setup.engine.score(pairs, texts), exact.score(pairs, texts), atol=1e-4)
+    one, other = (engine.explain(pairs[0], texts[0]) for engine in (setup.engine, exact))
     np.testing.assert_allclose(one.attention, other.attention, atol=1e-5)
 
 
 def test_search_settings_are_not_captured(make: MakeSetup, exact: Engine, pairs: list[Any]) -> None:
-    here = make()
+    setup = make()
     for penalty, early, length in ((0.0, True, None), (2.0, False, None), (1.0, True, 4)):
         settings: dict[str, Any] = {
             "beams": 4,
@@ -101,25 +101,25 @@ def test_search_settings_are_not_captured(make: MakeSetup, exact: Engine, pairs:
             "early_stopping": early,
             "max_length": length,
         }
-        assert_same_captions(here.engine.caption(pairs, **settings), exact.caption(pairs, **settings))
-    assert here.cuda.calls["cudaGraphInstantiate"] == 2
+        assert_same_captions(setup.engine.caption(pairs, **settings), exact.caption(pairs, **settings))
+    assert setup.cuda.calls["cudaGraphInstantiate"] == 2
 
 
 def test_step_is_one_launch_and_one_small_copy(make: MakeSetup, pairs: list[Any]) -> None:
     """After a batch of the same size, a step also allocates nothing."""
-    here = make()
-    here.engine.warmup(8, 3)
-    before = {name: dict(vars(here.cuda)[name]) for name in ("calls", "copies", "copied")}
-    runs = here.tensorrt.runs[DECODER]
-    (caption, *_) = here.engine.caption(pairs[:8], beams=3, batch_size=8)
+    setup = make()
+    setup.engine.warmup(8, 3)
+    before = {name: dict(vars(setup.cuda)[name]) for name in ("calls", "copies", "copied")}
+    runs = setup.tensorrt.runs[DECODER]
+    (caption, *_) = setup.engine.caption(pairs[:8], beams=3, batch_size=8)
     steps = caption.timings.decoder_steps
     assert steps > 3
 
     def count(name: str, counter: str = "calls") -> int:
-        return int(vars(here.cuda)[counter][name] - before[counter].get(name, 0))
+        return int(vars(setup.cuda)[counter][name] - before[counter].get(name, 0))
 
     assert count("cudaGraphLaunch") in (steps, steps + 1)  # one is queued ahead
-    assert here.tensorrt.runs[DECODER] - runs <= steps + 1
+    assert setup.tensorrt.runs[DECODER] - runs <= steps + 1
     assert count("cudaMalloc") == count("cudaMallocHost") == count("cudaGraphInstantiate") == 0
     assert count("cudaEventSynchronize") <= 2 * steps + 3
     # Other copies: scores of the no-change sentences, and the finished sentences when a part of the batch ends.
@@ -132,25 +132,25 @@ def test_step_is_one_launch_and_one_small_copy(make: MakeSetup, pairs: list[Any]
 
 
 def test_padding_rows_of_a_batch_do_not_count(make: MakeSetup, exact: Engine, pairs: list[Any]) -> None:
-    here = make()
+    setup = make()
     for rows in (3, 5, 6, 8, 1):
         assert_same_captions(
-            here.engine.caption(pairs[:rows], beams=2, batch_size=16), exact.caption(pairs[:rows], beams=2)
+            setup.engine.caption(pairs[:rows], beams=2, batch_size=16), exact.caption(pairs[:rows], beams=2)
         )
     # Padded batch sizes 4, 8 and 1: two CUDA graphs each.
-    assert here.cuda.calls["cudaGraphInstantiate"] == 6
+    assert setup.cuda.calls["cudaGraphInstantiate"] == 6
 
 
 def test_warmup_captures_all_steps(make: MakeSetup, pairs: list[Any]) -> None:
-    here = make()
-    here.engine.warmup(4, 2)
-    captured = here.cuda.calls["cudaGraphInstantiate"]
+    setup = make()
+    setup.engine.warmup(4, 2)
+    captured = setup.cuda.calls["cudaGraphInstantiate"]
     assert captured == 2
-    here.engine.caption(pairs[:4], beams=2, batch_size=4)
-    here.engine.caption(pairs[:3], beams=2, batch_size=4)
-    assert here.cuda.calls["cudaGraphInstantiate"] == captured
+    setup.engine.caption(pairs[:4], beams=2, batch_size=4)
+    setup.engine.caption(pairs[:3], beams=2, batch_size=4)
+    assert setup.cuda.calls["cudaGraphInstantiate"] == captured
     with pytest.raises(rsicrc.ArgumentError, match="pairs must be at least 1"):
-        here.engine.warmup(0)
+        setup.engine.warmup(0)
 
 
 def test_warmup_on_a_cpu_opens_every_graph(exact: Engine, pairs: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +158,12 @@ def test_warmup_on_a_cpu_opens_every_graph(exact: Engine, pairs: list[Any], monk
     opened: list[str] = []
     sessions: Any = engine.backend._sessions  # type: ignore[attr-defined]
     open_graph = sessions._open
-    monkeypatch.setattr(sessions, "_open", lambda graph: opened.append(graph) or open_graph(graph))
+
+    def logged(graph: str) -> Any:
+        opened.append(graph)
+        return open_graph(graph)
+
+    monkeypatch.setattr(sessions, "_open", logged)
     engine.warmup(2, 2)
     assert sorted(opened) == sorted(engine.manifest.graphs)
     assert_same_captions(engine.caption(pairs[:2], beams=2), exact.caption(pairs[:2], beams=2))
@@ -168,9 +173,9 @@ def test_warmup_on_a_cpu_opens_every_graph(exact: Engine, pairs: list[Any], monk
 def test_next_batch_is_uploaded_during_the_current_batch(
     make: MakeSetup, pairs: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = make()
+    setup = make()
     order: list[str] = []
-    take, run, loop = here.backend.take, here.backend.run, here.backend.loop
+    take, run, loop = setup.backend.take, setup.backend.run, setup.backend.loop
 
     def logged(method: Callable[..., Any], name: str) -> Callable[..., Any]:
         def call(*args: Any) -> Any:
@@ -181,17 +186,17 @@ def test_next_batch_is_uploaded_during_the_current_batch(
         return call
 
     for name, method in (("take", take), ("run", run), ("loop", loop)):
-        monkeypatch.setattr(here.backend, name, logged(method, name))
+        monkeypatch.setattr(setup.backend, name, logged(method, name))
     images = np.stack([np.stack(pair) for pair in pairs[:6]])
-    captions = here.engine.caption(images, beams=1, batch_size=2)
+    captions = setup.engine.caption(images, beams=1, batch_size=2)
     # The upload of the next batch is queued before the work on the current batch, on a stream of its own.
     assert order == ["take", *["take", "run", "loop"] * 2, "run", "loop"]
     assert [each.text for each in captions] == [
-        each.text for each in here.engine.caption(pairs[:6], beams=1, batch_size=6)
+        each.text for each in setup.engine.caption(pairs[:6], beams=1, batch_size=6)
     ]
     # Uploads are double-buffered: pinned memory for two batches of 2, and one of 6.
     batch = 2 * images[0].nbytes
-    assert sum(size >= batch for size in here.cuda.pinned.values()) <= 3
+    assert sum(size >= batch for size in setup.cuda.pinned.values()) <= 3
 
 
 def test_reader_error_is_raised_after_earlier_results(make: MakeSetup, pairs: list[Any]) -> None:
@@ -199,8 +204,8 @@ def test_reader_error_is_raised_after_earlier_results(make: MakeSetup, pairs: li
         yield from pairs[:4]
         raise RuntimeError("the disk was removed")
 
-    here = make()
-    stream = here.engine.caption_stream(failing(), beams=1, batch_size=2, workers=1)
+    setup = make()
+    stream = setup.engine.caption_stream(failing(), beams=1, batch_size=2, workers=1)
     assert [next(stream) for _ in range(2)]
     with pytest.raises(RuntimeError, match="the disk was removed"):
         list(stream)
@@ -211,69 +216,69 @@ def test_batch_is_halved_once_if_memory_is_short(
 ) -> None:
     large = make()
     large.engine.caption(pairs[:8], beams=4, batch_size=8)
-    here = make()
-    here.cuda.capacity = large.cuda.peak - 1
+    setup = make()
+    setup.cuda.capacity = large.cuda.peak - 1
     with caplog.at_level(logging.WARNING, "rsicrc"):
-        assert_same_captions(here.engine.caption(pairs[:8], beams=4, batch_size=8), exact.caption(pairs[:8], beams=4))
-        assert_same_captions(here.engine.caption(pairs[:8], beams=4, batch_size=8), exact.caption(pairs[:8], beams=4))
+        assert_same_captions(setup.engine.caption(pairs[:8], beams=4, batch_size=8), exact.caption(pairs[:8], beams=4))
+        assert_same_captions(setup.engine.caption(pairs[:8], beams=4, batch_size=8), exact.caption(pairs[:8], beams=4))
     (line,) = caplog.messages
     assert line.startswith("batches are halved, to 4 pairs at once: allocating ")
-    here.cuda.capacity //= 4
+    setup.cuda.capacity //= 4
     with pytest.raises(DeviceMemoryError, match="out of memory: lower the batch size or the number of beams"):
-        here.engine.caption(pairs[:8], beams=4, batch_size=8)
-    here.cuda.capacity = 1 << 33
-    assert_same_captions(here.engine.caption(pairs[:8], beams=4, batch_size=8), exact.caption(pairs[:8], beams=4))
+        setup.engine.caption(pairs[:8], beams=4, batch_size=8)
+    setup.cuda.capacity = 1 << 33
+    assert_same_captions(setup.engine.caption(pairs[:8], beams=4, batch_size=8), exact.caption(pairs[:8], beams=4))
 
 
 def test_batches_outside_the_profile_are_refused(make: MakeSetup, exact: Engine, pairs: list[Any]) -> None:
-    here = make(max_pairs=6)
+    setup = make(max_pairs=6)
     # 6 is not a power of two: batches are padded to 6 only.
-    assert_same_captions(here.engine.caption(pairs[:5], beams=2), exact.caption(pairs[:5], beams=2))
+    assert_same_captions(setup.engine.caption(pairs[:5], beams=2), exact.caption(pairs[:5], beams=2))
     with pytest.raises(BackendError, match=r"profile of image_encoder takes 1 to 6 on axis B of images, not 7: lower"):
-        here.engine.embed_images(pairs[:7])
+        setup.engine.embed_images(pairs[:7])
     with pytest.raises(BackendError, match=r"profile of decoder takes 1 to 8 on axis K of tokens, not 9"):
-        here.engine.caption(pairs[:5], beams=9)
-    assert_same_captions(here.engine.caption(pairs[:5], beams=2), exact.caption(pairs[:5], beams=2))
+        setup.engine.caption(pairs[:5], beams=9)
+    assert_same_captions(setup.engine.caption(pairs[:5], beams=2), exact.caption(pairs[:5], beams=2))
 
 
 def test_plan_that_reads_inputs_from_the_host_is_not_captured(
     make: MakeSetup, exact: Engine, pairs: list[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    here = make(host_tensors=frozenset({"position"}))
+    setup = make(host_tensors=frozenset({"position"}))
     with caplog.at_level(logging.WARNING, "rsicrc"):
-        assert_same_captions(here.engine.caption(pairs[:3], beams=2), exact.caption(pairs[:3], beams=2))
+        assert_same_captions(setup.engine.caption(pairs[:3], beams=2), exact.caption(pairs[:3], beams=2))
     assert "cannot be captured as a CUDA graph" in caplog.text
-    assert here.cuda.calls["cudaGraphLaunch"] == 0
+    assert setup.cuda.calls["cudaGraphLaunch"] == 0
 
 
 def test_memory_does_not_grow(make: MakeSetup, pairs: list[Any]) -> None:
-    here = make()
+    setup = make()
     generator = np.random.default_rng(0)
     for beams in (1, 3):
-        here.engine.caption(pairs[:8], beams=beams, batch_size=8)
+        setup.engine.caption(pairs[:8], beams=beams, batch_size=8)
     sizes = [1, 2, 4, 8]
     for rows in sizes:
-        here.engine.caption(pairs[:rows], beams=3, batch_size=8)
-    before = sum(here.cuda.allocated.values()), sum(here.cuda.pinned.values())
+        setup.engine.caption(pairs[:rows], beams=3, batch_size=8)
+    before = sum(setup.cuda.allocated.values()), sum(setup.cuda.pinned.values())
     for _ in range(12):
         rows = int(generator.choice(sizes))
-        here.engine.caption(pairs[:rows], beams=3, batch_size=rows)
+        setup.engine.caption(pairs[:rows], beams=3, batch_size=rows)
     gc.collect()
     # Results of each size are allocated once.
-    assert sum(here.cuda.allocated.values()) - before[0] <= 4 << 20
-    assert sum(here.cuda.pinned.values()) - before[1] <= 1 << 20
-    fake = here.cuda
-    del here
+    assert sum(setup.cuda.allocated.values()) - before[0] <= 4 << 20
+    assert sum(setup.cuda.pinned.values()) - before[1] <= 1 << 20
+    fake = setup.cuda
+    del setup
     gc.collect()
     assert fake.allocated == fake.pinned == {}
 
 
 def test_two_threads_share_one_backend(make: MakeSetup, exact: Engine, pairs: list[Any]) -> None:
-    here = make()
+    setup = make()
     found: dict[int, list[rsicrc.Caption]] = {}
 
     def work(beams: int) -> None:
-        found[beams] = here.engine.caption(pairs, beams=beams, batch_size=4)
+        found[beams] = setup.engine.caption(pairs, beams=beams, batch_size=4)
 
     threads = [threading.Thread(target=work, args=(beams,)) for beams in (2, 3)]
     for thread in threads:
@@ -285,14 +290,14 @@ def test_two_threads_share_one_backend(make: MakeSetup, exact: Engine, pairs: li
 
 
 def test_plan_that_the_library_refuses_is_reported(make: MakeSetup, model_folder: Path, tmp_path: Path) -> None:
-    here = make()
+    setup = make()
     copy = shutil.copytree(model_folder, tmp_path / "model")
-    here.backend._runtime = type("Runtime", (), {"deserialize_cuda_engine": lambda _self, _plan: None})()
+    setup.backend._runtime = type("Runtime", (), {"deserialize_cuda_engine": lambda _self, _plan: None})()
     with pytest.raises(BackendError, match=r"tensorrt refuses this plan: remove .* it gave no reason"):
-        here.engine.embed_texts(["the road"])
-    here.backend._plans = {"text_encoder": copy / "none.plan"}
+        setup.engine.embed_texts(["the road"])
+    setup.backend._plans = {"text_encoder": copy / "none.plan"}
     with pytest.raises(rsicrc.ModelFolderError, match=r"none\.plan: cannot be read"):
-        here.engine.embed_texts(["the road"])
+        setup.engine.embed_texts(["the road"])
 
 
 def test_wrong_inputs_of_a_graph_are_refused(make: MakeSetup) -> None:

@@ -27,12 +27,13 @@ pytestmark = pytest.mark.slow
 PRECISIONS = ("fp32", "fp16", "bf16")
 HALF_PRECISIONS = PRECISIONS[1:]
 GRAPHS = (IMAGE_ENCODER, TEXT_ENCODER, DECODER, SCORER)
-# Attentions of the example model: one fusion layer within and one across the images; one self-attention layer of the
-# text encoder, and decoder layers with self- and cross-attention. The weights of the scorer's last attention are an
-# output of the graph, so this attention cannot be fused.
+# Attentions of the example model: one within the images and one across them in the fusion layer; self-attention in both
+# decoder layers, and cross-attention in the second one. The text encoder is the first decoder layer. The weights of the
+# scorer's last attention are an output of the graph, so this attention cannot be fused.
 ATTENTIONS = {IMAGE_ENCODER: 2, TEXT_ENCODER: 1, DECODER: 3, SCORER: 2}
-# Maximum number of kernels that only move data in fp32, fp16 and bf16 (see docs/tensorrt.md). In float32 most of them
-# pad the 49 positions of a map for a product. The library has no average pooling in bfloat16, which needs ten casts.
+# Maximum number of kernels that only move data, in fp32, fp16 and bf16 (docs/measurements/tensorrt.md). In float32 most
+# of them pad the 49 positions of a map for a product. bf16 needs ten casts, because the library has no average pooling
+# in bfloat16.
 MOVES = {IMAGE_ENCODER: (17, 9, 19), TEXT_ENCODER: (0, 0, 0), DECODER: (20, 11, 11), SCORER: (16, 9, 9)}
 
 

@@ -120,7 +120,7 @@ def _tables(report: EvaluationReport) -> Iterator[_Table]:
     from rsicrc.evaluation.evaluate import ALL, BY_CAPTION, BY_SCORE, CHANGED, STRICT
     from rsicrc.evaluation.metrics.captioning import PERIOD_FREE, PROTOCOLS, PUBLISHED
 
-    yield _Table("What decides", ("",), {name: [value] for name, value in report.headline().items()})
+    yield _Table("Headline metrics", ("",), {name: [value] for name, value in report.headline().items()})
     subsets = {ALL: "all pairs", CHANGED: "changed"}
     parts = [report.captions.get(subset, {}).get(protocol, {}) for subset in subsets for protocol in PROTOCOLS]
     columns = [f"{name}, {protocol}" for name in subsets.values() for protocol in (PERIOD_FREE, PUBLISHED)]

@@ -16,6 +16,7 @@ from .errors import (
     PairsError as PairsError,
     RsicrcError as RsicrcError,
 )
+from .evaluation.evaluate import EvaluationReport as EvaluationReport, evaluate as evaluate
 from .index.hits import Hits as Hits
 from .index.index import Index as Index
 from .loading import load as load

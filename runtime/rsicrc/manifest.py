@@ -32,16 +32,12 @@ FP16, BF16, INT8 = "fp16", "bf16", "int8"
 INT8_FP16 = f"{INT8}-{FP16}"  # int8 on a GPU: the image encoder in int8, all other computation in fp16
 ON_GPU = {EXACT: EXACT, FP16: FP16, BF16: BF16, INT8: INT8_FP16}  # precision → the variant that a GPU uses for it
 CHANGE_THRESHOLD = 0.5
-_CHUNK = 1 << 20
 
 
 def sha256_file(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file, which is read in chunks."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -155,11 +151,7 @@ class SearchDefaults:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain containers for JSON."""
-        return {
-            "beams": self.beams,
-            "length_penalty": self.length_penalty,
-            "early_stopping": self.early_stopping,
-        }
+        return {"beams": self.beams, "length_penalty": self.length_penalty, "early_stopping": self.early_stopping}
 
 
 @dataclass(frozen=True)
@@ -244,12 +236,11 @@ class Manifest:
                 "upgrade with `pip install -U rsicrc`"
             )
         try:
-            manifest = cls._from_fields(fields)
+            return cls._from_fields(fields)
         except KeyError as error:
             raise ModelFolderError(f"{path}: field {error} is missing: export the model again") from error
         except (TypeError, ValueError, AttributeError) as error:
             raise ModelFolderError(f"{path}: a field is wrong ({error}): export the model again") from error
-        return manifest
 
     @classmethod
     def _from_fields(cls, fields: Mapping[str, Any]) -> Manifest:

@@ -56,10 +56,10 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pictures")
     generator = np.random.default_rng(0)
     for number in range(1, 6):
-        for date in "ab":
+        for letter in "ab":
             coarse = generator.integers(0, 256, (5, 5, 3), dtype=np.uint8)
             picture = Image.fromarray(coarse).resize((120, 120), Image.Resampling.BICUBIC)
-            picture.save(folder / f"{number}{date}.png")
+            picture.save(folder / f"{number}{letter}.png")
     return folder
 
 

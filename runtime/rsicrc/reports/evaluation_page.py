@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rsicrc.engine import Engine
 
 BEST, WORST = "Best captions of changed pairs", "Worst captions of changed pairs"
-WRONG = "Most wrong about whether anything changed"
+WRONG = "Most wrong change decisions"
 PAIRS = 8  # in each section
 
 

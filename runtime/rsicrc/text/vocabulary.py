@@ -16,6 +16,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 
 from rsicrc.errors import ArgumentError, ModelFolderError
+from rsicrc.files import replacing
 
 PAD, START, UNK, END = 0, 1, 2, 3
 SPECIAL_WORDS = ("PAD", "START", "UNK", "END")
@@ -94,9 +95,10 @@ class Vocabulary:
             raise ModelFolderError(f"{path}: not a vocabulary ({error}): export the model again") from error
 
     def save(self, path: Path | str) -> None:
-        """Write `tokenizer.json`."""
-        document = json.loads(self._tokenizer.to_str())
-        Path(path).write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        """Write `tokenizer.json`, atomically."""
+        text = json.dumps(json.loads(self._tokenizer.to_str()), ensure_ascii=False, indent=1) + "\n"
+        with replacing(Path(path)) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
     def __len__(self) -> int:
         return len(self.words)

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from rsicrc.errors import CheckpointError
 from rsicrc.preprocessing import CLIP_MEAN, CLIP_STD, Preprocessing
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
 
 TrunkKind = Literal["clip_resnet", "clip_vit", "torchvision_resnet"]
 
@@ -114,8 +114,8 @@ class ModelConfig:
         imagenet = self.image_trunk.kind == "torchvision_resnet"
         return Preprocessing(
             size=self.image_trunk.image_size,
-            mean=IMAGENET_MEAN if imagenet else CLIP_MEAN,
-            std=IMAGENET_STD if imagenet else CLIP_STD,
+            mean=_IMAGENET_MEAN if imagenet else CLIP_MEAN,
+            std=_IMAGENET_STD if imagenet else CLIP_STD,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -143,9 +143,9 @@ class ModelConfig:
             raise CheckpointError(f"the model config does not fit: {error}") from error
 
 
-TINY = ModelConfig(backbone="RN-tiny", d_model=192, max_len=24, encoder_layers=1, num_heads=6, h_dim=192, a_dim=192)
+_TINY = ModelConfig(backbone="RN-tiny", d_model=192, max_len=24, encoder_layers=1, num_heads=6, h_dim=192, a_dim=192)
 PRESETS: dict[str, ModelConfig] = {
-    "tiny": TINY,
+    "tiny": _TINY,
     "published": ModelConfig(),
     "published-ViT-B-32": ModelConfig(backbone="ViT-B-32"),
     "published-ViT-L-14": ModelConfig(backbone="ViT-L-14"),

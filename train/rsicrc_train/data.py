@@ -20,7 +20,7 @@ from rsicrc.text.encoding import pad
 from rsicrc.text.vocabulary import SPECIAL_WORDS, Vocabulary
 from rsicrc_train.augment import TURNS, Augmentation, Turn, jitter, turn_images, turn_sentence
 
-RARE = 5  # tokens of the published vocabulary occur more often than this
+_RARE = 5  # tokens of the published vocabulary occur more often than this
 
 
 class TrainingBatch(NamedTuple):
@@ -138,7 +138,7 @@ def build_vocabulary(sentences: Iterable[str]) -> tuple[str, ...]:
     alphabetically, so that the ids do not depend on the order of the sentences.
     """
     counts = Counter(word for sentence in sentences for word in sentence.split())
-    frequent = (word for word, count in counts.items() if count > RARE)
+    frequent = (word for word, count in counts.items() if count > _RARE)
     return (*SPECIAL_WORDS, *sorted(frequent, key=lambda word: (-counts[word], word)))
 
 

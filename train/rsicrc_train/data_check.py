@@ -16,7 +16,7 @@ from rsicrc.errors import ImageError
 from rsicrc.inputs.images import load_image
 from rsicrc.text.vocabulary import Vocabulary
 
-NEEDED = ("train", "val")  # splits that training needs
+_NEEDED = ("train", "val")  # splits that training needs
 EMPTY, MISSING, BROKEN = "splits without pairs", "missing images", "images that cannot be read"
 UNEQUAL, DUPLICATE = "pairs of unequal size", "pairs that an earlier split holds too"
 LONG, UNKNOWN = "captions longer than the model's", "captions with unknown words"
@@ -106,7 +106,7 @@ def _check_images(
     advance: Callable[[int], object],
 ) -> Iterable[Finding]:
     findings = {message: Finding(message, fault=True) for message in (EMPTY, MISSING, BROKEN, UNEQUAL, DUPLICATE)}
-    for split in NEEDED:
+    for split in _NEEDED:
         if split not in splits:
             findings[EMPTY].add(split)
     first: dict[bytes, tuple[str, Path]] = {}

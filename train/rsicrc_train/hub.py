@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from rsicrc.errors import CheckpointError
 
-PREFIX = "hf:"
+_PREFIX = "hf:"
 
 
 class HubReference(NamedTuple):
@@ -19,7 +19,7 @@ class HubReference(NamedTuple):
 
 def is_reference(text: str) -> bool:
     """Return true if `text` refers to the hub, false if it is a path."""
-    return text.startswith(PREFIX)
+    return text.startswith(_PREFIX)
 
 
 def parse(reference: str) -> HubReference:
@@ -28,7 +28,7 @@ def parse(reference: str) -> HubReference:
     Raises:
         CheckpointError: The reference is not of this form.
     """
-    parts = reference.removeprefix(PREFIX).split("/", 2)
+    parts = reference.removeprefix(_PREFIX).split("/", 2)
     if not is_reference(reference) or len(parts) < 2 or not all(parts):
         raise CheckpointError(f"{reference!r} is not a hub reference: write hf:owner/repo or hf:owner/repo/file")
     return HubReference("/".join(parts[:2]), parts[2] if len(parts) == 3 else None)

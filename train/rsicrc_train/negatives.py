@@ -10,7 +10,7 @@ from torch.nn import functional
 
 FalseNegatives = Literal["none", "eliminate", "attract"]
 # A sentence's cosine with itself is computed as 0.999999 or 1.000001, depending on the other sentences of its batch.
-TOLERANCE = 1e-5
+_TOLERANCE = 1e-5
 
 
 class Masks(NamedTuple):
@@ -53,7 +53,7 @@ class SentenceSimilarity:
         same = (sentences.unsqueeze(2) == others).any(dim=1)
         if self.embeddings is not None:
             cosines = self.embeddings[sentences] @ self.embeddings[others].T
-            same = same | (cosines >= self.threshold - TOLERANCE).any(dim=1)
+            same = same | (cosines >= self.threshold - _TOLERANCE).any(dim=1)
         return same
 
 

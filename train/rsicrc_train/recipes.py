@@ -141,11 +141,11 @@ _TRAININGS = {
         save_every=200,
     )
 }
-NAMES = tuple(PRESETS)
+_NAMES = tuple(PRESETS)
 
 
 def load_recipe(reference: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """Load a recipe by name (one of `NAMES`) or from a YAML file with the keys `model` and `training`.
+    """Load a recipe by name (a key of `config.PRESETS`) or from a YAML file with the keys `model` and `training`.
 
     Args:
         reference: Name or file of the recipe.
@@ -160,7 +160,7 @@ def load_recipe(reference: str, overrides: Mapping[str, Any] | None = None) -> R
     else:
         path = Path(reference)
         if not path.is_file():
-            raise DataError(f"no recipe {reference!r}: choose one of {', '.join(NAMES)}, or a YAML file")
+            raise DataError(f"no recipe {reference!r}: name one of {', '.join(_NAMES)}, or a YAML file")
         try:
             plain = yaml.safe_load(path.read_text(encoding="utf-8"))
             model, training = ModelConfig.from_dict(plain["model"]), dict(plain["training"])

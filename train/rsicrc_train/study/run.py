@@ -32,7 +32,7 @@ from rsicrc_train.study.table import draw_curves, write_table
 from rsicrc_train.synth import generate
 
 _LOGGER = logging.getLogger("rsicrc.train")
-EVALUATION, SETTINGS = "evaluation.json", "cell.json"
+_EVALUATION, _SETTINGS = "evaluation.json", "cell.json"
 _TRAINING = {"train": 0.9, "val": 0.1}
 
 
@@ -54,14 +54,14 @@ def run_study(study: Study, folder: Path, *, device: str = "auto") -> None:
                 continue
             _LOGGER.info("%s, seed %d", cell.name, seed)
             _run_cell(cell, seed, cell_folder, folder / "data", device)
-            write_table(study, folder, read_results(study, folder))
-    draw_curves(study, folder, read_results(study, folder))
+            write_table(study, folder, _read_results(study, folder))
+    draw_curves(study, folder, _read_results(study, folder))
 
 
-def read_results(study: Study, folder: Path) -> dict[str, list[dict[str, Any]]]:
+def _read_results(study: Study, folder: Path) -> dict[str, list[dict[str, Any]]]:
     """Read the finished evaluations by the name of the cell, in the order of the seeds."""
     files = {
-        cell.name: [folder / "cells" / cell.name / f"seed-{seed}" / EVALUATION for seed in study.seeds]
+        cell.name: [folder / "cells" / cell.name / f"seed-{seed}" / _EVALUATION for seed in study.seeds]
         for cell in study.cells
     }
     return {
@@ -77,17 +77,17 @@ def _is_finished(cell: Cell, seed: int, cell_folder: Path) -> bool:
         DataError: The folder belongs to a cell of other settings, which must not be mixed with this cell.
     """
     try:
-        present = json.loads((cell_folder / SETTINGS).read_text(encoding="utf-8"))
+        present = json.loads((cell_folder / _SETTINGS).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return False
     if present != _settings(cell, seed):
         raise DataError(f"{cell_folder} holds a cell of other settings: choose another folder with -o, or remove it")
-    return (cell_folder / EVALUATION).is_file()
+    return (cell_folder / _EVALUATION).is_file()
 
 
 def _run_cell(cell: Cell, seed: int, cell_folder: Path, data: Path, device: str) -> None:
     cell_folder.mkdir(parents=True, exist_ok=True)
-    _write_json(cell_folder / SETTINGS, _settings(cell, seed))
+    _write_json(cell_folder / _SETTINGS, _settings(cell, seed))
     if cell.run is None:
         run = cell_folder / "run"
         _fit(cell, seed, run, _training_set(cell.data, data), device)
@@ -96,7 +96,7 @@ def _run_cell(cell: Cell, seed: int, cell_folder: Path, data: Path, device: str)
     test = _data_set(cell.test, data, {"test": 1.0})
     captions = cell_folder / "captions.jsonl"
     output = _command("evaluate", run / "best.pt", test, "--json", "--beams", 1, "-o", captions)
-    _write_json(cell_folder / EVALUATION, json.loads(output))
+    _write_json(cell_folder / _EVALUATION, json.loads(output))
 
 
 def _fit(cell: Cell, seed: int, run: Path, train: Path, device: str) -> None:

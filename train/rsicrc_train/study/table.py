@@ -15,7 +15,7 @@ from rsicrc.files import replacing
 if TYPE_CHECKING:
     from rsicrc_train.study.spec import Study
 
-TABLE, METRICS, CURVES = "table.md", "table.json", "curves.png"
+TABLE, _METRICS, _CURVES = "table.md", "table.json", "curves.png"
 # Columns of the table: path of each metric in an evaluation.
 COLUMNS = {
     "BLEU-4 changed": ("captions", CHANGED, PERIOD_FREE, "BLEU-4"),
@@ -45,7 +45,7 @@ def write_table(study: Study, folder: Path, results: Results) -> None:
         {"cell": cell.name, "line": cell.line, "x": cell.x, "seeds": len(results[cell.name]), **metrics[cell.name]}
         for cell in study.cells
     ]
-    with replacing(folder / METRICS) as temporary:
+    with replacing(folder / _METRICS) as temporary:
         document = {"title": study.title, "cells": plain}
         temporary.write_text(json.dumps(document, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     with replacing(folder / TABLE) as temporary:
@@ -88,7 +88,7 @@ def draw_curves(study: Study, folder: Path, results: Results) -> None:
             )
         if axes.get_legend_handles_labels()[1]:
             axes.legend(fontsize="small")
-    with replacing(folder / CURVES) as temporary:
+    with replacing(folder / _CURVES) as temporary:
         figure.savefig(temporary, dpi=110)
 
 

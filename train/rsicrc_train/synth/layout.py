@@ -25,7 +25,7 @@ from rsicrc_train.synth.objects import (
 )
 from rsicrc_train.synth.terrain import SIZE, Color
 
-EVERYWHERE: Points = np.array([[-20, -20], [276, -20], [276, 276], [-20, 276]], np.float32)
+_EVERYWHERE: Points = np.array([[-20, -20], [276, -20], [276, 276], [-20, 276]], np.float32)
 _MIDDLE = SIZE / 2
 
 # Land may look gray or yellow, but in bare land red is always above green, and in a meadow never.
@@ -150,8 +150,8 @@ def _trees(rng: np.random.Generator, occupancy: Occupancy, ground: str) -> tuple
     """Draw a wood with clearings, or single trees of varying density and a few groves."""
     if ground == "woods":
         outlines = [_random_outline(rng, 14, 30) for _ in range(rng.integers(0, 4))]
-        return (Grove(EVERYWHERE, 255), *(Grove(outline, 0) for outline in outlines if occupancy.free(outline)))
-    single = [Grove(EVERYWHERE, int(rng.choice([0, 15, 40])), dense=False)]
+        return (Grove(_EVERYWHERE, 255), *(Grove(outline, 0) for outline in outlines if occupancy.free(outline)))
+    single = [Grove(_EVERYWHERE, int(rng.choice([0, 15, 40])), dense=False)]
     single += [
         Grove(_random_outline(rng, 40, 110), int(rng.integers(20, 190)), dense=False) for _ in range(rng.integers(0, 4))
     ]

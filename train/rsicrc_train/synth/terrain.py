@@ -73,7 +73,7 @@ def crop(bank: NDArray[np.uint8], origin: tuple[int, int], flip: int = 0) -> NDA
     return piece
 
 
-def recolor(piece: NDArray[np.uint8], color: Color) -> NDArray[np.uint8]:
+def _recolor(piece: NDArray[np.uint8], color: Color) -> NDArray[np.uint8]:
     """Shift a texture from its mean of 128 to a mean RGB color."""
     mean = np.asarray(color, np.float32)
     contrast = 0.4 + mean / 210  # dark ground has less contrast than bright ground
@@ -111,4 +111,4 @@ def floor(
     piece = crop(texture(kind), origin, flip)
     if wear is not None:
         piece = np.asarray(cv2.addWeighted(piece, 0.8, crop(texture(kind), wear), 0.35, -0.15 * 128), np.uint8)
-    return recolor(piece, color)
+    return _recolor(piece, color)

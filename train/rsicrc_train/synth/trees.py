@@ -16,7 +16,7 @@ _BANK_SEED = 20241
 
 
 @dataclass(frozen=True, slots=True)
-class Canopy:
+class _Canopy:
     """A bank of tree crowns, all arrays [640, 640].
 
     Each pixel stores the center of its tree, so that a tree at the border of a wood is shown completely or not at all.
@@ -41,7 +41,7 @@ class Canopy:
 
 
 @cache
-def canopy(dense: bool) -> Canopy:
+def _canopy(dense: bool) -> _Canopy:
     """Return the bank of a closed wood (dense) or of single trees."""
     rng = np.random.default_rng((_BANK_SEED, int(dense)))
     spacing, small, large = (10.5, 6.0, 9.5) if dense else (24.0, 4.5, 10.0)
@@ -76,7 +76,7 @@ def canopy(dense: bool) -> Canopy:
     flat = np.rint(center_y).astype(np.int32) * _ROW + np.rint(center_x).astype(np.int32)
     inside = np.where(label > 0, 255, 0).astype(np.uint8)
     species = rng.integers(0, 255, len(points) + 1).astype(np.uint8)
-    return Canopy(inside, slope_x, slope_y, np.clip(tint, 0, 255).astype(np.uint8), rank[label], flat, species[label])
+    return _Canopy(inside, slope_x, slope_y, np.clip(tint, 0, 255).astype(np.uint8), rank[label], flat, species[label])
 
 
 def crowns(dense: bool, origin: tuple[int, int], density: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -90,7 +90,7 @@ def crowns(dense: bool, origin: tuple[int, int], density: NDArray[np.uint8]) -> 
     Returns:
         uint8 [256, 256], 255 on a crown.
     """
-    bank = canopy(dense)
+    bank = _canopy(dense)
     x, y = origin
     window = np.s_[y : y + SIZE, x : x + SIZE]
     padded = cv2.copyMakeBorder(density, _PAD, _PAD, _PAD, _PAD, cv2.BORDER_REPLICATE)
@@ -121,7 +121,7 @@ def leaves(
     Returns:
         uint8 [256, 256, 3] RGB.
     """
-    bank = canopy(dense)
+    bank = _canopy(dense)
     x, y = origin
     window = np.s_[y : y + SIZE, x : x + SIZE]
     # A surface that falls towards the sun is bright: brightness is proportional to minus the slope along the light.

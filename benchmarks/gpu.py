@@ -25,6 +25,8 @@ ROOT = Path(__file__).resolve().parents[1]
 REQUIRED = {"numpy": "numpy", "PIL": "pillow", "tokenizers": "tokenizers"}  # module → package
 STEPS = ("tests", "latency", "throughput")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+CPU_BACKENDS = ("onnxruntime", "openvino")
+GPU_BACKENDS = ("onnxruntime", "onnxruntime-tensorrt", "tensorrt")
 TASKS = ("caption", "images", "texts", "encoder", "step")
 BASELINES = ("published", "pytorch", "pytorch-bf16", "compile-bf16", "graph-bf16", "huggingface", "onnx-plain")
 
@@ -50,12 +52,11 @@ def main() -> None:
     output = arguments.output or ROOT / "benchmarks" / "results" / f"gpu-{slug(device)}.json"
     report = GpuReport.open(output, device, folder)
     try:
-        backends = available_backends(arguments.device, report)
         for step in arguments.steps:
             if step == "tests":
                 test(arguments, folder, report)
-            elif backends:
-                benchmark(step, arguments, folder, backends, report)
+            else:
+                benchmark(step, arguments, folder, report)
             report.write()  # a run that a time limit ends keeps its finished steps
     finally:
         report.write()
@@ -110,20 +111,6 @@ def find_folder(arguments: argparse.Namespace) -> Path:
     return folder
 
 
-def available_backends(device: str, report: GpuReport) -> list[str]:
-    """Return the engine's backends for a device; the report gets the reasons of the others."""
-    from common import available
-
-    found = available.backends(device)
-    for name, reason in found.items():
-        if reason:
-            report.skip(f"backend {name}: {reason}")
-    backends = [name for name, reason in found.items() if not reason]
-    if not backends:
-        report.fail("nothing was tested: no backend of the engine is available for this device")
-    return backends
-
-
 def test(arguments: argparse.Namespace, folder: Path, report: GpuReport) -> None:
     """Run tests/gpu in a process of its own."""
     if find_spec("pytest") is None:
@@ -143,9 +130,9 @@ def test(arguments: argparse.Namespace, folder: Path, report: GpuReport) -> None
         report.add_tests(junit, done.returncode)
 
 
-def benchmark(step: str, arguments: argparse.Namespace, folder: Path, backends: list[str], report: GpuReport) -> None:
-    """Run latency.py or throughput.py in a process of its own."""
-    from common import available
+def benchmark(step: str, arguments: argparse.Namespace, folder: Path, report: GpuReport) -> None:
+    """Run latency.py or throughput.py in a process of its own; its notes tell why a backend or a precision failed."""
+    from common.gpu import is_gpu
 
     baselines = list(arguments.baselines)
     if missing := [name for name in ("torch", "open_clip") if find_spec(name) is None]:
@@ -160,8 +147,8 @@ def benchmark(step: str, arguments: argparse.Namespace, folder: Path, backends: 
     results.unlink(missing_ok=True)
     options = [
         *("--size", arguments.size, "--model", str(folder), "--device", arguments.device),
-        *("--baselines", "rsicrc", *baselines, "--backends", *backends),
-        *("--precisions", *available.precisions(folder, arguments.device)),
+        *("--baselines", "rsicrc", *baselines, "--precisions", *arguments.precisions),
+        *("--backends", *(GPU_BACKENDS if is_gpu(arguments.device) else CPU_BACKENDS)),
         *("--rounds", str(arguments.rounds), "--seconds", str(arguments.seconds)),
         *("--threads", str(arguments.threads), "--work", str(arguments.work), "--json", str(results)),
         *("--tasks", *TASKS, "--beams", "1", "5"),

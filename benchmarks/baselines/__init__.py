@@ -1,6 +1,6 @@
 """Implementations of the same model: baselines as their users would write them, and this project's engine.
 
-Each is a module with a function `build(setup) -> Implementation`; benchmarks/README.md describes them.
+benchmarks/README.md describes them.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ class Entry:
 
     Attributes:
         name: Name in tables.
-        module: Module of this package.
+        module: Module of this package, and the class in it.
         precision: Number format of the products: "fp32", "fp16", "bf16", "int8".
-        about: Description in one line.
         backend: Backend of the engine; empty for the baselines.
         alone: True if it captions one pair at a time, greedily.
     """
@@ -29,19 +28,18 @@ class Entry:
     name: str
     module: str
     precision: str
-    about: str
     backend: str = ""
     alone: bool = False
 
 
 BASELINES = (
-    Entry("published", "pytorch", "fp32", "the published method: PyTorch, one pair, greedy, no cache", alone=True),
-    Entry("pytorch", "pytorch", "fp32", "PyTorch with a batched beam search without a cache"),
-    Entry("pytorch-bf16", "pytorch", "bf16", "the same under bfloat16 autocast"),
-    Entry("compile-bf16", "torch_compile", "bf16", "torch.compile under autocast, key-value cache, static shapes"),
-    Entry("graph-bf16", "cuda_graphs", "bf16", "PyTorch and CUDA graphs: bfloat16 weights, key-value cache"),
-    Entry("huggingface", "huggingface", "fp32", "generate of transformers with its cache"),
-    Entry("onnx-plain", "plain_onnx", "fp32", "torch.onnx.export of the unchanged model, on ONNX Runtime, no cache"),
+    Entry("published", "pytorch:PyTorch", "fp32", alone=True),
+    Entry("pytorch", "pytorch:PyTorch", "fp32"),
+    Entry("pytorch-bf16", "pytorch:PyTorch", "bf16"),
+    Entry("compile-bf16", "torch_compile:Compiled", "bf16"),
+    Entry("graph-bf16", "cuda_graphs:CudaGraphs", "bf16"),
+    Entry("huggingface", "huggingface:HuggingFace", "fp32"),
+    Entry("onnx-plain", "plain_onnx:PlainOnnx", "fp32"),
 )
 ENGINE = "rsicrc"
 NAMES = (*(entry.name for entry in BASELINES), ENGINE)
@@ -52,7 +50,7 @@ def entries(names: Sequence[str], backends: Sequence[str], precisions: Sequence[
     chosen = [entry for entry in BASELINES if entry.name in names]
     if ENGINE in names:
         chosen += [
-            Entry(f"rsicrc {backend} {precision}", "engine", precision, "this project's engine", backend)
+            Entry(f"rsicrc {backend} {precision}", "engine:RsicrcEngine", precision, backend)
             for backend in backends
             for precision in precisions
         ]
@@ -61,4 +59,5 @@ def entries(names: Sequence[str], backends: Sequence[str], precisions: Sequence[
 
 def build(entry: Entry, setup: Setup) -> Implementation:
     """Open an implementation."""
-    return cast(Implementation, import_module(f"baselines.{entry.module}").build(setup))
+    module, _, name = entry.module.partition(":")
+    return cast(Implementation, getattr(import_module(f"baselines.{module}"), name)(setup))

@@ -15,7 +15,7 @@ from rsicrc.text.vocabulary import END, PAD, START
 
 IMPOSSIBLE = -1.0e9
 Step = Callable[[Tensor, Tensor], Tensor]
-"""All token ids so far [R, n] and, for caches, the row that each row continues [R] → logits of the next token [R, V]."""
+"""All token ids so far [R, n] and the row that each row continues [R], for caches → logits of the next token [R, V]."""
 
 
 def beam_search(

@@ -86,8 +86,3 @@ class RsicrcEngine(Implementation):
 def _pairs(images: Images) -> list[Any]:
     """Return (before, after) tuples, each image uint8 [H, W, 3]."""
     return [(before, after) for before, after in images]
-
-
-def build(setup: Setup) -> RsicrcEngine:
-    """Open the engine."""
-    return RsicrcEngine(setup)

@@ -30,7 +30,7 @@ class Captioner(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-ca
         self.decoder = CachedDecoder(model.decoder)
 
     def forward(self, input_ids: Tensor, memory: Tensor, past_key_values: DynamicCache, **_: Any) -> Any:
-        """Return the logits of the next token; memory [R, layers, 2, H, S, dh] holds cross-attention keys and values."""
+        """Return the next token's logits; memory [R, layers, 2, H, S, dh] has the cross-attention keys and values."""
         cross = [(keys, values) for keys, values in (layer.unbind(1) for layer in memory.unbind(1))]
         position = past_key_values.get_seq_length()
 
@@ -71,8 +71,3 @@ class HuggingFace(PyTorch):
             **options,
         )
         return [cut(caption) for caption in ids[:, 1:].tolist()]
-
-
-def build(setup: Setup) -> HuggingFace:
-    """Open the baseline."""
-    return HuggingFace(setup)

@@ -51,15 +51,11 @@ class Setup:
 
 @dataclass(frozen=True)
 class TimedCaptions:
-    """Captions of a batch, and the time that they took.
+    """Captions of a batch; seconds in total, in the image encoder and in the beam search; tokens with END.
 
     Attributes:
-        texts: One caption per pair.
-        seconds: Time of the batch.
-        image: Part of the image encoder, in seconds.
-        decode: Part of the beam search, in seconds.
-        steps: Tokens of the longest caption, with END.
-        tokens: Tokens of all captions, with END.
+        steps: Tokens of the longest caption.
+        tokens: Tokens of all captions together.
     """
 
     texts: list[str]
@@ -124,7 +120,7 @@ class TwoStage(Implementation):
         self.threads, self.max_length = setup.threads, setup.max_length
 
     def wait(self) -> None:
-        """Wait for the device: without that, a time would be that of the launches."""
+        """Wait for the device, so that times are not those of launches."""
 
     @abstractmethod
     def encode(self, images: Images) -> Any:

@@ -120,8 +120,3 @@ class PlainOnnx(TwoStage):
 def _normalize(embedding: NDArray[np.float32]) -> Vectors:
     vectors: Vectors = embedding / np.linalg.norm(embedding, axis=-1, keepdims=True)
     return vectors
-
-
-def build(setup: Setup) -> PlainOnnx:
-    """Open the baseline."""
-    return PlainOnnx(setup)

@@ -82,8 +82,3 @@ class PyTorch(TwoStage):
 def _normalize(embedding: Tensor) -> Vectors:
     vectors: Vectors = functional.normalize(embedding.float(), dim=-1).cpu().numpy()
     return vectors
-
-
-def build(setup: Setup) -> PyTorch:
-    """Open the baseline."""
-    return PyTorch(setup)

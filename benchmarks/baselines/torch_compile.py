@@ -84,8 +84,3 @@ class Compiled(PyTorch):
                 return out
 
             return beam_search(step, len(encoded.tokens), beams, self.max_length, self.device)
-
-
-def build(setup: Setup) -> Compiled:
-    """Open the baseline."""
-    return Compiled(setup)

@@ -50,13 +50,11 @@ _BLOCK_SCALE = 0.2
 
 @dataclass(frozen=True)
 class Facts:
-    """Facts of the model.
+    """Facts of the model: its name, and the largest number of token ids in a caption, with START.
 
     Attributes:
-        name: Name in tables.
         parameters: Number of weights in the checkpoint; 0 if it was not read.
         forced: True if captions have a fixed length, because END can never win.
-        max_length: Largest number of token ids in a caption, with START.
     """
 
     name: str
@@ -205,8 +203,7 @@ def random_checkpoint() -> Checkpoint:
     """Return a checkpoint of the published size with random weights, whose captions never end.
 
     The last normalization gives one channel the same value for every input. In the tied embedding table, that channel
-    holds 0 for every word and a negative number for END, so END's logit is far below all others in any arithmetic. All
-    implementations read these weights, and none has other knowledge of them.
+    holds 0 for every word and a negative number for END, so END's logit is far below all others in any arithmetic.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""What a graph costs: the parameters it holds and the multiply-accumulates (MACs) it does, counted from its file."""
+"""Cost of an ONNX graph: its parameters, and its multiply-accumulates (MACs), counted from the file."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Any
 import onnx
 
 _PRODUCTS = ("Conv", "Gemm", "MatMul")
-_SMALL = 64  # initializers up to this many elements are shapes and scalars, which shape inference has to see
+_SMALL = 64  # initializers up to this many elements are shapes and scalars, which shape inference needs
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a graph costs for inputs of given sizes.
+    """Cost of a graph for inputs of given sizes.
 
     Attributes:
-        parameters: numbers in weights, biases and tables.
-        macs: multiply-accumulates of convolutions and matrix products.
-        reads: for every matrix or kernel, by name, how often the graph reads it as a whole (a look-up does not).
+        parameters: Number of weights, with biases and tables.
+        macs: Multiply-accumulates of convolutions and matrix products.
+        reads: Number of times that the graph reads a whole matrix or kernel, by name; a table look-up does not count.
     """
 
     parameters: int
@@ -31,11 +31,11 @@ class Cost:
 
 
 def graph_cost(path: Path, sizes: Mapping[str, int]) -> Cost:
-    """Count what a graph costs.
+    """Count the cost of a graph.
 
     Args:
-        path: the ONNX file.
-        sizes: the length of every axis that varies, by name, for example `{"B": 1}`.
+        path: ONNX file.
+        sizes: Length of every dynamic axis, by name, for example `{"B": 1}`.
 
     Raises:
         KeyError: `sizes` leaves out an axis.
@@ -61,7 +61,7 @@ def _fix_axes(graph: Any, sizes: Mapping[str, int]) -> None:
         for axis in value.type.tensor_type.shape.dim:
             if axis.dim_param:
                 axis.dim_value = sizes[axis.dim_param]
-    # What the exporter noted about the values in between has names in it, and would win over what follows from here.
+    # The exporter's shapes of intermediate values have symbolic axes, which would override the inferred ones.
     del graph.value_info[:]
     for value in graph.output:
         value.type.tensor_type.ClearField("shape")
@@ -70,7 +70,7 @@ def _fix_axes(graph: Any, sizes: Mapping[str, int]) -> None:
 def _infer_shapes(model: Any) -> dict[str, tuple[int, ...]]:
     graph = model.graph
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    # Without their contents, large weights become inputs: shape inference copies the whole model.
+    # Large weights become inputs without contents, because shape inference copies the whole model.
     large = [tensor for tensor in graph.initializer if math.prod(tensor.dims) > _SMALL]
     small = [tensor for tensor in graph.initializer if math.prod(tensor.dims) <= _SMALL]
     graph.input.extend(onnx.helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in large)
@@ -85,7 +85,7 @@ def _infer_shapes(model: Any) -> dict[str, tuple[int, ...]]:
 def _macs(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> int:
     out, weight = shapes[node.output[0]], shapes[node.input[1]]
     if not all(out):
-        raise ValueError(f"the shape of {node.output[0]} cannot be told: {out}")
+        raise ValueError(f"the shape of {node.output[0]} is unknown: {out}")
     if node.op_type == "Conv":
         return math.prod(out) * math.prod(weight[1:])
     return math.prod(out) * shapes[node.input[0]][-1]

@@ -59,12 +59,16 @@ class GpuReport:
             for test in self.found["tests"]:
                 if test["outcome"] == "failed":
                     self.fail(f"{test['name']}: {test['message']}")
+        if not any(test["outcome"] == "passed" for test in self.found["tests"] or ()):
+            self.fail("no test passed")
         if status and not self.failed:
             self.fail(f"pytest ended with {status}, see above")
 
     def add_results(self, step: str, path: Path) -> None:
         """Add the results of a benchmark."""
         self.found[step] = json.loads(path.read_text(encoding="utf-8"))
+        if not any(turn["cells"] for turn in self.found[step]["turns"] if turn["contestant"].startswith("rsicrc ")):
+            self.fail(f"{step}: no backend of the engine could be measured")
 
     def write(self) -> None:
         """Write both files, replacing each in one step."""
@@ -78,17 +82,15 @@ class GpuReport:
         found = self.found
         latency, throughput = (Results(**found[step]) if found[step] else None for step in _STEPS[1:])
         parts = [f"# {found['device']}", f"{found['model']['name']}, {found['date']}"]
-        for title in ("failed", "skipped"):
-            if found[title]:
-                parts.append("\n".join([f"{title.capitalize()}:\n", *(f"- {line}" for line in found[title])]))
+        for title in ("Failed", "Skipped"):
+            if lines := found[title.lower()]:
+                parts.append("\n".join([f"{title}:\n", *(f"- {line}" for line in lines)]))
         if found["tests"]:
             parts.append(f"## Tests\n\n{_tests(found['tests'])}")
         if latency or throughput:
             parts.append(f"## Targets\n\n{targets.tables(latency, throughput)}")
-        if latency:
-            parts.append(f"# Latency\n\n{table.latency(latency)}")
-        if throughput:
-            parts.append(f"# Throughput\n\n{table.throughput(throughput)}")
+        parts += [f"# Latency\n\n{table.latency(latency)}"] if latency else []
+        parts += [f"# Throughput\n\n{table.throughput(throughput)}"] if throughput else []
         return "\n\n".join(parts)
 
 

@@ -12,12 +12,7 @@ _COLORS = {"fp32": "#4c72b0", "fp16": "#8172b3", "bf16": "#dd8452", "int8": "#55
 
 
 def draw(results: Results, path: Path) -> None:
-    """Draw the captions per second of every implementation, with the roofline of its precision.
-
-    Args:
-        results: Results of a run; without captions, nothing is drawn.
-        path: File to write; its suffix names the format.
-    """
+    """Draw the captions per second of every implementation, with the roofline of its precision, if there are any."""
     import matplotlib
 
     matplotlib.use("Agg")

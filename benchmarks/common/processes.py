@@ -11,12 +11,7 @@ BENCHMARKS = Path(__file__).resolve().parents[1]
 
 
 def environment(threads: int = 1, compiled: Path | None = None) -> dict[str, str]:
-    """Return the environment of a child process.
-
-    Args:
-        threads: Threads of OpenMP.
-        compiled: Folder for the programs of torch.compile.
-    """
+    """Return the environment of a child process: threads of OpenMP, and a folder for programs of torch.compile."""
     path = os.pathsep.join(filter(None, [str(BENCHMARKS), os.environ.get("PYTHONPATH", "")]))
     own = {"PYTHONPATH": path, "OMP_NUM_THREADS": str(threads)}
     if compiled is not None:

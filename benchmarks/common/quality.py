@@ -20,12 +20,7 @@ Answers = dict[str, NDArray[Any]]
 
 
 def compare(folder: Path, names: Sequence[str], pairs: Sequence[CaptionedPair]) -> dict[str, dict[str, Any]]:
-    """Compare all answers in a folder.
-
-    Args:
-        folder: Folder of the answers that the workers saved, `<implementation>--<case>.npz`.
-        names: Names of the implementations.
-        pairs: Pairs that were captioned.
+    """Compare the answers that the workers saved in a folder as `<implementation>--<case>.npz`.
 
     Returns:
         Implementation → case → metrics: those of `_agreement`, and for held-out pairs those of `_held_out`.
@@ -61,10 +56,7 @@ def _agreement(answers: Answers, reference: Answers) -> dict[str, float]:
 
 
 def _held_out(answers: Answers, pairs: Sequence[CaptionedPair]) -> dict[str, float]:
-    """Return BLEU-4 (period-free) of the changed pairs' captions, and P@1 of text → pair retrieval among these pairs.
-
-    P@1 is that of the published protocol.
-    """
+    """Return the changed pairs' BLEU-4 (period-free), and P@1 of text → pair retrieval (published protocol)."""
     rows = [row for row, pair in enumerate(pairs) if pair.changed]
     if not rows:
         return {}

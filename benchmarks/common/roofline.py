@@ -48,8 +48,7 @@ class Roofline:
     """Shortest times from the work of the graphs and the peak rates of the device."""
 
     def __init__(self, counts: Counts, peaks: Peaks) -> None:
-        self.counts = counts
-        self.peaks = peaks
+        self.counts, self.peaks = counts, peaks
         # On a GPU, only the image encoder is in int8; text encoder and decoder are in fp16 (docs/precisions.md).
         self._text_precisions = {"int8": "fp16"} if peaks.launch else {}
 
@@ -90,13 +89,7 @@ def main(model: str, max_length: str, sentence_ids: str) -> None:
 
 
 def count(model: Path, max_length: int, sentence_ids: int) -> Counts:
-    """Count the work of the graphs in a model folder.
-
-    Args:
-        model: The model folder.
-        max_length: Largest number of token ids in a caption, with START.
-        sentence_ids: Token ids of a sentence for the text encoder, with START and END.
-    """
+    """Count the work of the graphs in a model folder, for captions and sentences of some numbers of token ids."""
     from common.costs import graph_cost
     from rsicrc.manifest import DECODER, IMAGE_ENCODER, TEXT_ENCODER, Manifest
 
@@ -105,13 +98,9 @@ def count(model: Path, max_length: int, sentence_ids: int) -> Counts:
     # Two beams, halved: shape inference cannot follow the broadcast of a single beam.
     step = graph_cost(decoder, {"B": 1, "K": 2, "P": 2 * max_length})
     sentence = graph_cost(text, {"B": 1, "n": sentence_ids})
+    words = (step.macs // 2, _read_weights(decoder, step.reads))
     return Counts(
-        graph_cost(image, {"B": 1}).macs,
-        step.macs // 2,
-        _read_weights(decoder, step.reads),
-        sentence.macs,
-        _read_weights(text, sentence.reads),
-        sentence_ids,
+        graph_cost(image, {"B": 1}).macs, *words, sentence.macs, _read_weights(text, sentence.reads), sentence_ids
     )
 
 

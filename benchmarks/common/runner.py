@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,8 @@ from common.worker import ENCODER, HELD_OUT, SENTENCE_WORDS, SLOW, STEP, TEXTS, 
 from rsicrc.cpu import cpu_fields, cpu_flags
 from rsicrc.files import replacing
 
-_ONNX_RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
-_PACKAGES = ("rsicrc", "torch", *_ONNX_RUNTIMES, "tensorrt", "tensorrt_rtx", "openvino", "transformers", "numpy")
+_PACKAGES = ("rsicrc", "torch", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt_rtx", "openvino",
+             "transformers", "numpy")  # fmt: skip
 _FLAGS = {"amx_tile": "AMX", "avx512f": "AVX-512", "avx512_vnni": "VNNI", "avx512_bf16": "BF16", "avx2": "AVX2"}
 _LONGEST_ERROR = 300
 _BATCHED = (TEXTS, HELD_OUT)  # tasks without one-pair results
@@ -64,6 +64,7 @@ class Results:
 
 def run(options: RunOptions) -> Results:
     """Run all rounds; Ctrl-C ends them early and returns the results so far."""
+    versions = {each.name: each.version for each in distributions()}
     about = {
         "command": options.command,
         "device": device_name(options.setup.device, options.setup.threads),
@@ -71,7 +72,7 @@ def run(options: RunOptions) -> Results:
         "date": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
         "model": vars(assets.read_facts(options.work)),
         "max_length": options.setup.max_length,
-        "versions": {name: found for name in _PACKAGES if (found := _version(name))},
+        "versions": {name: versions[name] for name in _PACKAGES if name in versions},
         "contestants": {entry.name: vars(entry) for entry in options.entries},
         "counts": _counts(options),
         "limits": None,
@@ -206,10 +207,3 @@ def _counts(options: RunOptions) -> dict[str, int] | None:
         except SystemExit:
             return None
     return vars(Counts(**json.loads(path.read_text(encoding="utf-8"))))
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return ""

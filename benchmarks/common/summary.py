@@ -19,17 +19,14 @@ class Row:
     """One implementation in one case, over all rounds.
 
     Attributes:
-        implementation: Name of the implementation.
-        precision: Number format of its products.
-        case: Task with its sizes.
         items: Pairs or sentences of one run.
         seconds: Times of all runs.
         rounds: Median time of each round.
         image: Median seconds of the image encoder; None where it was not timed separately.
         decode: Median seconds of the beam search; None where it was not timed separately.
         roofline: Shortest possible seconds of a run; None where the peak rates are missing.
-        image_roofline: That of the image encoder.
-        decode_roofline: That of the beam search.
+        image_roofline: Shortest possible seconds of the image encoder.
+        decode_roofline: Shortest possible seconds of the beam search.
         memory: Largest memory of the process, in bytes.
         answers: Quality metrics, see `common.quality`.
     """

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from common.runner import Results
 from common.summary import Row, rows, starts
 from common.table import ABSENT, PUBLISHED, markdown
 from common.worker import CAPTION, ENCODER, STEP, Case
 
-_ENGINE = "rsicrc "
 _PYTORCH = ("pytorch", "compile", "graph", "huggingface")
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """A quantity, the smallest value that meets the target, and the measured value with its implementations."""
 
     title: str
@@ -26,16 +24,14 @@ class Target:
     @property
     def verdict(self) -> str:
         """Answer for the table: "yes" if the target is met, "no" if not, a dash if it was not measured."""
-        if self.measured is None:
-            return ABSENT
-        return "yes" if self.measured >= self.least else "no"
+        return ABSENT if self.measured is None else "yes" if self.measured >= self.least else "no"
 
 
 def targets(latency: Results | None, throughput: Results | None) -> list[Target]:
     """Return all targets; the step is measured by `latency`, the others by `throughput`."""
     one, many = ([] if results is None else rows(results) for results in (latency, throughput))
     captions = [row for row in many if row.case == Case(CAPTION, 64, 5)]
-    engine = _fastest(row for row in captions if row.implementation.startswith(_ENGINE))
+    engine = _fastest(row for row in captions if row.implementation.startswith("rsicrc "))
     pytorch = _fastest(row for row in captions if row.implementation.startswith(_PYTORCH))
     published = _fastest(row for row in many if row.implementation == PUBLISHED and row.case.task == CAPTION)
     title = "captions per second, 64 pairs × 5 beams: ratio to the"
@@ -49,8 +45,8 @@ def targets(latency: Results | None, throughput: Results | None) -> list[Target]
 
 def tables(latency: Results | None, throughput: Results | None) -> str:
     """Return Markdown tables: the targets, and the times of the first caption."""
-    body = [(each.title, f"{each.least:g}", _number(each.measured), each.verdict, each.by)
-            for each in targets(latency, throughput)]  # fmt: skip
+    found = targets(latency, throughput)
+    body = [(each.title, f"{each.least:g}", _number(each.measured), each.verdict, each.by) for each in found]
     parts = [markdown(("target", "at least", "measured", "met", "by"), body)]
     if latency is not None and (begun := starts(latency)):
         head = ("implementation", "process to open model, s", "first caption, s", "first after warm-up, s")
@@ -59,13 +55,9 @@ def tables(latency: Results | None, throughput: Results | None) -> str:
 
 
 def _share(title: str, least: float, measured: Iterable[Row], case: Case) -> Target:
-    """Return the target for the engine's largest share of the roofline in 16 bits."""
-    shares = [
-        (row.roofline / row.median, row.implementation)
-        for row in measured
-        if row.case == case and row.precision in ("fp16", "bf16") and row.implementation.startswith(_ENGINE)
-        if row.roofline is not None
-    ]
+    """Return the target for the largest share of the roofline in 16 bits; only the engine has such cases."""
+    found = [row for row in measured if row.case == case and row.precision in ("fp16", "bf16")]
+    shares = [(row.roofline / row.median, row.implementation) for row in found if row.roofline is not None]
     return Target(title, least, *max(shares, default=()))
 
 

@@ -62,7 +62,7 @@ class RunOptions:
         command: "latency", which measures the first caption before all cases, or "throughput".
         setup: Files of the model, and settings; precision and backend are those of each entry.
         entries: Implementations to measure.
-        cases: Cases to measure; an implementation leaves out those that it cannot do.
+        cases: Cases to measure.
         work: Folder of the model's assets.
         output: JSON file for the results.
         rounds: Turns of each implementation.
@@ -138,50 +138,36 @@ class Worker:
 
     def measure(self, implementation: Implementation, case: Case, images: Images) -> dict[str, Any]:
         """Measure one case."""
-        if case.task == CAPTION:
-            return self.captions(implementation, case, images)
         if case.task == HELD_OUT:
             return self.held_out(implementation, case, images)
+        result: dict[str, Any] = {"items": case.batch}
         if case.task == TEXTS:
             texts = self.sentences(case.batch)
-            seconds = self.repeat(lambda: timed(lambda: implementation.embed_texts(texts)))
+            result["seconds"] = self.repeat(lambda: timed(lambda: implementation.embed_texts(texts)))
             self.save(case, vectors=implementation.embed_texts(texts))
-            return {"seconds": seconds, "items": case.batch}
+            return result
         implementation.warm_up(images, max(1, case.beams))
-        if case.task == FILES:
+        if case.task == CAPTION:
+            captions: list[TimedCaptions] = []
+            result["seconds"] = self.repeat(lambda: _caption(implementation, images, case.beams, captions))
+            captions = captions[-len(result["seconds"]) :]
+            result |= {"image": [each.image for each in captions], "decode": [each.decode for each in captions]}
+            result |= {"steps": captions[-1].steps, "words": captions[-1].tokens}
+            self.save(case, texts=captions[-1].texts)
+        elif case.task == FILES:
             paths: Paths = [(pair.before, pair.after) for pair in self.pairs[: pairs_of(case, self.job.entry)]]
-            call = lambda: timed(lambda: implementation.caption_files(paths, case.beams, case.batch))  # noqa: E731
-            return {"seconds": self.repeat(call), "items": len(paths)}
-        if case.task == ENCODER:
-            seconds = self.repeat(lambda: implementation.encoder(images))
+            result["items"] = len(paths)
+            result["seconds"] = self.repeat(
+                lambda: timed(lambda: implementation.caption_files(paths, case.beams, case.batch))
+            )
+        elif case.task == ENCODER:
+            result["seconds"] = self.repeat(lambda: implementation.encoder(images))
         elif case.task == STEP:
-            seconds = self.repeat(lambda: implementation.step(images, case.beams))
+            result["seconds"] = self.repeat(lambda: implementation.step(images, case.beams))
         else:
-            vectors: list[Any] = []
-            seconds = self.repeat(lambda: timed(lambda: vectors.append(implementation.embed_images(images))))
-            self.save(case, vectors=vectors[-1])
-        return {"seconds": seconds, "items": case.batch}
-
-    def captions(self, implementation: Implementation, case: Case, images: Images) -> dict[str, Any]:
-        """Measure captions of pairs in memory, with the parts of their time."""
-        implementation.warm_up(images, case.beams)
-        results: list[TimedCaptions] = []
-
-        def once() -> float:
-            results.append(implementation.caption(images, case.beams))
-            return results[-1].seconds
-
-        seconds = self.repeat(once)
-        results = results[-len(seconds) :]
-        self.save(case, texts=results[-1].texts)
-        return {
-            "seconds": seconds,
-            "items": case.batch,
-            "image": [result.image for result in results],
-            "decode": [result.decode for result in results],
-            "steps": results[-1].steps,
-            "words": results[-1].tokens,
-        }
+            result["seconds"] = self.repeat(lambda: timed(lambda: implementation.embed_images(images)))
+            self.save(case, vectors=implementation.embed_images(images))
+        return result
 
     def held_out(self, implementation: Implementation, case: Case, images: Images) -> dict[str, Any]:
         """Caption and embed held-out pairs, for the quality metrics."""
@@ -232,6 +218,11 @@ def pairs_of(case: Case, entry: Entry) -> int:
     return _FEWEST_FILES // 2 if entry.alone else max(_FEWEST_FILES, _BATCHES_OF_FILES * case.batch)
 
 
+def _caption(implementation: Implementation, images: Images, beams: int, captions: list[TimedCaptions]) -> float:
+    captions.append(implementation.caption(images, beams))
+    return captions[-1].seconds
+
+
 def timed(call: Callable[[], object]) -> float:
     """Return the seconds of a call."""
     start = time.perf_counter()
@@ -247,13 +238,8 @@ def reset_peak_memory() -> None:
 
 def peak_memory() -> int:
     """Return the peak of this process's memory, in bytes."""
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-            if line.startswith("VmHWM:"):
-                return 1024 * int(line.split()[1])
-    import resource
-
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
 if __name__ == "__main__":

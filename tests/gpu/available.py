@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from common import gpu
+
 from rsicrc.manifest import EXACT, INT8, ON_GPU, Manifest
 
 ONNX_RUNTIME, ONNX_RUNTIME_TENSORRT, TENSORRT, OPENVINO = "onnxruntime", "onnxruntime-tensorrt", "tensorrt", "openvino"

@@ -84,13 +84,13 @@ class Caption:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Reasons to distrust the caption: the sentence contradicts the decision, or a part of the images was not seen."""
+        """Reasons to distrust the caption: a contradicting change decision, a part of the images that was not seen."""
         lines = []
         if self.changed is not None and self.says_change is not None and self.changed != self.says_change:
             sentence = "describes a change" if self.says_change else "says that nothing has changed"
             decision = "changed" if self.changed else "unchanged"
             lines.append(
-                f"the caption {sentence}, but by the change score {self.change_score:.3f} the pair is {decision}"
+                f"the caption {sentence}, but the pair is {decision} by its change score {self.change_score:.3f}"
             )
         if self.seen is not None and self.seen.is_partial:
             (left, top, right, bottom), (width, height) = self.seen.box, self.seen.size

@@ -166,7 +166,7 @@ def test_folded_self_attention_equals_the_module() -> None:
     weight, query_bias = fold.fold_self_projection(layer)
     query, key, value = (x @ weight).chunk(3, dim=-1)
     heads = (split_heads(part, HEADS) for part in (query + query_bias, key, value))
-    attended, _ = attend(*heads, torch.where(causal, -1e9, 0.0))
+    attended, _ = attend(*heads, mask=torch.where(causal, -1e9, 0.0))
     out, bias = fold.fold_value_bias(layer)
     close(joined(attended) @ out + bias, layer(x, x, x, attn_mask=causal)[0])
 

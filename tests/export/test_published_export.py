@@ -77,7 +77,7 @@ def options(engine: Engine, beams: int) -> BeamSearchOptions:
 def search(engine: Engine, pairs: list[Pair], beams: int) -> list[list[FinishedBeam]]:
     """Return the ids of all beams; the text of a caption would omit a START that random weights sometimes produce."""
     prepared = np.stack([prepare_pair(pair, engine.manifest.preprocessing) for pair in pairs])
-    return engine._decoder.beam_search(engine._encode_images(prepared, Timings()), options(engine, beams))
+    return engine._decoder.beam_search(engine._encode_images(prepared, Timings(), []), options(engine, beams))
 
 
 def padded(beams: list[FinishedBeam], length: int) -> list[list[int]]:

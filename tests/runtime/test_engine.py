@@ -399,3 +399,73 @@ def test_closed_engine_refuses_work(model_folder: Path, pairs: list[Any]) -> Non
         engine.caption(pairs[:1])
     with pytest.raises(BackendError, match="the engine has been closed"):
         engine.caption(pairs[:1])
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "box"),
+    [(96, 96, (0, 0, 96, 96)), (384, 96, (144, 0, 240, 96)), (96, 240, (0, 72, 96, 168))],
+)
+def test_caption_names_the_part_that_was_seen(
+    engine: Engine, width: int, height: int, box: tuple[int, int, int, int]
+) -> None:
+    before = np.zeros((height, width, 3), np.uint8)
+    after = before.copy()
+    whole = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    left, top, right, bottom = box
+    after[top:bottom, left:right] = whole[top:bottom, left:right]
+    caption, same = engine.caption([(before, after), (before, whole)], beams=2)
+    assert caption.to_dict()["seen"] == list(box)
+    # Pixels outside of the box do not change the result.
+    assert (caption.text, caption.change_score) == (same.text, pytest.approx(same.change_score, abs=1e-6))
+    partial = box != (0, 0, width, height)
+    assert [line for line in caption.warnings if "pixels were seen" in line] == (
+        [
+            f"only columns {left} to {right} and rows {top} to {bottom} of {width} x {height} pixels were seen; "
+            "caption tiles (--tile) to cover the whole image"
+        ]
+        if partial
+        else []
+    )
+
+
+def test_change_decision_follows_the_threshold(model_folder: Path, pairs: list[Any], tmp_path: Path) -> None:
+    engine = rsicrc.load(model_folder, device="cpu")
+    scores = sorted(caption.change_score or 0.0 for caption in engine.caption(pairs))
+    threshold = scores[len(scores) // 2]
+    folder = shutil.copytree(model_folder, tmp_path / "model", ignore=shutil.ignore_patterns("engines"))
+    replace(Manifest.load(folder), change_threshold=threshold).write(folder)
+    captions = rsicrc.load(folder, device="cpu").caption(pairs)
+    assert [caption.changed for caption in captions] == [
+        (caption.change_score or 0.0) >= threshold for caption in captions
+    ]
+    assert {caption.changed for caption in captions} == {True, False}
+
+
+@pytest.mark.parametrize(
+    ("text", "score", "changed", "says_change", "warning"),
+    [
+        ("a house is built", 0.9, True, True, None),
+        ("there is no difference", 0.1, False, False, None),
+        (
+            "there is no difference",
+            0.655,
+            True,
+            False,
+            "the caption says that nothing has changed, but the pair is changed by its change score 0.655",
+        ),
+        (
+            "a house is built",
+            0.2,
+            False,
+            True,
+            "the caption describes a change, but the pair is unchanged by its change score 0.200",
+        ),
+    ],
+)
+def test_contradiction_of_caption_and_decision_is_a_warning(
+    text: str, score: float, changed: bool, says_change: bool, warning: str | None
+) -> None:
+    caption = Caption(text, -0.5, (-0.5,), (), score, changed, says_change)
+    assert list(caption.warnings) == ([] if warning is None else [warning])
+    assert caption.to_dict()["changed"] == changed
+    assert caption.to_dict()["warnings"] == list(caption.warnings)

@@ -138,7 +138,7 @@ REQUIRED = (
 @pytest.mark.parametrize("name", REQUIRED)
 def test_every_field_is_required_and_checked(folder: Path, name: str) -> None:
     document = json.loads((folder / "manifest.json").read_text())
-    assert set(document) == {"format", "format_version", "variants", *REQUIRED}
+    assert set(document) == {"format", "format_version", "variants", "change", *REQUIRED}
     del document[name]
     (folder / "manifest.json").write_text(json.dumps(document))
     with pytest.raises(ModelFolderError, match=f"field '{name}' is missing"):
@@ -186,3 +186,16 @@ def test_failed_write_keeps_the_old_manifest(folder: Path, monkeypatch: pytest.M
     monkeypatch.undo()
     assert Manifest.load(folder) == manifest
     assert not list(folder.glob("*.tmp"))
+
+
+def test_change_threshold_is_read_and_checked(folder: Path) -> None:
+    document = json.loads((folder / "manifest.json").read_text())
+    path = folder / "manifest.json"
+    del document["change"]
+    assert Manifest.from_json(json.dumps(document), path).change_threshold == 0.5
+    document["change"] = {"threshold": 0.25}
+    assert Manifest.from_json(json.dumps(document), path).change_threshold == 0.25
+    for wrong in (1.5, -0.1, float("nan"), "high", None):
+        document["change"] = {"threshold": wrong}
+        with pytest.raises(ModelFolderError, match="a field is wrong"):
+            Manifest.from_json(json.dumps(document), path)

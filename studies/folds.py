@@ -1,4 +1,4 @@
-"""What every fold saves at the published size: the unfolded piece of the model beside the folded one.
+"""Savings of every fold at the published size: the unfolded piece of the model compared with the folded piece.
 
     python benchmarks/folds.py [--pairs 1] [--beams 5] [--repeat 20]
 
@@ -77,7 +77,7 @@ def say(line: str) -> None:
 
 
 def comparisons(pairs: int, beams: int) -> Iterator[Comparison]:
-    """The folds in the order of design.md §4; each builds its own weights, so that few are in memory at once."""
+    """Yield the folds in the order of docs/graphs.md; each builds its own weights, so that few are in memory at once."""
     yield from image_folds(pairs)
     yield from attention_folds(pairs)
     yield from word_folds(pairs, beams)
@@ -215,7 +215,7 @@ def count_macs(piece: Piece) -> float:
 
 
 def measure(unfolded: Piece, folded: Piece, repeat: int) -> tuple[float, float]:
-    """The shortest time of each in milliseconds, run in turn so that both meet the same machine."""
+    """Return the shortest time of each in milliseconds, run in turn so that both meet the same machine."""
     best = [float("inf")] * 2
     for _ in range(repeat + 1):  # the first warms up
         for number, piece in enumerate((unfolded, folded)):

@@ -1,4 +1,4 @@
-"""Whether reading is the bottleneck: pairs a second that the data loader delivers by itself, and that training takes.
+"""Rates of the data loader and of the training in pairs per second: is reading the bottleneck?
 
     python benchmarks/loading.py [--data DATA] [--recipe tiny] [--pairs 512] [--rounds 3] [--threads 1]
 

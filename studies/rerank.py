@@ -47,7 +47,7 @@ HEAD = "| order | R@1 | R@5 | R@10 | MRR = mAP | median rank | first fits |\n|--
 
 @dataclass(frozen=True)
 class Scores:
-    """What the model says about queries and pairs.
+    """Scores of the model for queries and pairs.
 
     Attributes:
         similarity: float32 [queries, pairs], cosines.

@@ -29,7 +29,7 @@ def start(command: str, work: Path, size: Path, *options: str) -> subprocess.Pop
 
 
 def run(command: str, work: Path, size: Path, *options: str) -> tuple[str, dict[str, Any]]:
-    """A command's table and its results."""
+    """Return a command's table and its results."""
     output = work / "results" / f"{command}.json"
     process = start(command, work, size, "--json", str(output), *options)
     table, progress = process.communicate(timeout=900)

@@ -80,13 +80,13 @@ def build(folder: Path, compiler: str, *options: str, flags: str = "") -> Build:
 
 @pytest.fixture(scope="session")
 def gcc_build(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    """The library in its release configuration, built by GCC with the test programs."""
+    """Return the library in its release configuration, built by GCC with the test programs."""
     return build(tmp_path_factory.mktemp("gcc"), "g++", "-DRSICRC_BUILD_TESTS=ON")
 
 
 @pytest.fixture(scope="session")
 def memory_build(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    """The library with AddressSanitizer and UndefinedBehaviorSanitizer, built by Clang with the fuzzers."""
+    """Return the library with AddressSanitizer and UndefinedBehaviorSanitizer, built by Clang with the fuzzers."""
     return build(
         tmp_path_factory.mktemp("memory"), clang(), "-DCMAKE_BUILD_TYPE=None", "-DRSICRC_BUILD_TESTS=ON",
         "-DRSICRC_BUILD_FUZZERS=ON", "-DRSICRC_SANITIZE=address,undefined", flags="-O1",
@@ -95,7 +95,7 @@ def memory_build(tmp_path_factory: pytest.TempPathFactory) -> Build:
 
 @pytest.fixture(scope="session")
 def thread_build(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    """The library with ThreadSanitizer, built by Clang."""
+    """Return the library with ThreadSanitizer, built by Clang."""
     return build(
         tmp_path_factory.mktemp("thread"), clang(), "-DCMAKE_BUILD_TYPE=None", "-DRSICRC_BUILD_TESTS=ON",
         "-DRSICRC_SANITIZE=thread", flags="-O1",

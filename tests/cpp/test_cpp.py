@@ -34,7 +34,7 @@ SENTENCES = ("the scene is the same as before", "a road is built, with trees", "
 
 @pytest.fixture(scope="session")
 def long_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model whose texts are longer than CACHE_STEPS, so that the caches of the beam search grow."""
+    """Return a model whose texts are longer than CACHE_STEPS, so that the caches of the beam search grow."""
     from rsicrc_export.model_folder import export_checkpoint
     from rsicrc_export.source import Source
     from tests.models import save_checkpoint, with_options

@@ -39,7 +39,7 @@ def model(checkpoint_file: Path) -> RSICRC:
 
 @pytest.fixture
 def folder(model_folder: Path, tmp_path: Path) -> Path:
-    """A copy of the exported folder, without graphs that OpenVINO cached there in another test."""
+    """Return a copy of the exported folder, without graphs that OpenVINO cached there in another test."""
     return shutil.copytree(model_folder, tmp_path / "model", ignore=shutil.ignore_patterns("engines"))
 
 

@@ -66,7 +66,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def folder() -> Path:
-    """The model folder."""
+    """Return the model folder."""
     if not _MODEL:
         pytest.skip("no model folder: $RSICRC_GPU_MODEL names one, `make test-gpu` makes one")
     return Path(_MODEL)
@@ -74,7 +74,7 @@ def folder() -> Path:
 
 @pytest.fixture(scope="session")
 def open_engine(folder: Path) -> OpenEngine:
-    """Function that opens an engine on the device, cached by backend and precision."""
+    """Return a function that opens an engine on the device, cached by backend and precision."""
 
     @cache
     def reason(backend: str, precision: str) -> str:
@@ -99,7 +99,7 @@ def open_engine(folder: Path) -> OpenEngine:
 
 @pytest.fixture(scope="session")
 def engine(open_engine: OpenEngine, backend: str, precision: str) -> Engine:
-    """The engine of a backend and a precision."""
+    """Return the engine of a backend and a precision."""
     return open_engine(backend, precision)
 
 

@@ -44,7 +44,7 @@ def filled(remaining: int) -> Iterator[None]:
 
 @pytest.fixture
 def copied(open_engine: OpenEngine, tmp_path: Path) -> Path:
-    """A copy of the model folder with the plans of float32 for this GPU."""
+    """Return a copy of the model folder with the plans of float32 for this GPU."""
     engine = open_engine(available.TENSORRT if gpu.is_gpu(DEVICE) else available.ONNX_RUNTIME, EXACT)
     if not gpu.is_gpu(DEVICE):
         pytest.skip("needs a GPU: plans are built for GPUs")

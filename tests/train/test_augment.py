@@ -82,7 +82,7 @@ def test_jitter_changes_brightness_and_keeps_the_order_of_levels() -> None:
 
 @pytest.fixture
 def pairs(tmp_path: Path) -> list[CaptionedPair]:
-    """A changed pair with a red square in the top left corner of the later image, and an unchanged one."""
+    """Return a changed pair with a red square in the top left corner of the later image, and an unchanged one."""
     pixels = np.zeros((32, 32, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "before.png")
     pixels[:8, :8, 0] = 255

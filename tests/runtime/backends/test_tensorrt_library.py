@@ -13,7 +13,7 @@ from rsicrc.errors import BackendError
 
 @pytest.fixture
 def module_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The only folder from which modules are imported; empty."""
+    """Return the only folder from which modules are imported; empty."""
     for name in libraries.LIBRARIES:
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setattr(sys, "path", [str(tmp_path)])

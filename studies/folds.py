@@ -1,6 +1,6 @@
 """Savings of every fold at the published size: the unfolded piece of the model compared with the folded piece.
 
-    python benchmarks/folds.py [--pairs 1] [--beams 5] [--repeat 20]
+    python studies/folds.py [--pairs 1] [--beams 5] [--repeat 20]
 
 Both are PyTorch in float32 with random weights on one thread, run in turn in one process; a time is the shortest of the
 repeats, in the processor time of the thread, so that other work on the machine counts less. Multiply-accumulates are
@@ -77,7 +77,7 @@ def say(line: str) -> None:
 
 
 def comparisons(pairs: int, beams: int) -> Iterator[Comparison]:
-    """Yield the folds in the order of docs/graphs.md; each builds its own weights, so that few are in memory at once."""
+    """Yield the folds in the order; each builds its own weights, so that few are in memory at once."""
     yield from image_folds(pairs)
     yield from attention_folds(pairs)
     yield from word_folds(pairs, beams)

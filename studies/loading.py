@@ -1,6 +1,6 @@
 """Rates of the data loader and of the training in pairs per second: is reading the bottleneck?
 
-    python benchmarks/loading.py [--data DATA] [--recipe tiny] [--pairs 512] [--rounds 3] [--threads 1]
+    python studies/loading.py [--data DATA] [--recipe tiny] [--pairs 512] [--rounds 3] [--threads 1]
 
 One process run measures both in turn, round after round, so that other work on the machine meets both alike; each
 figure is the best of the rounds. Loading is what `fit` does (start the workers, decode, resize, collate, hand over)

@@ -1,7 +1,7 @@
 """How well a model folder finds pairs by text, with and without rerank, and which way of combining the scores is best.
 
-    python benchmarks/rerank.py DATA [--split test] [--model model] [--first 50] [--captions 1] [--save scores.npz]
-    python benchmarks/rerank.py --load scores.npz
+    python studies/rerank.py DATA [--split test] [--model model] [--first 50] [--captions 1] [--save scores.npz]
+    python studies/rerank.py --load scores.npz
 
 DATA is a folder in LEVIR-CC's layout. The captions of changed pairs are the queries, all pairs are searched, and only a
 query's own pair is right (strict retrieval); "first fits" is how often the first pair has the query, word for word,

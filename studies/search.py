@@ -1,6 +1,6 @@
 """How fast pairs are indexed and found, and how well the approximate index finds them, against FAISS in the same run.
 
-    OMP_NUM_THREADS=2 python benchmarks/search.py [--model model] [--data DATA] [--sizes 10000 100000 1000000]
+    OMP_NUM_THREADS=2 python studies/search.py [--model model] [--data DATA] [--sizes 10000 100000 1000000]
 
 Searches: generated vectors that lie as a trained model's do, see `clusters`. Every engine answers the same queries, in
 turn, so that other work on the machine meets all alike; a time is from the query's vector to the numbers of its first

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, Unpack, cast, overload
 
@@ -18,8 +19,9 @@ from rsicrc.backends.arrays import DeviceArray, ForeignArray, is_array, take_pix
 from rsicrc.decoding.decoder import Decoder, Encoded
 from rsicrc.decoding.options import BeamSearchOptions, CaptionOptions, CaptionSettings
 from rsicrc.errors import ArgumentError, DeviceMemoryError, ModelFolderError
-from rsicrc.inputs.images import Pair
+from rsicrc.inputs.images import Pair, load_pair
 from rsicrc.inputs.prefetch import ArrayReader, Batch, BatchReader, PairReader, Pixels, read_pair
+from rsicrc.inputs.tiles import tile_boxes
 from rsicrc.manifest import IMAGE_ENCODER, TEXT_ENCODER, TOKENIZER_FILE, Manifest
 from rsicrc.results import Caption, EncodedPair, Explanation, PairFailure, View
 from rsicrc.text.encoding import encode_sentences, pad
@@ -31,6 +33,7 @@ logger = logging.getLogger("rsicrc")
 _Result = TypeVar("_Result")
 
 _MAX_WORKERS = 8
+_MAX_OVERLAP = 0.9
 
 
 class Engine:
@@ -160,6 +163,46 @@ class Engine:
         search = _caption_options(options, settings).resolve(self.manifest)
         reader = self._reader(pairs, batch_size, workers)
         return self._stream(reader, lambda encoded: self._decoder.captions(encoded, search))
+
+    def caption_tiles(
+        self,
+        pair: Pair,
+        options: CaptionOptions | None = None,
+        *,
+        overlap: float = 0.25,
+        batch_size: int = 32,
+        **settings: Unpack[CaptionSettings],
+    ) -> list[Caption]:
+        """Caption overlapping tiles that cover a whole pair; `caption` sees only the center square of a pair.
+
+        The side of a tile is the shorter side of the images.
+
+        Args:
+            pair: The pair.
+            options: Options of captioning.
+            overlap: Smallest overlap of neighboring tiles as a share of their side, from 0 to 0.9.
+            batch_size: Number of tiles that go through the graphs together.
+            **settings: Single fields of `CaptionOptions` instead of `options`.
+
+        Returns:
+            One caption for each tile, the largest change score first; `seen` is the box of the tile.
+
+        Raises:
+            ImageError: The pair cannot be used.
+            ArgumentError: An option is out of its range.
+        """
+        if not 0 <= overlap <= _MAX_OVERLAP:
+            raise ArgumentError(f"overlap must be from 0 to {_MAX_OVERLAP}, not {overlap}")
+        before, after = load_pair(pair)
+        boxes = tile_boxes(*before.size, min(before.size), overlap)
+        tiles = ((before.crop(box), after.crop(box)) for box in boxes)
+        captions = []
+        results = self.caption_stream(tiles, options, batch_size=batch_size, **settings)
+        for box, result in zip(boxes, results, strict=True):
+            if isinstance(result, PairFailure):
+                raise result.error
+            captions.append(replace(result, seen=View(box, before.size, is_tile=True)))
+        return sorted(captions, key=lambda caption: caption.change_score or 0.0, reverse=True)
 
     def encode_stream(
         self,

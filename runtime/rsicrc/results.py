@@ -43,15 +43,17 @@ class View:
     Attributes:
         box: (left, top, right, bottom) in pixels of the images.
         size: (width, height) of the images in pixels.
+        is_tile: True if other results cover the rest of the images.
     """
 
     box: tuple[int, int, int, int]
     size: tuple[int, int]
+    is_tile: bool = False
 
     @property
     def is_partial(self) -> bool:
-        """True if a part of the images was not seen."""
-        return self.box != (0, 0, *self.size)
+        """True if a part of the images was not seen, and no other result covers that part."""
+        return not self.is_tile and self.box != (0, 0, *self.size)
 
 
 @dataclass(frozen=True)

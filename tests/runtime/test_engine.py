@@ -470,3 +470,23 @@ def test_contradiction_of_caption_and_decision_is_a_warning(
     assert list(caption.warnings) == ([] if warning is None else [warning])
     assert caption.to_dict()["changed"] == changed
     assert caption.to_dict()["warnings"] == list(caption.warnings)
+
+
+def test_tiles_find_a_change_outside_of_the_center(engine: Engine) -> None:
+    random = np.random.default_rng(3)
+    before = random.integers(0, 256, (96, 480, 3), dtype=np.uint8)
+    after = before.copy()
+    after[:, :96] = random.integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    tiles = engine.caption_tiles((before, after), overlap=0.0, beams=2)
+    assert {tile.to_dict()["seen"][0] for tile in tiles} == {0, 96, 192, 288, 384}
+    assert all((tile.seen is not None and not tile.warnings) or tile.changed != tile.says_change for tile in tiles)
+    scores = [tile.change_score or 0.0 for tile in tiles]
+    assert scores == sorted(scores, reverse=True)
+    # Each tile has the caption of its crop.
+    for tile in tiles:
+        left = tile.to_dict()["seen"][0]
+        crop = engine.caption([(before[:, left : left + 96], after[:, left : left + 96])], beams=2)[0]
+        assert tile.text == crop.text
+        assert tile.change_score == pytest.approx(crop.change_score, abs=1e-6)
+    with pytest.raises(ArgumentError, match=r"overlap must be from 0 to 0\.9"):
+        engine.caption_tiles((before, after), overlap=1.0)

@@ -84,7 +84,14 @@ def caption_rows(
 
 def result_columns(caption: Caption, n_best: int) -> dict[str, Any]:
     """Return the columns that a caption adds to its row; `n_best` is a column if it is more than one."""
-    result = {"caption": caption.text, "score": caption.score, "change_score": caption.change_score}
+    result = {
+        "caption": caption.text,
+        "score": caption.score,
+        "change_score": caption.change_score,
+        "changed": caption.changed,
+        "seen": None if caption.seen is None else list(caption.seen.box),
+        "warnings": list(caption.warnings),
+    }
     if n_best > 1:
         result["n_best"] = [{"caption": each.text, "score": each.score} for each in caption.n_best]
     columns: dict[str, Any] = rounded(result)

@@ -14,7 +14,18 @@ from rsicrc.errors import PairsError
 
 COLUMNS = ("before", "after")
 # Columns that a captions file adds to a row. A table must not have columns with these names.
-RESULT_COLUMNS = ("caption", "score", "change_score", "n_best", "error", "model", "search")
+RESULT_COLUMNS = (
+    "caption",
+    "score",
+    "change_score",
+    "changed",
+    "seen",
+    "warnings",
+    "n_best",
+    "error",
+    "model",
+    "search",
+)
 
 
 @dataclass(frozen=True)

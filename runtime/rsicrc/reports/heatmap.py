@@ -57,7 +57,8 @@ def draw_heatmap(before: Image.Image, after: Image.Image, explanation: Explanati
     Args:
         before: The earlier image.
         after: The later image, of the same size.
-        explanation: Words [n] and their attention [n, h, w], from `Engine.explain`.
+        explanation: Tokens [n] and their attention [n, h, w], from `Engine.explain`; warnings of its caption are
+            printed below the caption.
 
     Returns:
         An RGB image on white, 1240 pixels wide; the height depends on the images and the number of words.
@@ -66,7 +67,10 @@ def draw_heatmap(before: Image.Image, after: Image.Image, explanation: Explanati
     inner = _WIDTH - 2 * _MARGIN
     title_font = ImageFont.load_default(34)
     title = wrap(explanation.text, title_font, inner)
-    title_height = 44 * len(title)
+    note_font = ImageFont.load_default(18)
+    warnings = () if explanation.caption is None else explanation.caption.warnings
+    notes = [line for warning in warnings for line in wrap(f"Note: {warning}", note_font, inner)]
+    title_height = 44 * len(title) + 26 * len(notes)
 
     scale = min((inner - _GAP) / 2 / after.width, _MAX_PHOTO_HEIGHT / after.height)
     photo_width, photo_height = max(1, int(scale * after.width)), max(1, int(scale * after.height))
@@ -82,6 +86,8 @@ def draw_heatmap(before: Image.Image, after: Image.Image, explanation: Explanati
 
     for row, line in enumerate(title):
         draw.text((_MARGIN, _MARGIN + 44 * row), line, fill=_INK, font=title_font)
+    for row, line in enumerate(notes):
+        draw.text((_MARGIN, _MARGIN + 44 * len(title) + 26 * row), line, fill=_GRAY, font=note_font)
     for column, (photo, label) in enumerate(((before, "Before"), (after, "After"))):
         left = _MARGIN + column * (photo_width + _GAP)
         sheet.paste(photo.resize((photo_width, photo_height), Image.Resampling.LANCZOS), (left, photos_top))

@@ -80,6 +80,9 @@ def test_line_holds_row_result_and_provenance(tmp_path: Path) -> None:
         "caption": "1a to 1b",
         "score": -0.123457,
         "change_score": 0.987654,
+        "changed": None,
+        "seen": None,
+        "warnings": [],
         "model": "abc",
         "search": "beams=3 n_best=1 length_penalty=1",
     }
@@ -231,7 +234,7 @@ def test_full_device_is_one_clear_error(tmp_path: Path) -> None:
 
 def test_full_disk_keeps_whole_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, rows = tmp_path / "out.jsonl", table(tmp_path)
-    capacity = 450  # two lines and a part of the third
+    capacity = 600  # two lines and a part of the third
 
     def write(file: Any, data: bytes) -> None:
         nonlocal capacity

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -43,8 +44,34 @@ def test_installed_command_shows_its_version() -> None:
 def test_caption_is_text_by_default(rsicrc_run: Command, model_folder: Path, pictures: Path, auto_line: str) -> None:
     ended = rsicrc_run("caption", pictures / "1a.png", pictures / "1b.png", "--model", model_folder)
     caption = rsicrc.load(model_folder).caption([(pictures / "1a.png", pictures / "1b.png")])[0]
-    assert (ended.code, ended.err) == (0, auto_line)
-    assert ended.out == f"{caption.text}\nscore {caption.score:.4f}   change {caption.change_score:.3f}\n"
+    notes = "".join(f"note: {line}\n" for line in caption.warnings)
+    assert (ended.code, ended.err) == (0, auto_line + notes)
+    decision = "changed" if caption.changed else "unchanged"
+    change = f"change {caption.change_score:.3f} ({decision})"
+    assert ended.out == f"{caption.text}\nscore {caption.score:.4f}   {change}\n"
+
+
+def test_tiles_cover_a_wide_pair(rsicrc_run: Command, model_folder: Path, tmp_path: Path) -> None:
+    """A change at the border is not in the center square; the note says so, and `--tile` finds the change."""
+    random = np.random.default_rng(0)
+    before = random.integers(0, 256, (64, 256, 3), dtype=np.uint8)
+    after = before.copy()
+    after[:, :64] = random.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    for name, pixels in (("before", before), ("after", after)):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    pair = tmp_path / "before.png", tmp_path / "after.png"
+    plain = rsicrc_run("caption", *pair, "--model", model_folder, "--json")
+    document = json.loads(plain.out)
+    assert document["seen"] == [96, 0, 160, 64]
+    assert any("columns 96 to 160 and rows 0 to 64 of 256 x 64 pixels" in line for line in document["warnings"])
+    ended = rsicrc_run("caption", *pair, "--model", model_folder, "--tile", "--json")
+    tiles = json.loads(ended.out)["tiles"]
+    assert sorted(tile["seen"] for tile in tiles) == [[left, 0, left + 64, 64] for left in (0, 48, 96, 144, 192)]
+    scores = [tile["change_score"] for tile in tiles]
+    assert scores == sorted(scores, reverse=True)
+    text = rsicrc_run("caption", *pair, "--model", model_folder, "--tile")
+    assert text.out.count("columns ") == len(tiles)
+    assert rsicrc_run("caption", *pair, "--tile", "--heatmap", "x.png").code == 2
 
 
 def test_n_best_list_is_ranked(rsicrc_run: Command, model_folder: Path, pictures: Path) -> None:

@@ -58,6 +58,10 @@ Output = Annotated[
 Force = Annotated[
     bool, typer.Option("--force", help="Replace an output file made with another model or other options.")
 ]
+Tile = Annotated[
+    bool,
+    typer.Option("--tile", help="Cover the images with overlapping square tiles; print the strongest change first."),
+]
 ShowTimings = Annotated[bool, typer.Option("--timings", help="Print the time of each part of the work to stderr.")]
 
 
@@ -74,6 +78,7 @@ def caption(
     output: Output = None,
     batch_size: BatchSize = 32,
     force: Force = False,
+    tile: Tile = False,
     timings: ShowTimings = False,
     device: Device = AUTO,
     backend: Backend = AUTO,
@@ -99,8 +104,8 @@ def caption(
         "streams": streams,
     }
     if pairs is not None:
-        if before is not None or heatmap is not None:
-            raise UsageError("--pairs goes with neither BEFORE and AFTER nor --heatmap")
+        if before is not None or heatmap is not None or tile:
+            raise UsageError("--pairs goes with neither BEFORE and AFTER nor --heatmap or --tile")
         if output is not None and output.exists() and pairs.exists() and output.samefile(pairs):
             raise UsageError("-o is the table itself: give another file")
         _caption_table(pairs, model, settings, search, output, batch_size, force, timings)
@@ -109,8 +114,13 @@ def caption(
         raise UsageError("give two images, BEFORE and AFTER, or a table of them with --pairs")
     if output is not None or force:
         raise UsageError("-o and --force go with --pairs")
+    if tile and heatmap is not None:
+        raise UsageError("--heatmap does not go with --tile")
     if heatmap is not None and heatmap.suffix.lower() not in _PICTURES:
         raise UsageError(f"--heatmap {heatmap}: the name must end in one of {', '.join(_PICTURES)}")
+    if tile:
+        _caption_tiles(before, after, model, settings, search, as_json)
+        return
     _caption_one(before, after, model, settings, search, as_json, heatmap, timings)
 
 
@@ -159,18 +169,52 @@ def _caption_and_explain(
     engine: Engine, pair: Any, search: dict[str, Any], *, explain: bool
 ) -> tuple[Caption, Explanation | None]:
     """Caption a pair and, if wanted, return the attention of each word; None for a caption without words."""
-    caption = engine.caption([pair], **search)[0]
-    return caption, engine.explain(pair, caption.text) if explain and caption.text else None
+    if not explain:
+        return engine.caption([pair], **search)[0], None
+    explanation = engine.explain(pair, **search)
+    assert explanation.caption is not None  # noqa: S101
+    return explanation.caption, explanation if explanation.tokens else None
+
+
+def _caption_tiles(
+    before: Path, after: Path, model: Path | None, settings: dict[str, Any], search: dict[str, Any], as_json: bool
+) -> None:
+    from rsicrc.inputs.images import load_pair
+    from rsicrc.loading import load
+    from rsicrc.results import rounded
+
+    pair = load_pair((before, after))
+    engine = load(model, **settings)
+    captions = engine.caption_tiles(pair, **search)
+    report_choice(engine, settings)
+    if as_json:
+        made = {"before": str(before), "after": str(after), "model": model_id(engine.folder, engine.manifest.precision)}
+        tiles = [rounded(caption.to_dict()) for caption in captions]
+        typer.echo(json.dumps({**made, "tiles": tiles}, ensure_ascii=False, indent=2))
+        return
+    for caption in captions:
+        left, top, right, bottom = caption.seen.box if caption.seen is not None else (0, 0, 0, 0)
+        typer.secho(caption.text or "(no words)", bold=True)
+        typer.echo(f"columns {left} to {right}, rows {top} to {bottom}   {_metrics(caption)}")
+        for line in caption.warnings:
+            typer.echo(f"note: {line}", err=True)
+
+
+def _metrics(caption: Caption) -> str:
+    decision = {True: " (changed)", False: " (unchanged)", None: ""}[caption.changed]
+    change = "" if caption.change_score is None else f"   change {caption.change_score:.3f}{decision}"
+    return f"score {caption.score:.4f}{change}"
 
 
 def _print_caption(result: Caption) -> None:
     typer.secho(result.text or "(no words)", bold=True)
-    change = "" if result.change_score is None else f"   change {result.change_score:.3f}"
-    typer.echo(f"score {result.score:.4f}{change}")
+    typer.echo(_metrics(result))
     if len(result.n_best) > 1:
         typer.echo()
         for rank, hypothesis in enumerate(result.n_best, start=1):
             typer.echo(f"{rank:3d}  {hypothesis.score:9.4f}  {hypothesis.text or '(no words)'}")
+    for line in result.warnings:
+        typer.echo(f"note: {line}", err=True)
 
 
 def _print_timings(timings: Timings) -> None:

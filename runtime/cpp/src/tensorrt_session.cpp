@@ -115,11 +115,18 @@ class TensorRtSession : public Session {
       bind_host_input(decoder, graph.input("position"), sizes, position_, Type::kInt64, 1);
       decoder.bind_output(graph.output("unfinished"), unfinished_);
       bind_cross(decoder, graph, sizes);
-      *position_.host<std::int64_t>() = 0;
-      // The first run with new shapes allocates, which a capture must not do.
+    }
+    *length_penalty_.host<float>() = 1.0F;
+    *early_stopping_.host<bool>() = true;
+    *max_length_.host<std::int64_t>() = static_cast<std::int64_t>(manifest().max_length);
+    // The first run with new shapes allocates, which a capture must not do. It must not read uninitialized memory
+    // either: the decoder uses the state as indices.
+    upload_initial_state(beams);
+    for (std::size_t set = 0; set < 2; ++set) {
+      *position_.host<std::int64_t>() = static_cast<std::int64_t>(set);
       enqueue_step(set);
       stream_.wait();
-      if (!decoder.reads_host()) cuda_graphs_[set].capture(stream_.get(), [&] { enqueue_step(set); });
+      if (!decoders_[set]->reads_host()) cuda_graphs_[set].capture(stream_.get(), [&] { enqueue_step(set); });
     }
     return {length_penalty_.host<float>(), early_stopping_.host<bool>(), max_length_.host<std::int64_t>(),
             position_.host<std::int64_t>()};
@@ -127,21 +134,7 @@ class TensorRtSession : public Session {
 
   void start_search(std::size_t) override {
     backend_.enter();
-    for (const DualBuffer* setting : {&length_penalty_, &early_stopping_, &max_length_}) setting->upload(stream_.get());
-    for (std::size_t i = 0; i < state().tensors.size(); ++i) {
-      const StateTensor& tensor = state().tensors[i];
-      const DualBuffer& buffer = values_[0][i];
-      if (tensor.is_cache) {
-        check_cuda(cudaMemsetAsync(buffer.device(), 0, buffer.bytes(), stream_.get()), "clearing a cache");
-        continue;
-      }
-      const Span<std::uint8_t> value = buffer.host_view<std::uint8_t>();
-      write_initial_value(tensor, beams(), value);
-      // The pairs that fill up the batch are done from the start, and so are not counted as unfinished.
-      if (i == state().done) std::fill(value.begin() + pairs(), value.end(), std::uint8_t{1});
-      buffer.upload(stream_.get());
-    }
-    stream_.wait();
+    upload_initial_state(beams());
   }
 
   void run_decoder(std::size_t) override {
@@ -200,6 +193,25 @@ class TensorRtSession : public Session {
         require_tensor(tensor.spec, sizes, tensor.spec.type, count);
       }
     }
+  }
+
+  // Uploads the settings and the initial state of a search into the first set.
+  void upload_initial_state(std::size_t beams) {
+    for (const DualBuffer* setting : {&length_penalty_, &early_stopping_, &max_length_}) setting->upload(stream_.get());
+    for (std::size_t i = 0; i < state().tensors.size(); ++i) {
+      const StateTensor& tensor = state().tensors[i];
+      const DualBuffer& buffer = values_[0][i];
+      if (tensor.is_cache) {
+        check_cuda(cudaMemsetAsync(buffer.device(), 0, buffer.bytes(), stream_.get()), "clearing a cache");
+        continue;
+      }
+      const Span<std::uint8_t> value = buffer.host_view<std::uint8_t>();
+      write_initial_value(tensor, beams, value);
+      // The pairs that fill up the batch are done from the start, and so are not counted as unfinished.
+      if (i == state().done) std::fill(value.begin() + pairs(), value.end(), std::uint8_t{1});
+      buffer.upload(stream_.get());
+    }
+    stream_.wait();
   }
 
   // Runs a graph that has one input and one output in host memory.

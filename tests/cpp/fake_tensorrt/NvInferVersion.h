@@ -1,0 +1,2 @@
+#pragma once
+#define NV_TENSORRT_MAJOR 10

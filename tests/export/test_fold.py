@@ -165,8 +165,8 @@ def test_folded_self_attention_equals_the_module() -> None:
     causal = torch.ones(5, 5, dtype=torch.bool).triu(1)
     weight, query_bias = fold.fold_self_projection(layer)
     query, key, value = (x @ weight).chunk(3, dim=-1)
-    heads = (split_heads(part, HEADS) for part in (query + query_bias, key, value))
-    attended, _ = attend(*heads, torch.where(causal, -1e9, 0.0))
+    query, key, value = (split_heads(part, HEADS) for part in (query + query_bias, key, value))
+    attended, _ = attend(query, key, value, torch.where(causal, -1e9, 0.0))
     out, bias = fold.fold_value_bias(layer)
     close(joined(attended) @ out + bias, layer(x, x, x, attn_mask=causal)[0])
 

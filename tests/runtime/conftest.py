@@ -44,7 +44,7 @@ def rsicrc_run(capsys: pytest.CaptureFixture[str]) -> Command:
 
 @pytest.fixture(scope="session")
 def auto_line(model_folder: Path) -> str:
-    """The line on stderr about the automatic choice of device, backend and threads."""
+    """Return the line on stderr about the automatic choice of device, backend and threads."""
     backend = rsicrc.load(model_folder).backend
     threads = f"{backend.threads} thread{'' if backend.threads == 1 else 's'}"
     return f"rsicrc: {backend.name} on {backend.device}, fp32, {threads}\n"

@@ -40,7 +40,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *ar
 
 @pytest.fixture
 def entry_points_of(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """The entry points of the group `rsicrc.commands`, to be filled by a test."""
+    """Return the entry points of the group `rsicrc.commands`, to be filled by a test."""
     commands: dict[str, str] = {}
 
     def found(*, group: str) -> EntryPoints:

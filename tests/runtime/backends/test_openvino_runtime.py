@@ -1,4 +1,4 @@
-"""The import of OpenVINO and the start on a CPU: nothing is imported, written or started that inference does not need."""
+"""The import of OpenVINO and the start on a CPU: without anything that inference does not need."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -159,8 +159,11 @@ def _caption_and_explain(
     engine: Engine, pair: Any, search: dict[str, Any], *, explain: bool
 ) -> tuple[Caption, Explanation | None]:
     """Caption a pair and, if wanted, return the attention of each word; None for a caption without words."""
-    caption = engine.caption([pair], **search)[0]
-    return caption, engine.explain(pair, caption.text) if explain and caption.text else None
+    if not explain:
+        return engine.caption([pair], **search)[0], None
+    explanation = engine.explain(pair, **search)
+    caption = cast("Caption", explanation.caption)  # part of the result since no text was given
+    return caption, explanation if caption.text else None
 
 
 def _print_caption(result: Caption) -> None:

@@ -23,7 +23,7 @@ RUN = [sys.executable, "-c", "from rsicrc.cli.main import main; main()", "captio
 
 @pytest.fixture
 def table(pictures: Path, tmp_path: Path) -> Path:
-    """Write a table of fifteen rows over five pairs, with ids and an additional column."""
+    """Return a table of fifteen rows over five pairs, with ids and an additional column."""
     pairs = tmp_path / "pairs.csv"
     where = os.path.relpath(pictures, tmp_path)
     rows = [f"r{n},{where}/{n % 5 + 1}a.png,{where}/{n % 5 + 1}b.png,place {n}" for n in range(15)]

@@ -15,7 +15,7 @@ from tests.runtime.conftest import Command
 
 
 def one_error(err: str) -> str:
-    """Check that stderr has one line, an error of `rsicrc-run`, and return it."""
+    """Return the only line on stderr, without its prefix."""
     assert err.count("\n") == 1
     assert err.startswith("rsicrc-run: error: ")
     return err

@@ -26,6 +26,9 @@ Device = Annotated[
 def start(ctx: typer.Context, version: Version = False, verbose: Verbose = False) -> None:
     """Train models that describe and find changes between two images of one place."""
     require_command(ctx)
+    from rsicrc.cli.log import show_information
+
+    show_information("rsicrc.train")
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -172,8 +172,8 @@ def _caption_and_explain(
     if not explain:
         return engine.caption([pair], **search)[0], None
     explanation = engine.explain(pair, **search)
-    assert explanation.caption is not None  # noqa: S101
-    return explanation.caption, explanation if explanation.tokens else None
+    caption = cast("Caption", explanation.caption)  # part of the result since no text was given
+    return caption, explanation if caption.text else None
 
 
 def _caption_tiles(

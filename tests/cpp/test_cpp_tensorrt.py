@@ -23,7 +23,7 @@ TEXTS = ("the scene is the same as before", "a road", "houses are built along th
 
 @pytest.fixture(scope="session")
 def planned_folder(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder with plans for the stand-in: each plan is the path of its graph."""
+    """Return a model folder with plans for the stand-in: each plan is the path of its graph."""
     folder = shutil.copytree(model_folder, tmp_path_factory.mktemp("planned") / "model")
     (folder / "engines").mkdir()
     manifest = Manifest.load(folder)
@@ -49,7 +49,7 @@ def planned_folder(model_folder: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture
 def engines(gcc_build: Build, library: c.CDLL, planned_folder: Path) -> Iterator[tuple[Engine, Engine]]:
-    """An engine on the stand-in for TensorRT, and one on OpenVINO."""
+    """Return an engine on the stand-in for TensorRT, and one on OpenVINO."""
     fake = binding.open_library(gcc_build.folder / "tests" / "librsicrc_fake_tensorrt.so")
     opened = Engine(fake, planned_folder, backend="tensorrt", max_batch=3), Engine(library, planned_folder, max_batch=3)
     yield opened

@@ -21,7 +21,7 @@ def find_model(model: str | Path | None = None) -> Path:
     """Return the model folder to use: the argument, else `$RSICRC_MODEL`, else `./model`.
 
     Raises:
-        ModelNotFoundError: it is not there; the message says where it was looked for and how to make one.
+        ModelNotFoundError: The folder does not exist; the message names the folder and how to make one.
     """
     variable = os.environ.get(MODEL_VARIABLE)
     if model is not None:
@@ -47,23 +47,23 @@ def load(
     threads: int | None = None,
     streams: int | None = None,
 ) -> Engine:
-    """Open a model folder; its files are checked against the manifest's hashes, its graphs opened when first used.
+    """Open a model folder. Its files are checked against the hashes in the manifest; graphs are opened at first use.
 
     Args:
-        model: the folder; see `find_model` for the default.
-        device: "cpu"; "cuda", a GPU, or "cuda:N"; or "auto", a GPU if there is one that works. The log `rsicrc` says
-            what was chosen.
+        model: The folder; see `find_model` for the default.
+        device: "cpu"; "cuda" or "cuda:N" for a GPU; or "auto" for a GPU if one works. The log `rsicrc` (level INFO)
+            names the choice.
         backend: "onnxruntime" or "openvino"; on a GPU "tensorrt", "onnxruntime" or "onnxruntime-tensorrt"; or "auto" to
-            choose by what is installed and what the machine can do.
-        precision: "fp32", which is exact; or "fp16", "bf16" or "int8" (docs/precisions.md says what they are for and
-            what they cost).
-        threads: threads for the graphs; by default as many as this process may use.
-        streams: parts of a batch that OpenVINO works on at once, sharing the threads; by default 1.
+            choose by the installed packages and the machine.
+        precision: "fp32", which is exact; or "fp16", "bf16" or "int8" (docs/precisions.md has their use and accuracy).
+        threads: Number of threads for the graphs; by default as many as this process may use.
+        streams: Number of parts of a batch that OpenVINO computes at the same time, sharing the threads; by default 1.
 
     Raises:
-        ModelNotFoundError: no such folder.
-        ModelFolderError: the folder is damaged, incomplete or from a newer version.
-        BackendError: no such backend or device, or backend, processor or folder lack the precision.
+        ModelNotFoundError: The folder does not exist.
+        ModelFolderError: The folder is damaged, incomplete or of a newer format.
+        BackendError: There is no such backend or device, or the backend, the processor or the folder lacks the
+            precision.
         ArgumentError: `threads` or `streams` is not positive, or the backend has no streams.
     """
     for name, value in (("threads", threads), ("streams", streams)):

@@ -81,7 +81,7 @@ def test_command_may_choose_its_exit_code(code: int) -> None:
     [
         (["--help"], 0, "Usage: rsicrc-test"),
         (["play"], 2, "No such command 'play'"),
-        (["work", "--count", "x"], 2, "valid integer"),
+        (["work", "--count", "x"], 2, "valid int"),
         (["work", "--nonsense"], 2, "--nonsense"),
     ],
 )

@@ -59,6 +59,14 @@ class DlpackArray(ForeignArray):
         return make_capsule(self.memory.address, self.shape, self.dtype.name, self.__dlpack_device__(), self)
 
 
+def results(captions: list[rsicrc.Caption]) -> list[dict[str, Any]]:
+    """Return the fields of captions that do not depend on how the images were given."""
+    return [
+        {name: value for name, value in vars(caption).items() if name not in ("seen", "timings")}
+        for caption in captions
+    ]
+
+
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
     fake = FakeCuda()
@@ -94,7 +102,7 @@ def test_host_arrays_give_the_same_results_as_pairs(exact: Engine, images: NDArr
     pairs = [(before, after) for before, after in images]
     expected, vectors, scores = exact.caption(pairs), exact.embed_images(pairs), exact.score(pairs, ["trees"])
     for batch in (images, torch.from_numpy(images)):
-        assert exact.caption(batch, batch_size=2) == exact.caption(pairs, batch_size=2)
+        assert results(exact.caption(batch, batch_size=2)) == results(exact.caption(pairs, batch_size=2))
         assert [each.text for each in exact.caption(batch)] == [each.text for each in expected]
         np.testing.assert_allclose(exact.embed_images(batch), vectors, atol=1e-6)
         np.testing.assert_allclose(exact.score(batch, ["trees"]), scores, atol=1e-5)

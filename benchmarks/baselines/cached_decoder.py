@@ -44,14 +44,9 @@ class CachedDecoder(nn.Module):
         update: Update,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """Return the logits [R, V] of the next tokens.
+        """Return the logits [R, V] of the next tokens, for the last tokens `ids` [R], which are at `position`.
 
-        Args:
-            ids: Ids of the last tokens [R].
-            position: Position of these tokens; START has position 0.
-            cross: Result of `cross_keys_values`.
-            update: Update of the caches.
-            mask: Added to the attention scores [1, T]; for caches of fixed length.
+        `mask` [1, T] is added to the scores of the self-attention, for caches of fixed length.
         """
         x = self.decoder.embedding(ids) + self.decoder.positions[position]
         remaining = iter(cross)

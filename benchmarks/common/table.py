@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from common.runner import Results
-from common.summary import Row, Start, rows, starts
+from common.summary import Row, rows, start
 from common.worker import CAPTION, ENCODER, FILES, HELD_OUT, IMAGES, STEP, TEXTS, Case
 
 ABSENT = "–"
@@ -41,15 +41,15 @@ def throughput(results: Results) -> str:
 
 def latency(results: Results) -> str:
     """Return the latencies of one pair: a table of captions, and a table of embeddings and single graphs."""
-    everything, started, sizes = rows(results), starts(results), _sizes(results)
+    everything, sizes = rows(results), _sizes(results)
     captions, others = [], []
     for row in everything:
         times = [f"{1e3 * row.quantile(share):.4g}" for share in (0.5, 0.95, 0.99)]
         first = (row.implementation, row.precision)
         if row.case.task == CAPTION:
-            start = started.get(row.implementation, Start())
             captions.append(
-                (*first, str(row.case.beams), *(_number(second, 2) for second in start), *times, *_shares(row),
+                (*first, str(row.case.beams), *(_number(each, 2) for each in start(results, row.implementation)),
+                 *times, *_shares(row),
                  _gigabytes(row.memory), sizes.get(row.implementation, ABSENT),
                  _number(row.answers.get("same_captions")), str(len(row.seconds)))
             )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -37,12 +37,7 @@ class CachedDecoder(nn.Module):
         return cross
 
     def forward(
-        self,
-        ids: Tensor,
-        position: Tensor | int,
-        cross: Sequence[KeysValues],
-        update: Update,
-        mask: Tensor | None = None,
+        self, ids: Tensor, position: Tensor | int, cross: list[KeysValues], update: Update, mask: Tensor | None = None
     ) -> Tensor:
         """Return the logits [R, V] of the next tokens, for the last tokens `ids` [R], which are at `position`.
 

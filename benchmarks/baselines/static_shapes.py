@@ -79,20 +79,19 @@ class StaticShapes(PyTorch):
         self.max_length = length
 
     @torch.no_grad()
-    def encode(self, images: Images) -> Encoded:
+    def encode(self, images: Images) -> Any:
         """Run the prepared image encoder; the next call with the same number of pairs may overwrite the results."""
         if len(images) not in self.encoders:
             self.encoders[len(images)] = self.prepare(_Encoder(self.model, self.decoder))
         with self.autocast():
-            encoded: Encoded = self.encoders[len(images)](self.pixels(images))
-        return encoded
+            return self.encoders[len(images)](self.pixels(images))
 
-    def embedding(self, encoded: Encoded) -> Vectors:
+    def embedding(self, encoded: Any) -> Vectors:
         """Return the image embeddings."""
         return super().embedding(encoded[0])
 
     @torch.no_grad()
-    def search(self, encoded: Encoded, beams: int) -> list[list[int]]:
+    def search(self, encoded: Any, beams: int) -> list[list[int]]:
         """Run a batched beam search over the prepared step."""
         pairs, config = len(encoded[0].tokens), self.model.config
         if (pairs, beams) not in self.steps:

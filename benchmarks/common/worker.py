@@ -148,8 +148,13 @@ class Worker:
         implementation.warm_up(images, max(1, case.beams))
         if case.task == CAPTION:
             captions: list[TimedCaptions] = []
-            result["seconds"] = self.repeat(lambda: _caption(implementation, images, case.beams, captions))
-            captions = captions[-len(result["seconds"]) :]
+
+            def once() -> float:
+                captions.append(implementation.caption(images, case.beams))
+                return captions[-1].seconds
+
+            result["seconds"] = self.repeat(once)
+            del captions[: -len(result["seconds"])]  # the warm-up
             result |= {"image": [each.image for each in captions], "decode": [each.decode for each in captions]}
             result |= {"steps": captions[-1].steps, "words": captions[-1].tokens}
             self.save(case, texts=captions[-1].texts)
@@ -213,11 +218,6 @@ def pairs_of(case: Case, entry: Entry) -> int:
     if case.task != FILES:
         return case.batch
     return _FEWEST_FILES // 2 if entry.alone else max(_FEWEST_FILES, _BATCHES_OF_FILES * case.batch)
-
-
-def _caption(implementation: Implementation, images: Images, beams: int, captions: list[TimedCaptions]) -> float:
-    captions.append(implementation.caption(images, beams))
-    return captions[-1].seconds
 
 
 def timed(call: Callable[[], object]) -> float:

@@ -61,7 +61,7 @@ def main() -> None:
     finally:
         report.write()
         sys.stdout.write(report.text() + "\n")
-    if report.failed:
+    if report.found["failed"]:
         raise SystemExit(1)
 
 
@@ -104,10 +104,8 @@ def find_folder(arguments: argparse.Namespace) -> Path:
     try:
         run_module("common.assets", str(work), *options, threads=arguments.threads)
     except SystemExit as error:
-        raise SystemExit(
-            "error: no model folder could be exported here; export one elsewhere (`rsicrc-export examples/tiny.pt -o "
-            "FOLDER --precision fp16 --precision bf16 --precision int8 --calibration DATA`) and set GPU_MODEL=FOLDER"
-        ) from error
+        command = "rsicrc-export CKPT -o FOLDER --precision fp16 --precision bf16 --precision int8 --calibration DATA"
+        raise SystemExit(f"error: no model folder could be exported: run `{command}`, set GPU_MODEL=FOLDER") from error
     return folder
 
 

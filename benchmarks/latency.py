@@ -2,8 +2,7 @@
 
     python benchmarks/latency.py [--size published|CKPT] [--baselines …] [--backends …] [--precisions …]
 
-Every implementation takes its turn in a fresh process, round by round. benchmarks/README.md describes the
-implementations, the roofline, and the rules of the comparison.
+Every implementation takes its turn in a fresh process; benchmarks/README.md has the rules of the comparison.
 """
 
 from __future__ import annotations

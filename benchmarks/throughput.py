@@ -2,8 +2,7 @@
 
     python benchmarks/throughput.py [--size published|CKPT] [--baselines …] [--batches 1 8 32 64] [--beams 1 3 5]
 
-Every implementation takes its turn in a fresh process, round by round. benchmarks/README.md describes the
-implementations, the roofline, and the rules of the comparison.
+Every implementation takes its turn in a fresh process; benchmarks/README.md has the rules of the comparison.
 """
 
 from __future__ import annotations

@@ -36,8 +36,8 @@ BASELINES = (
     Entry("published", "pytorch:PyTorch", "fp32", alone=True),
     Entry("pytorch", "pytorch:PyTorch", "fp32"),
     Entry("pytorch-bf16", "pytorch:PyTorch", "bf16"),
-    Entry("compile-bf16", "torch_compile:Compiled", "bf16"),
-    Entry("graph-bf16", "cuda_graphs:CudaGraphs", "bf16"),
+    Entry("compile-bf16", "static_shapes:Compiled", "bf16"),
+    Entry("graph-bf16", "static_shapes:CudaGraphs", "bf16"),
     Entry("huggingface", "huggingface:HuggingFace", "fp32"),
     Entry("onnx-plain", "plain_onnx:PlainOnnx", "fp32"),
 )

@@ -23,15 +23,10 @@ def beam_search(
 ) -> list[list[int]]:
     """Find the best caption of every pair.
 
-    Args:
-        step: Function that returns the logits; its rows are the beams of the first pair, then of the second, and so on.
-        pairs: Number of pairs.
-        beams: Beams per pair; 1 is greedy search.
-        max_length: Largest number of token ids in a caption, with START.
-        device: Device of the logits and the search.
+    The rows of `step` are the beams of the first pair, then those of the second, and so on. One beam is greedy search.
 
     Returns:
-        Token ids for each pair, with END if the caption ended, without START.
+        Token ids for each pair, with END if the caption ended, without START; START and these are at most `max_length`.
     """
     if beams == 1:
         return _greedy(step, pairs, max_length, device)

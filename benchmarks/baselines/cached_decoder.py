@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -37,21 +37,11 @@ class CachedDecoder(nn.Module):
         return cross
 
     def forward(
-        self,
-        ids: Tensor,
-        position: Tensor | int,
-        cross: Sequence[KeysValues],
-        update: Update,
-        mask: Tensor | None = None,
+        self, ids: Tensor, position: Tensor | int, cross: list[KeysValues], update: Update, mask: Tensor | None = None
     ) -> Tensor:
-        """Return the logits [R, V] of the next tokens.
+        """Return the logits [R, V] of the next tokens, for the last tokens `ids` [R], which are at `position`.
 
-        Args:
-            ids: Ids of the last tokens [R].
-            position: Position of these tokens; START has position 0.
-            cross: Result of `cross_keys_values`.
-            update: Update of the caches.
-            mask: Added to the attention scores [1, T]; for caches of fixed length.
+        `mask` [1, T] is added to the scores of the self-attention, for caches of fixed length.
         """
         x = self.decoder.embedding(ids) + self.decoder.positions[position]
         remaining = iter(cross)

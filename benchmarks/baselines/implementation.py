@@ -29,9 +29,8 @@ class Setup:
     """Files of the model, and settings that are the same for all implementations.
 
     Attributes:
-        checkpoint: PyTorch checkpoint.
-        folder: Model folder exported from it.
-        plain: Folder with ONNX files of the model's own modules, unfolded.
+        assets: Folder of the checkpoint and the plain ONNX files; see `common.assets`.
+        folder: Model folder.
         device: "cpu", or a GPU: "cuda:0".
         threads: Threads of every library.
         precision: Number format of the products.
@@ -39,9 +38,8 @@ class Setup:
         max_length: Largest number of token ids in a caption, with START.
     """
 
-    checkpoint: Path
+    assets: Path
     folder: Path
-    plain: Path
     device: str
     threads: int
     precision: str
@@ -106,12 +104,7 @@ class Implementation(ABC):
 
 
 class TwoStage(Implementation):
-    """An implementation that calls an image encoder, then a beam search.
-
-    Attributes:
-        vocabulary: Vocabulary of the model.
-        preprocessing: Preprocessing of the images.
-    """
+    """An implementation that calls an image encoder, then a beam search."""
 
     vocabulary: Vocabulary
     preprocessing: Preprocessing

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
+from common.assets import PLAIN
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -74,7 +75,8 @@ class PlainOnnx(TwoStage):
         torch.set_num_threads(setup.threads)
         self.vocabulary = Vocabulary.load(setup.folder / TOKENIZER_FILE)
         self.preprocessing = Manifest.load(setup.folder, verify=False).preprocessing
-        self.size = sum(path.stat().st_size for path in setup.plain.iterdir())
+        plain = setup.assets / PLAIN
+        self.size = sum(path.stat().st_size for path in plain.iterdir())
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = setup.threads
         options.log_severity_level = 3
@@ -84,8 +86,7 @@ class PlainOnnx(TwoStage):
         if kind == "cuda":
             providers = [("CUDAExecutionProvider", {"device_id": self.device[1], "use_tf32": 0}), *providers]
         self.images, self.texts, self.tokens = (
-            onnxruntime.InferenceSession(setup.plain / name, options, providers=providers)
-            for name in (IMAGES, TEXTS, TOKENS)
+            onnxruntime.InferenceSession(plain / name, options, providers=providers) for name in (IMAGES, TEXTS, TOKENS)
         )
         if kind == "cuda" and self.tokens.get_providers()[0] != providers[0][0]:
             raise SystemExit("ONNX Runtime cannot use the GPU: install onnxruntime-gpu and its CUDA libraries")

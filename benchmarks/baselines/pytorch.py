@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from common.assets import CHECKPOINT
 from torch import Tensor
 from torch.nn import functional
 
@@ -30,11 +31,12 @@ class PyTorch(TwoStage):
         self.device = torch.device(setup.device)
         # fp32 is fp32 in every implementation: TF32 rounds to another precision.
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-        saved = checkpoint.load(setup.checkpoint)
+        path = setup.assets / CHECKPOINT
+        saved = checkpoint.load(path)
         self.model = saved.build_model().to(self.device)
         self.vocabulary = Vocabulary.from_words(saved.vocabulary, saved.config.max_len)
         self.preprocessing = saved.config.preprocessing
-        self.size = setup.checkpoint.stat().st_size
+        self.size = path.stat().st_size
         self.is_bf16 = setup.precision == "bf16"
 
     def autocast(self) -> AbstractContextManager[Any]:

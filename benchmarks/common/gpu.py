@@ -17,14 +17,7 @@ CPU = "cpu"
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU.
-
-    Attributes:
-        name: Name, such as "NVIDIA H200".
-        capability: Compute capability, such as (9, 0).
-        memory: Total memory in bytes.
-        cuda: Newest CUDA version that the driver supports, such as (13, 0).
-    """
+    """A GPU: name, compute capability, memory in bytes, and the newest CUDA version that the driver supports."""
 
     name: str
     capability: tuple[int, int]

@@ -35,11 +35,6 @@ class GpuReport:
         date = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
         return cls(path, {**found, "date": date, "skipped": [], "failed": []})
 
-    @property
-    def failed(self) -> bool:
-        """True if a test or a benchmark failed."""
-        return bool(self.found["failed"])
-
     def skip(self, line: str) -> None:
         """Add and print the reason why a part was skipped."""
         if line not in self.found["skipped"]:
@@ -61,7 +56,7 @@ class GpuReport:
                     self.fail(f"{test['name']}: {test['message']}")
         if not any(test["outcome"] == "passed" for test in self.found["tests"] or ()):
             self.fail("no test passed")
-        if status and not self.failed:
+        if status and not self.found["failed"]:
             self.fail(f"pytest ended with {status}, see above")
 
     def add_results(self, step: str, path: Path) -> None:
@@ -88,7 +83,7 @@ class GpuReport:
         if found["tests"]:
             parts.append(f"## Tests\n\n{_tests(found['tests'])}")
         if latency or throughput:
-            parts.append(f"## Targets\n\n{targets.tables(latency, throughput)}")
+            parts.append(f"## Targets\n\n{targets.table(latency, throughput)}")
         parts += [f"# Latency\n\n{table.latency(latency)}"] if latency else []
         parts += [f"# Throughput\n\n{table.throughput(throughput)}"] if throughput else []
         return "\n\n".join(parts)

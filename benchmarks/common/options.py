@@ -109,19 +109,11 @@ def _prepare(command: str, arguments: argparse.Namespace) -> RunOptions:
     facts = assets.read_facts(work)
     steps = arguments.steps or (_FORCED if facts.forced else facts.max_length - 1)
     device = slug(device_name(arguments.device, arguments.threads))
-    setup = Setup(
-        work / assets.CHECKPOINT,
-        model,
-        work / assets.PLAIN,
-        arguments.device,
-        arguments.threads,
-        precision="",
-        backend="",
-        max_length=min(steps + 1, facts.max_length),
-    )
+    max_length = min(steps + 1, facts.max_length)
+    setup = Setup(work, model, arguments.device, arguments.threads, precision="", backend="", max_length=max_length)
     output = arguments.json or BENCHMARKS / "results" / f"{command}-{device}.json"
     limits = (arguments.rounds, arguments.seconds, arguments.repeats)
-    return RunOptions(command, setup, chosen, cases, work, output, *limits)
+    return RunOptions(command, setup, chosen, cases, output, *limits)
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

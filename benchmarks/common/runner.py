@@ -70,7 +70,7 @@ def run(options: RunOptions) -> Results:
         "device": device_name(options.setup.device, options.setup.threads),
         "threads": options.setup.threads,
         "date": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
-        "model": vars(assets.read_facts(options.work)),
+        "model": vars(assets.read_facts(options.setup.assets)),
         "max_length": options.setup.max_length,
         "versions": {name: versions[name] for name in _PACKAGES if name in versions},
         "contestants": {entry.name: vars(entry) for entry in options.entries},
@@ -105,7 +105,7 @@ def run(options: RunOptions) -> Results:
             _measure_peaks(results, options)
         except KeyboardInterrupt:
             say("stopped: these are the results so far")
-        pairs = assets.read_pairs(options.work, max((case.batch for case in options.cases), default=1))
+        pairs = assets.read_pairs(options.setup.assets, max((case.batch for case in options.cases), default=1))
         results.answers = quality.compare(answers, [entry.name for entry in options.entries], pairs)
         results.write(options.output)
     return results
@@ -135,7 +135,7 @@ def _turn(options: RunOptions, entry: Entry, cases: list[Case], answers: Path, r
     turn |= {"cells": [], "error": ""}
     results.turns.append(turn)
     command = [sys.executable, "-m", "common.worker"]
-    own = environment(options.setup.threads, options.work.parent / "inductor")
+    own = environment(options.setup.threads, options.setup.assets.parent / "inductor")
     with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
         job = Job(options, entry, cases, answers, started=time.time())
@@ -149,7 +149,7 @@ def _turn(options: RunOptions, entry: Entry, cases: list[Case], answers: Path, r
             lines = [line for line in errors.read().splitlines() if line.strip()]
             # Results are published, so they must not contain the paths of this machine.
             reason = (lines or [f"ended with {process.returncode}"])[-1]
-            reason = reason.replace(str(options.setup.folder), "MODEL").replace(str(options.work), "WORK")
+            reason = reason.replace(str(options.setup.folder), "MODEL").replace(str(options.setup.assets), "WORK")
             turn["error"] = reason[:_LONGEST_ERROR]
             say(f"  {entry.name}: {turn['error']}")
             results.write(options.output)
@@ -198,9 +198,9 @@ def _measure_peaks(results: Results, options: RunOptions) -> None:
 
 def _counts(options: RunOptions) -> dict[str, int] | None:
     """Return the work of the graphs; None where onnx is not installed."""
-    path = options.work / f"counts-{options.setup.max_length}.json"
+    path = options.setup.assets / f"counts-{options.setup.max_length}.json"
     if not path.is_file():
-        ids = min(SENTENCE_WORDS + 2, assets.read_facts(options.work).max_length)
+        ids = min(SENTENCE_WORDS + 2, assets.read_facts(options.setup.assets).max_length)
         arguments = (options.setup.folder, options.setup.max_length, ids)
         try:
             path.write_text(run_module("common.roofline", *map(str, arguments)), encoding="utf-8")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -60,14 +60,6 @@ class Row:
         return float(np.quantile(self.seconds, share))
 
 
-class Start(NamedTuple):
-    """Median seconds from the start of the process to an open model, of the first caption, and of the next one."""
-
-    opened: float | None = None
-    first: float | None = None
-    warm: float | None = None
-
-
 def rows(results: Results) -> list[Row]:
     """Return all rows, in the order of the implementations and their cases."""
     counts, limits = results.about["counts"], results.about["limits"]
@@ -79,14 +71,10 @@ def rows(results: Results) -> list[Row]:
     ]
 
 
-def starts(results: Results) -> dict[str, Start]:
-    """Return the times of the start of every implementation."""
-    found: dict[str, Start] = {}
-    for name in results.about["contestants"]:
-        turns = [turn for turn in results.turns if turn["contestant"] == name and turn["start"] is not None]
-        if turns:
-            found[name] = Start(*(_median([turn.get(part) for turn in turns]) for part in ("start", "first", "warm")))
-    return found
+def start(results: Results, name: str) -> list[float | None]:
+    """Return median seconds: from the start of the process to an open model, of the first caption, and of the next."""
+    turns = [turn for turn in results.turns if turn["contestant"] == name]
+    return [_median([turn.get(part) for turn in turns]) for part in ("start", "first", "warm")]
 
 
 def _rows_of(results: Results, name: str, precision: str, roofline: Roofline | None) -> Iterator[Row]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from common.runner import Results
-from common.summary import Row, Start, rows, starts
+from common.summary import Row, rows, start
 from common.worker import CAPTION, ENCODER, FILES, HELD_OUT, IMAGES, STEP, TEXTS, Case
 
 ABSENT = "–"
@@ -41,27 +41,26 @@ def throughput(results: Results) -> str:
 
 def latency(results: Results) -> str:
     """Return the latencies of one pair: a table of captions, and a table of embeddings and single graphs."""
-    everything, started, sizes = rows(results), starts(results), _sizes(results)
-    captions, others = [], []
+    everything, sizes = rows(results), _sizes(results)
+    captions: list[tuple[str, ...]] = []
+    others: list[tuple[str, ...]] = []
     for row in everything:
         times = [f"{1e3 * row.quantile(share):.4g}" for share in (0.5, 0.95, 0.99)]
         first = (row.implementation, row.precision)
         if row.case.task == CAPTION:
-            start = started.get(row.implementation, Start())
+            begun = (_number(each, 2) for each in start(results, row.implementation))
             captions.append(
-                (*first, str(row.case.beams), *(_number(second, 2) for second in start), *times, *_shares(row),
-                 _gigabytes(row.memory), sizes.get(row.implementation, ABSENT),
-                 _number(row.answers.get("same_captions")), str(len(row.seconds)))
+                (*first, str(row.case.beams), *begun, *times, *_shares(row), _gigabytes(row.memory),
+                 sizes[row.implementation], _number(row.answers.get("same_captions")), str(len(row.seconds)))
             )  # fmt: skip
         elif row.case.task in (IMAGES, TEXTS, ENCODER, STEP):
             task = row.case.task if row.case.task != STEP else f"{STEP}, {row.case.beams} beams"
             others.append((*first, task, *times, _shares(row)[0], _number(row.answers.get("cosine"), 5)))
     parts = [_heading(results)]
     quantiles = ("p50 ms", "p95 ms", "p99 ms", "of roofline")
-    if captions:
-        head = ("implementation", "precision", "beams", "start s", "first s", "first warm s", *quantiles,
-                "image encoder", "beam search", "memory GB", "model GB", "same caption", "n")  # fmt: skip
-        parts.append(f"## One pair → caption\n\n{markdown(head, captions)}")
+    names = ("implementation", "precision", "beams", "start s", "first s", "first warm s", *quantiles, "image encoder",
+             "beam search", "memory GB", "model GB", "same caption", "n")  # fmt: skip
+    parts += [f"## One pair → caption\n\n{markdown(names, captions)}"] if captions else []
     if others:
         head = ("implementation", "precision", "task", *quantiles, "cosine")
         parts.append(f"## One pair or one text → embedding; single graphs\n\n{markdown(head, others)}")
@@ -104,7 +103,7 @@ def _details(part: Sequence[Row], results: Results) -> str:
         metrics = (row.answers.get("same_captions"), row.answers.get("cosine"), row.answers.get("same_neighbor"))
         body.append(
             (_label(row.case), row.implementation, row.precision, f"{row.rate:.2f}", spread, str(len(row.seconds)),
-             factor, *_shares(row), _gigabytes(row.memory), sizes.get(row.implementation, ABSENT),
+             factor, *_shares(row), _gigabytes(row.memory), sizes[row.implementation],
              *map(_number, metrics, (3, 5, 3)))
         )  # fmt: skip
     head = ("batch × beams" if part[0].case.beams else "batch", "implementation", "precision", "per second", "rounds",
@@ -117,10 +116,10 @@ def _details(part: Sequence[Row], results: Results) -> str:
 def _quality_and_notes(results: Results, everything: Iterable[Row]) -> Iterator[str]:
     judged = [row for row in everything if row.case.task == HELD_OUT]
     if judged:
-        names = ("bleu_4", "precision_at_1", "same_captions", "cosine", "same_neighbor")
+        metrics = {"bleu_4": 4, "precision_at_1": 4, "same_captions": 4, "cosine": 5, "same_neighbor": 4}
         body = [
             (row.implementation, row.precision, str(row.items),
-             *(_number(row.answers.get(name), 5 if name == "cosine" else 4) for name in names))
+             *(_number(row.answers.get(name), digits) for name, digits in metrics.items()))
             for row in judged
         ]  # fmt: skip
         head = ("implementation", "precision", "held-out pairs", "BLEU-4", "P@1", "same caption", "lowest cosine",

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from common.runner import Results
-from common.summary import Row, rows, starts
+from common.summary import Row, rows
 from common.table import ABSENT, PUBLISHED, markdown
 from common.worker import CAPTION, ENCODER, STEP, Case
 
@@ -43,15 +43,14 @@ def targets(latency: Results | None, throughput: Results | None) -> list[Target]
     ]
 
 
-def tables(latency: Results | None, throughput: Results | None) -> str:
-    """Return Markdown tables: the targets, and the times of the first caption."""
+def table(latency: Results | None, throughput: Results | None) -> str:
+    """Return the targets as a Markdown table."""
     found = targets(latency, throughput)
-    body = [(each.title, f"{each.least:g}", _number(each.measured), each.verdict, each.by) for each in found]
-    parts = [markdown(("target", "at least", "measured", "met", "by"), body)]
-    if latency is not None and (begun := starts(latency)):
-        head = ("implementation", "process to open model, s", "first caption, s", "first after warm-up, s")
-        parts.append(markdown(head, [(name, *map(_number, start)) for name, start in begun.items()]))
-    return "\n\n".join(parts)
+    body = [
+        (each.title, f"{each.least:g}", f"{each.measured:.3g}" if each.measured else ABSENT, each.verdict, each.by)
+        for each in found
+    ]
+    return markdown(("target", "at least", "measured", "met", "by"), body)
 
 
 def _share(title: str, least: float, measured: Iterable[Row], case: Case) -> Target:
@@ -69,7 +68,3 @@ def _ratio(title: str, least: float, ours: Row | None, other: Row | None) -> Tar
 
 def _fastest(found: Iterable[Row]) -> Row | None:
     return max(found, key=lambda row: row.rate, default=None)
-
-
-def _number(value: float | None) -> str:
-    return ABSENT if value is None else f"{value:.3g}"

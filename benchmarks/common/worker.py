@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -63,7 +64,6 @@ class RunOptions:
         setup: Files of the model, and settings; precision and backend are those of each entry.
         entries: Implementations to measure.
         cases: Cases to measure.
-        work: Folder of the model's assets.
         output: JSON file for the results.
         rounds: Turns of each implementation.
         seconds: In a turn, a case is repeated until it has taken this long,
@@ -74,7 +74,6 @@ class RunOptions:
     setup: Setup
     entries: Sequence[Entry]
     cases: Sequence[Case]
-    work: Path
     output: Path
     rounds: int
     seconds: float
@@ -114,7 +113,7 @@ class Worker:
     def __init__(self, job: Job, lines: TextIO) -> None:
         self.job, self.options, self.lines = job, job.options, lines
         count = max((pairs_of(case, job.entry) for case in job.cases), default=1)
-        self.pairs = assets.read_pairs(job.options.work, count)
+        self.pairs = assets.read_pairs(job.options.setup.assets, count)
         if len(self.pairs) < count:
             raise SystemExit(f"{count} pairs are needed, and there are {len(self.pairs)}")
 
@@ -149,17 +148,20 @@ class Worker:
         implementation.warm_up(images, max(1, case.beams))
         if case.task == CAPTION:
             captions: list[TimedCaptions] = []
-            result["seconds"] = self.repeat(lambda: _caption(implementation, images, case.beams, captions))
-            captions = captions[-len(result["seconds"]) :]
+
+            def once() -> float:
+                captions.append(implementation.caption(images, case.beams))
+                return captions[-1].seconds
+
+            result["seconds"] = self.repeat(once)
+            del captions[: -len(result["seconds"])]  # the warm-up
             result |= {"image": [each.image for each in captions], "decode": [each.decode for each in captions]}
             result |= {"steps": captions[-1].steps, "words": captions[-1].tokens}
             self.save(case, texts=captions[-1].texts)
         elif case.task == FILES:
             paths: Paths = [(pair.before, pair.after) for pair in self.pairs[: pairs_of(case, self.job.entry)]]
-            result["items"] = len(paths)
-            result["seconds"] = self.repeat(
-                lambda: timed(lambda: implementation.caption_files(paths, case.beams, case.batch))
-            )
+            call = partial(implementation.caption_files, paths, case.beams, case.batch)
+            result |= {"items": len(paths), "seconds": self.repeat(lambda: timed(call))}
         elif case.task == ENCODER:
             result["seconds"] = self.repeat(lambda: implementation.encoder(images))
         elif case.task == STEP:
@@ -216,11 +218,6 @@ def pairs_of(case: Case, entry: Entry) -> int:
     if case.task != FILES:
         return case.batch
     return _FEWEST_FILES // 2 if entry.alone else max(_FEWEST_FILES, _BATCHES_OF_FILES * case.batch)
-
-
-def _caption(implementation: Implementation, images: Images, beams: int, captions: list[TimedCaptions]) -> float:
-    captions.append(implementation.caption(images, beams))
-    return captions[-1].seconds
 
 
 def timed(call: Callable[[], object]) -> float:

@@ -1,4 +1,4 @@
-"""Both commands on a small model, with every contestant: they end, they keep what they measured, and fp32 is fp32."""
+"""Throughput and latency of a small model: all baselines finish, results are saved, and fp32 answers are equal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-ROOM = Path(__file__).resolve().parents[2] / "benchmarks"
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 EXACT = ("pytorch", "huggingface", "onnx-plain", "rsicrc auto fp32")
 QUICK = ("--rounds", "1", "--seconds", "0", "--threads", "1")
 
@@ -24,7 +24,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(command: str, work: Path, size: Path, *options: str) -> subprocess.Popen[str]:
-    arguments = [str(ROOM / f"{command}.py"), "--size", str(size), "--work", str(work), *QUICK, *options]
+    arguments = [str(BENCHMARKS / f"{command}.py"), "--size", str(size), "--work", str(work), *QUICK, *options]
     return subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -46,11 +46,11 @@ def measured(results: dict[str, Any]) -> dict[str, set[tuple[str, int, int]]]:
 
 
 @pytest.mark.slow
-def test_throughput(work: Path, checkpoint_file: Path) -> None:
+def test_throughput_measures_all_tasks(work: Path, checkpoint_file: Path) -> None:
     plot = work / "plot.svg"
     options = ("--batches", "3", "--beams", "1", "3", "--held-out", "6", "--plot", str(plot))
     others = ("published", "pytorch", "pytorch-bf16", "huggingface", "onnx-plain", "rsicrc")
-    table, results = run("throughput", work, checkpoint_file, *options, "--contestants", *others)
+    table, results = run("throughput", work, checkpoint_file, *options, "--baselines", *others)
     cells = {("caption", 3, 1), ("caption", 3, 3), ("files", 3, 1), ("files", 3, 3), ("images", 3, 0), ("texts", 3, 0)}
     cells.add(("held-out", 6, 3))
     found = measured(results)
@@ -75,19 +75,19 @@ def test_throughput(work: Path, checkpoint_file: Path) -> None:
         assert all(cell["memory"] > 1e7 and min(cell["seconds"]) > 0 for cell in turn["cells"])
     for name in found:
         assert name in table
-    assert "of floor" in table
+    assert "of roofline" in table
     assert str(work) not in json.dumps(results)  # results are published
     assert plot.read_text(encoding="utf-8").lstrip().startswith("<?xml")
 
-    shown = [sys.executable, str(ROOM / "throughput.py"), "--show", str(work / "results" / "throughput.json")]
+    shown = [sys.executable, str(BENCHMARKS / "throughput.py"), "--show", str(work / "results" / "throughput.json")]
     again = subprocess.run(shown, capture_output=True, text=True, check=True)
     assert again.stdout == table
 
 
 @pytest.mark.slow
-def test_latency_with_a_compiled_contestant(work: Path, checkpoint_file: Path) -> None:
+def test_latency_measures_a_compiled_baseline(work: Path, checkpoint_file: Path) -> None:
     names = ("published", "pytorch", "compile-bf16", "rsicrc")
-    table, results = run("latency", work, checkpoint_file, "--beams", "1", "--contestants", *names)
+    table, results = run("latency", work, checkpoint_file, "--beams", "1", "--baselines", *names)
     cells = {("caption", 1, 1), ("images", 1, 0), ("texts", 1, 0)}
     assert measured(results)["compile-bf16"] == measured(results)["rsicrc auto fp32"] == cells
     assert all(turn["first"] > 0 for turn in results["turns"])
@@ -98,9 +98,9 @@ def test_latency_with_a_compiled_contestant(work: Path, checkpoint_file: Path) -
 
 
 @pytest.mark.slow
-def test_a_stopped_run_keeps_what_it_measured(work: Path, checkpoint_file: Path) -> None:
+def test_stopped_run_keeps_its_measurements(work: Path, checkpoint_file: Path) -> None:
     output = work / "results" / "stopped.json"
-    names = ("--contestants", "pytorch", "huggingface", "--tasks", "caption", "--batches", "3", "--beams", "3")
+    names = ("--baselines", "pytorch", "huggingface", "--tasks", "caption", "--batches", "3", "--beams", "3")
     process = start("throughput", work, checkpoint_file, "--json", str(output), *names, "--rounds", "1000")
     deadline = time.monotonic() + 600
     while not (output.is_file() and any(turn["cells"] for turn in json.loads(output.read_text())["turns"])):
@@ -114,9 +114,27 @@ def test_a_stopped_run_keeps_what_it_measured(work: Path, checkpoint_file: Path)
     assert json.loads(output.read_text())["answers"]["pytorch"]["caption-3x3"]["same_captions"] == 1.0
 
 
-def test_a_missing_checkpoint_is_one_clear_line(tmp_path: Path) -> None:
+def test_missing_checkpoint_is_one_clear_line(tmp_path: Path) -> None:
     process = start("latency", tmp_path, tmp_path / "none.pt")
     _, complaint = process.communicate(timeout=120)
     assert process.returncode == 1
     assert complaint.splitlines()[-1].startswith("error: ")
     assert "none.pt" in complaint
+
+
+@pytest.mark.parametrize("path", sorted((BENCHMARKS / "results").glob("[!g]*.json")), ids=lambda path: path.stem)
+def test_recorded_results_are_shown(path: Path) -> None:
+    about = json.loads(path.read_text())["about"]
+    shown = [sys.executable, str(BENCHMARKS / f"{about['command']}.py"), "--show", str(path)]
+    table = subprocess.run(shown, capture_output=True, text=True, check=True).stdout
+    assert "of roofline" in table
+    assert all(name in table for name in about["contestants"])
+
+
+@pytest.mark.slow
+def test_failed_worker_is_reported_without_paths(work: Path, checkpoint_file: Path, model_folder: Path) -> None:
+    options = ("--model", str(model_folder), "--baselines", "rsicrc", "--backends", "none", "--tasks", "texts")
+    table, results = run("throughput", work, checkpoint_file, *options, "--batches", "1")
+    assert "no backend 'none'" in results["turns"][0]["error"]
+    assert "no backend 'none'" in table
+    assert str(work) not in json.dumps(results)

@@ -2,10 +2,9 @@
 
     python studies/folds.py [--pairs 1] [--beams 5] [--repeat 20]
 
-Both are PyTorch in float32 with random weights on one thread, run in turn in one process; a time is the shortest of the
-repeats, in the processor time of the thread, so that other work on the machine counts less. Multiply-accumulates are
-counted by PyTorch while the piece runs; parameters are those that the piece holds. The folds are the named functions of
-`rsicrc_export.fold`; docs/graphs.md has the table.
+Both are PyTorch modules in fp32 with random weights on one thread, run in turn in one process; a time is the shortest
+of the repeats in processor time, so that other programs on the machine count less. PyTorch counts the
+multiply-accumulates of a run. The folds are functions of `rsicrc_export.fold`; docs/graphs.md has the table.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ Piece = Callable[[], object]
 
 @dataclass(frozen=True)
 class Comparison:
-    """A piece of the model before and after a fold: how to run it, and the parameters it holds."""
+    """A piece of the model before and after a fold: functions that run it, and its numbers of parameters."""
 
     name: str
     unfolded: Piece
@@ -71,28 +70,28 @@ def main() -> None:
 
 
 def say(line: str) -> None:
-    """Print at once, also into a pipe."""
+    """Print a line without buffering."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
 
 def comparisons(pairs: int, beams: int) -> Iterator[Comparison]:
-    """Yield the folds in the order; each builds its own weights, so that few are in memory at once."""
+    """Yield the folds as in docs/graphs.md; each builds its own weights, so that few are in memory at once."""
     yield from image_folds(pairs)
     yield from attention_folds(pairs)
     yield from word_folds(pairs, beams)
 
 
 def image_folds(pairs: int) -> Iterator[Comparison]:
-    """Folds 1, 2, 4 and 5."""
+    """Yield folds 1, 2, 4 and 5."""
     trunk = Trunk(CONFIG.image_trunk).eval()
     images = torch.randint(0, 256, (pairs, 2, 224, 224, 3), dtype=torch.uint8)
     mean, std = (torch.tensor(numbers) for numbers in (CONFIG.preprocessing.mean, CONFIG.preprocessing.std))
-    dates = [normalize(images[:, date], mean, std) for date in (0, 1)]
-    stacked = torch.cat(dates)
+    inputs = [normalize(images[:, index], mean, std) for index in (0, 1)]
+    stacked = torch.cat(inputs)
     same = size(trunk)
     yield Comparison(
-        "1 both dates in one batch", lambda: [trunk(x) for x in dates], lambda: trunk(stacked), (same, same)
+        "1 both images in one batch", lambda: [trunk(x) for x in inputs], lambda: trunk(stacked), (same, same)
     )
 
     folded = fold.fold_batch_norms(trunk.visual)
@@ -122,7 +121,7 @@ def image_folds(pairs: int) -> Iterator[Comparison]:
         out: Tensor = conv(torch.cat([before, after], dim=1) + cosine.unsqueeze(1))
         return out
 
-    yield Comparison("4 merge of the two dates", cosine_and_merge, lambda: merge(tokens), (size(conv), size(merge)))
+    yield Comparison("4 merge of the two images", cosine_and_merge, lambda: merge(tokens), (size(conv), size(merge)))
 
     block = ResidualBlock(D).eval()
     graph, merged = ResidualGraph(block, EDGE), torch.randn(pairs, TOKENS, D)
@@ -136,8 +135,8 @@ def image_folds(pairs: int) -> Iterator[Comparison]:
 
 
 def attention_folds(pairs: int) -> Iterator[Comparison]:
-    """Folds 3 and 6."""
-    for name, width, rows in (("within a date", D, 2 * pairs), ("across dates", 2 * D, pairs)):
+    """Yield folds 3 and 6."""
+    for name, width, rows in (("within an image", D, 2 * pairs), ("across images", 2 * D, pairs)):
         query, key, value = (nn.Linear(width, CONFIG.a_dim, bias=False) for _ in range(3))
         both, x = torch.randn(width, 2 * CONFIG.a_dim), torch.randn(rows, TOKENS, width)
         yield Comparison(
@@ -154,11 +153,11 @@ def attention_folds(pairs: int) -> Iterator[Comparison]:
 
 
 def word_folds(pairs: int, beams: int) -> Iterator[Comparison]:
-    """Folds 7 to 11, for one step of the decoder."""
+    """Yield folds 7 to 11, for one step of the decoder."""
     attention = nn.MultiheadAttention(D, HEADS, batch_first=True).eval()
     weights, biases = attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3)
     tokens = torch.randn(pairs, TOKENS, D)
-    words = torch.randn(pairs * beams, D)
+    tokens_in = torch.randn(pairs * beams, D)
 
     def keys_and_values() -> list[Tensor]:
         return [functional.linear(tokens, weights[part], biases[part]) for part in (1, 2)]
@@ -169,7 +168,7 @@ def word_folds(pairs: int, beams: int) -> Iterator[Comparison]:
     separate = [nn.Linear(D, D) for _ in range(3)]
     yield Comparison(
         "8, 10 Q, K and V in one product, no key and value bias",
-        lambda: [part(words) for part in separate], lambda: projection(words),
+        lambda: [part(tokens_in) for part in separate], lambda: projection(tokens_in),
         (sum(size(part) for part in separate), size(projection)),
     )  # fmt: skip
 
@@ -185,37 +184,37 @@ def word_folds(pairs: int, beams: int) -> Iterator[Comparison]:
 
     keys, values = torch.randn(2, pairs, HEADS, TOKENS, D // HEADS)
     out = ProductGraph(fold.fold_value_bias(attention))
-    asked = torch.randn(pairs, beams, D)
+    queries = torch.randn(pairs, beams, D)
 
     def expanded() -> Tensor:
-        query = split_heads(asked.flatten(0, 1).unsqueeze(1), HEADS)
-        mixed, _ = attend(query, keys.repeat_interleave(beams, 0), values.repeat_interleave(beams, 0))
-        product: Tensor = out(mixed.flatten(1))
+        query = split_heads(queries.flatten(0, 1).unsqueeze(1), HEADS)
+        attended, _ = attend(query, keys.repeat_interleave(beams, 0), values.repeat_interleave(beams, 0))
+        product: Tensor = out(attended.flatten(1))
         return product
 
     def shared() -> Tensor:
-        mixed, _ = attend(split_heads(asked, HEADS), keys, values)
-        product: Tensor = out(mixed.transpose(1, 2).flatten(2).flatten(0, 1))
+        attended, _ = attend(split_heads(queries, HEADS), keys, values)
+        product: Tensor = out(attended.transpose(1, 2).flatten(2).flatten(0, 1))
         return product
 
-    yield Comparison("11 all beams ask the pair's one set of keys", expanded, shared, (size(out), size(out)))
+    yield Comparison("11 all beams share the pair's keys and values", expanded, shared, (size(out), size(out)))
 
 
 def size(module: nn.Module) -> int:
-    """Numbers in a module's parameters and float buffers other than BatchNorm's statistics."""
+    """Count a module's parameters and float buffers, without BatchNorm's statistics."""
     buffers = [b for name, b in module.named_buffers() if b.is_floating_point() and "running_" not in name]
     return sum(tensor.numel() for tensor in [*module.parameters(), *buffers])
 
 
 def count_macs(piece: Piece) -> float:
-    """Multiply-accumulates of convolutions and matrix products."""
+    """Count the multiply-accumulates of convolutions and matrix products."""
     with FlopCounterMode(display=False) as counter:
         piece()
     return float(counter.get_total_flops()) / 2
 
 
 def measure(unfolded: Piece, folded: Piece, repeat: int) -> tuple[float, float]:
-    """Return the shortest time of each in milliseconds, run in turn so that both meet the same machine."""
+    """Return the shortest time of each in milliseconds, run in turn so that other programs affect both alike."""
     best = [float("inf")] * 2
     for _ in range(repeat + 1):  # the first warms up
         for number, piece in enumerate((unfolded, folded)):
@@ -226,7 +225,7 @@ def measure(unfolded: Piece, folded: Piece, repeat: int) -> tuple[float, float]:
 
 
 def arrow(before: float, after: float, digits: int = 3) -> str:
-    """`before → after`, or one number where nothing changed."""
+    """Return "before → after", or one number if both are equal."""
     first, second = (f"{number:.{digits}f}" for number in (before, after))
     return first if first == second else f"{first} → {second}"
 

@@ -1,19 +1,18 @@
-"""How well a model folder finds pairs by text, with and without rerank, and which way of combining the scores is best.
+"""Retrieval of pairs by text with and without reranking, and ways to combine the scores.
 
     python studies/rerank.py DATA [--split test] [--model model] [--first 50] [--captions 1] [--save scores.npz]
     python studies/rerank.py --load scores.npz
 
 DATA is a folder in LEVIR-CC's layout. The captions of changed pairs are the queries, all pairs are searched, and only a
-query's own pair is right (strict retrieval); "first fits" is how often the first pair has the query, word for word,
-among its captions. The first pairs by cosine are ordered anew by
+query's own pair is relevant (strict retrieval); "first fits" is the share of queries whose first pair has the query,
+word for word, among its captions. The first pairs by cosine are reranked by
 
     cosine + weight · log p(query | pair)
 
-as `Index.search` does it, and in other ways: log p divided by the sentence's length, or less the pair's prior, which is
-the mean of log p(query' | pair) per word over a sample of queries and says how readily a pair takes any sentence; sums
-of z-scores or of reciprocal ranks. A prior of the query, log p(query), or a softmax over the candidates is the same for
-all pairs of a query: it changes no order. Of each way the weight with the best MRR is shown. Choose on one data set,
-report on another.
+as in `Index.search`, and in other ways: log p divided by the length of the query, or minus the pair's prior, which is
+the mean of log p(query' | pair) per token over a sample of queries; sums of z-scores or of reciprocal ranks. A prior of
+the query, log p(query), or a softmax over the candidates is the same for all pairs of a query, so it changes no order.
+For each way, the weight with the best MRR is shown. Choose on one data set, report on another.
 """
 
 from __future__ import annotations
@@ -32,8 +31,9 @@ from numpy.typing import NDArray
 import rsicrc
 from rsicrc.datasets.levir_cc import read_levir
 from rsicrc.engine import Engine
+from rsicrc.evaluation.metrics.retrieval import rank_metrics
 from rsicrc.index.rerank import LOG_PROB_WEIGHT, rank_scores
-from rsicrc.inputs.prefetch import read_batches
+from rsicrc.inputs.prefetch import PairReader
 from rsicrc.manifest import IMAGE_ENCODER, SCORER
 from rsicrc.text.encoding import pad
 
@@ -50,13 +50,13 @@ class Scores:
     """Scores of the model for queries and pairs.
 
     Attributes:
-        similarity: float32 [queries, pairs], cosines.
-        log_probs: float64 [queries, pairs], log p(query | pair) of the first pairs by cosine; NaN elsewhere.
-        lengths: int64 [queries], words of each query, END included.
-        targets: int64 [queries], each query's own pair.
-        fits: bool [queries, pairs], whether the query is word for word one of the pair's captions.
-        sentences: int64 [queries], the same number for the same sentence.
-        sample: float64 [pairs], mean log p per word of a sample of queries, given each pair.
+        similarity: Cosines, float32 [queries, pairs].
+        log_probs: log p(query | pair) of the first pairs by cosine, NaN elsewhere, float64 [queries, pairs].
+        lengths: Tokens of each query, with END, int64 [queries].
+        targets: Row of each query's own pair, int64 [queries].
+        fits: True where the query is word for word one of the pair's captions, bool [queries, pairs].
+        sentences: The same number for the same sentence, int64 [queries].
+        sample: Mean log p per token of a sample of queries, given each pair, float64 [pairs].
     """
 
     similarity: NDArray[np.float32]
@@ -100,56 +100,56 @@ def score(arguments: argparse.Namespace) -> Scores:
         (row, text) for row, pair in enumerate(pairs) if pair.changed for text in pair.sentences[: arguments.captions]
     ]
     texts = list(dict.fromkeys(text for _, text in queries))
-    place = {text: number for number, text in enumerate(texts)}
+    row_of = {text: number for number, text in enumerate(texts)}
     say(f"{len(pairs)} pairs, {len(queries)} queries, {len(texts)} different sentences")
-    looks = look(engine, [(pair.before, pair.after) for pair in pairs])
-    similarity = engine.embed_texts(texts) @ np.concatenate([each["image_embedding"] for each in looks]).T
+    encoded = encode(engine, [(pair.before, pair.after) for pair in pairs])
+    similarity = engine.embed_texts(texts) @ np.concatenate([each["image_embedding"] for each in encoded]).T
     first = min(arguments.first, len(pairs))
     sample = np.random.default_rng(0).choice(len(texts), min(8, len(texts)), replace=False)
-    asked = np.zeros(similarity.shape, bool)
-    np.put_along_axis(asked, np.argsort(-similarity, axis=1, kind="stable")[:, :first], True, axis=1)
-    wanted = asked.copy()
+    reranked = np.zeros(similarity.shape, bool)
+    np.put_along_axis(reranked, np.argsort(-similarity, axis=1, kind="stable")[:, :first], True, axis=1)
+    wanted = reranked.copy()
     wanted[sample] = True
     ids = [engine.vocabulary.encode(text) for text in texts]
-    log_probs = read(engine, looks, ids, wanted)
+    log_probs = score_sentences(engine, encoded, ids, wanted)
     lengths = np.array([len(each) - 1 for each in ids])
     prior = (log_probs[sample] / lengths[sample, np.newaxis]).mean(axis=0)
-    log_probs[~asked] = np.nan
-    order = [place[text] for _, text in queries]
+    log_probs[~reranked] = np.nan
+    order = [row_of[text] for _, text in queries]
     targets = np.array([row for row, _ in queries])
     fits = np.array([[text in pair.sentences for pair in pairs] for text in texts])
     return Scores(similarity[order], log_probs[order], lengths[order], targets, fits[order], np.array(order), prior)
 
 
-def look(engine: Engine, paths: Sequence[tuple[Path, Path]]) -> list[dict[str, NDArray[np.float32]]]:
-    """Return what the image graph says about the pairs, by batches."""
-    batches = read_batches(paths, engine.manifest.preprocessing, BATCH, engine.backend.threads)
-    looks = []
+def encode(engine: Engine, paths: Sequence[tuple[Path, Path]]) -> list[dict[str, NDArray[np.float32]]]:
+    """Run the image encoder; return its outputs for each batch, without the similarity maps."""
+    batches = PairReader(paths, engine.manifest.preprocessing, BATCH, engine.backend.threads)
+    encoded = []
     for batch in batches:
         for failure in batch.failures:
             if failure is not None:
                 raise failure.error
         outputs = engine.backend.run(IMAGE_ENCODER, {"images": batch.images})
-        looks.append({name: engine.backend.numpy(value) for name, value in outputs.items() if name != "similarity"})
-    return looks
+        encoded.append({name: engine.backend.numpy(value) for name, value in outputs.items() if name != "similarity"})
+    return encoded
 
 
-def read(
+def score_sentences(
     engine: Engine,
-    looks: Sequence[Mapping[str, NDArray[np.float32]]],
+    encoded: Sequence[Mapping[str, NDArray[np.float32]]],
     ids: Sequence[list[int]],
     wanted: NDArray[np.bool_],
 ) -> Matrix:
-    """Return log p of each sentence on each pair where it is wanted, float64 [sentences, pairs]; NaN elsewhere."""
+    """Return log p of each sentence given each pair where it is wanted, NaN elsewhere, float64 [sentences, pairs]."""
     result = np.full(wanted.shape, np.nan)
     begin = 0
-    for outputs in looks:
+    for outputs in encoded:
         count = len(outputs["image_embedding"])
         cross = {name: value for name, value in outputs.items() if name.startswith("cross_")}
-        places = np.argwhere(wanted[:, begin : begin + count])
-        places = places[np.argsort([len(ids[text]) for text, _ in places])]  # little padding in a run
-        for start in range(0, len(places), RUN):
-            texts, pairs = places[start : start + RUN].T
+        entries = np.argwhere(wanted[:, begin : begin + count])
+        entries = entries[np.argsort([len(ids[text]) for text, _ in entries])]  # by length, for little padding
+        for start in range(0, len(entries), RUN):
+            texts, pairs = entries[start : start + RUN].T
             feeds = {"input_ids": pad([ids[text] for text in texts]), "pair_index": pairs.copy(), **cross}
             values = engine.backend.numpy(engine.backend.run(SCORER, feeds, ["log_probs"])["log_probs"])
             result[texts, begin + pairs] = values.sum(axis=1, dtype=np.float64)
@@ -158,28 +158,28 @@ def read(
 
 
 def report(scores: Scores) -> None:
-    """Print the figures of the plain search, of the product's rerank, and of every other combination."""
+    """Print the metrics of the search without reranking, of `Index.search`, and of every other combination."""
     cosine = scores.similarity.astype(np.float64)
     say(HEAD)
-    say(line("cosine alone", cosine, scores))
-    places = np.argsort(np.argsort(-cosine, axis=1, kind="stable"), axis=1)
+    say(line("cosine only", cosine, scores))
+    positions = np.argsort(np.argsort(-cosine, axis=1, kind="stable"), axis=1)
     for first in (*FIRSTS, int(np.isfinite(scores.log_probs).sum(axis=1).max())):
-        log_probs = np.where(places < first, scores.log_probs, np.nan)
+        log_probs = np.where(positions < first, scores.log_probs, np.nan)
         shipped = np.stack([rank_scores(*row) for row in zip(scores.similarity, log_probs, strict=True)])
-        say(line(f"as shipped (weight {LOG_PROB_WEIGHT:g}), the first {first}", shipped, scores))
+        say(line(f"Index.search (weight {LOG_PROB_WEIGHT:g}), the first {first}", shipped, scores))
     reached = np.isfinite(scores.log_probs[np.arange(len(scores.targets)), scores.targets]).mean()
-    say(f"\nThe own pair is among the reranked ones for {reached:.4f} of the queries.")
-    say(f"Pairs that share a sentence cannot all come first: no ranking has an R@1 above {ceiling(scores):.4f}.\n")
+    say(f"\nThe own pair is among the reranked pairs for {reached:.4f} of the queries.")
+    say(f"Pairs that share a sentence cannot all be first: no ranking has an R@1 above {ceiling(scores):.4f}.\n")
     say(HEAD)
     for name, (first_part, evidence) in combinations(scores, cosine).items():
         ordered = {weight: before_rest(first_part + weight * evidence, cosine) for weight in WEIGHTS}
-        best = max(WEIGHTS, key=lambda weight: float((1 / ranks(ordered[weight], scores.targets)).mean()))
+        best = max(WEIGHTS, key=lambda weight: rank_metrics(ranks(ordered[weight], scores.targets))["MRR"])
         for weight in WEIGHTS if name == SUM else (best,):
             say(line(f"{name}, weight {weight:g}", ordered[weight], scores))
 
 
 def combinations(scores: Scores, cosine: Matrix) -> dict[str, tuple[Matrix, Matrix]]:
-    """Return what is added up, by name: something like a cosine, and something like a log-probability."""
+    """Return the two summands of each combination by name: one from the cosine, and one from log p."""
     lengths = scores.lengths[:, np.newaxis].astype(np.float64)
     total = scores.log_probs
     reached = np.where(np.isfinite(total), cosine, np.nan)
@@ -190,29 +190,29 @@ def combinations(scores: Scores, cosine: Matrix) -> dict[str, tuple[Matrix, Matr
         "log p - 0.5 pair prior": (cosine, total - 0.5 * lengths * scores.sample),
         "log p - pair prior": (cosine, total - lengths * scores.sample),
         "z-scores": (standard(reached), standard(total)),
-        "reciprocal ranks": (1 / (60 + places_of(reached)), 1 / (60 + places_of(total))),
+        "reciprocal ranks": (1 / (60 + positions_of(reached)), 1 / (60 + positions_of(total))),
     }
 
 
 def standard(values: Matrix) -> Matrix:
-    """Return each query's values with mean 0 and spread 1; NaN stays."""
+    """Return each query's values with mean 0 and standard deviation 1; NaN stays."""
     centered = values - np.nanmean(values, axis=1, keepdims=True)
     return np.asarray(centered / np.nanstd(values, axis=1, keepdims=True))
 
 
-def places_of(values: Matrix) -> Matrix:
-    """Return each value's place among its query's, from 1; NaN stays."""
-    places = np.argsort(np.argsort(-values, axis=1, kind="stable"), axis=1) + 1.0
-    return np.where(np.isfinite(values), places, np.nan)
+def positions_of(values: Matrix) -> Matrix:
+    """Return each value's position among the values of its query, from 1; NaN stays."""
+    positions = np.argsort(np.argsort(-values, axis=1, kind="stable"), axis=1) + 1.0
+    return np.where(np.isfinite(values), positions, np.nan)
 
 
 def before_rest(evidence: Matrix, cosine: Matrix) -> Matrix:
-    """Put what was reranked before what was not, which keeps its own order."""
+    """Put the reranked pairs before the others, which are ordered by cosine."""
     return np.where(np.isfinite(evidence), evidence + 1e6, cosine)
 
 
 def ceiling(scores: Scores) -> float:
-    """Return the largest possible R@1: of a sentence's queries, only those for one of its pairs can be right."""
+    """Return the largest possible R@1: of the queries with the same sentence, only those for one pair can be right."""
     queries = zip(scores.sentences.tolist(), scores.targets.tolist(), strict=True)
     counts = Counter(queries)
     best: dict[int, int] = {}
@@ -222,7 +222,7 @@ def ceiling(scores: Scores) -> float:
 
 
 def ranks(values: Matrix, targets: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the rank of each query's own pair, from 1; of equal values, the earlier pair comes first."""
+    """Return the rank of each query's own pair, from 1; of equal values, the earlier pair is first."""
     own = values[np.arange(len(targets)), targets][:, np.newaxis]
     columns = np.arange(values.shape[1])
     before = (values > own) | ((values == own) & (columns < targets[:, np.newaxis]))
@@ -231,14 +231,14 @@ def ranks(values: Matrix, targets: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def line(name: str, values: Matrix, scores: Scores) -> str:
     """Return a row of the table."""
-    places = ranks(values, scores.targets)
-    recalls = " | ".join(f"{(places <= cutoff).mean():.4f}" for cutoff in (1, 5, 10))
+    metrics = rank_metrics(ranks(values, scores.targets))
+    recalls = " | ".join(f"{metrics[f'R@{cutoff}']:.4f}" for cutoff in (1, 5, 10))
     fitting = scores.fits[np.arange(len(values)), values.argmax(axis=1)].mean()
-    return f"| {name} | {recalls} | {(1 / places).mean():.4f} | {np.median(places):.0f} | {fitting:.4f} |"
+    return f"| {name} | {recalls} | {metrics['MRR']:.4f} | {metrics['median rank']:.0f} | {fitting:.4f} |"
 
 
 def say(text: str) -> None:
-    """Print a line at once, also into a file."""
+    """Print a line without buffering."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 

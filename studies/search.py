@@ -1,13 +1,13 @@
-"""How fast pairs are indexed and found, and how well the approximate index finds them, against FAISS in the same run.
+"""Speed of indexing and searching, and recall of the approximate index, compared with FAISS in the same run.
 
     OMP_NUM_THREADS=2 python studies/search.py [--model model] [--data DATA] [--sizes 10000 100000 1000000]
 
-Searches: generated vectors that lie as a trained model's do, see `clusters`. Every engine answers the same queries, in
-turn, so that other work on the machine meets all alike; a time is from the query's vector to the numbers of its first
-ten, except "text to rows", which is `Index.search` whole: sentence, vector, rows of the table. Recall is against exact
-search. Processor time is that of all threads: with one thread, it says what a busy machine's clock does not.
+Searching uses generated vectors with the distribution of a trained model's, see `clusters`. All engines answer the same
+queries in turn, so that other programs on the machine affect all alike; a time is from the query's vector to the first
+ten rows, except "text to rows", which is the whole `Index.search`: sentence, vector, rows of the table. Recall is
+relative to exact search. Processor time is that of all threads.
 
-Indexing, with DATA in LEVIR-CC's layout: the rate of `Index.add` beside that of the image graph alone, same pairs.
+Indexing, with DATA in LEVIR-CC's layout: the rate of `Index.add` and that of the image encoder by itself, same pairs.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -32,16 +33,16 @@ from rsicrc.index.hits import Hits
 from rsicrc.index.index import Index, identity_of
 from rsicrc.index.source import read_source
 from rsicrc.index.store import Store
-from rsicrc.inputs.prefetch import read_batches
+from rsicrc.inputs.prefetch import PairReader
 from rsicrc.manifest import IMAGE_ENCODER
 
 Vector = NDArray[np.float32]
 Find = Callable[[Vector], NDArray[np.int64] | Hits]
 HEAD = (
-    "| vectors | engine | median ms | 95 % ms | processor ms | recall@10 | made in s |\n|---|---|---|---|---|---|---|"
+    "| vectors | engine | median ms | 95 % ms | processor ms | recall@10 | built in s |\n|---|---|---|---|---|---|---|"
 )
 FIRST = 10
-KINDS = 400  # kinds of change; a generated data set has a few hundred sentences
+KINDS = 400  # of changes; a generated data set has a few hundred sentences
 PART = 100_000
 
 
@@ -55,7 +56,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--keep", type=Path, help="a folder for the tables, which another run then finds made")
+    parser.add_argument("--keep", type=Path, help="folder for the tables, which later runs reuse")
     arguments = parser.parse_args()
     faiss.omp_set_num_threads(arguments.threads)
     engine = rsicrc.load(arguments.model, threads=arguments.threads)
@@ -69,34 +70,34 @@ def main() -> None:
 
 
 def indexing(engine: Engine, data: Path, count: int, rounds: int, folder: Path) -> None:
-    """Index pairs, then search them: what each step costs."""
+    """Print the times of indexing pairs, then of searching them."""
     rows = read_source(data)[:count]
     paths = [row.paths for row in rows]
-    batches = [batch.images for batch in read_batches(paths, engine.manifest.preprocessing, 32, engine.backend.threads)]
+    batches = [batch.images for batch in PairReader(paths, engine.manifest.preprocessing, 32, engine.backend.threads)]
     indexes = (Index.create(folder / str(number), engine) for number in range(rounds + 1))
     ways: dict[str, Callable[[], object]] = {
-        "reading and resizing alone": lambda: list(
-            read_batches(paths, engine.manifest.preprocessing, 32, engine.backend.threads)
+        "reading and resizing only": lambda: list(
+            PairReader(paths, engine.manifest.preprocessing, 32, engine.backend.threads)
         ),
-        "image graph alone": lambda: [engine.backend.run(IMAGE_ENCODER, {"images": images}) for images in batches],
+        "image encoder only": lambda: [engine.backend.run(IMAGE_ENCODER, {"images": images}) for images in batches],
         "Engine.embed_images": lambda: engine.embed_images(paths),
         "Index.add": lambda: next(indexes).add(rows),
     }
     engine.embed_images(paths[:1])  # opens the graph
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
-    for _ in range(rounds):  # in turn, and the best of each: other work on the machine can only add to a time
+    for _ in range(rounds):  # in turn, and the best of each: other programs can only make a time longer
         for name, way in ways.items():
             times[name].append(timed(way))
     best = {name: np.min(values, axis=0) / len(rows) for name, values in times.items()}
-    alone = best["image graph alone"]
-    say("| indexing | pairs/s | of the graph's rate | processor ms for a pair |\n|---|---|---|---|")
+    encoder = best["image encoder only"]
+    say("| indexing | pairs/s | of the encoder's rate | processor ms per pair |\n|---|---|---|---|")
     for name, (wall, spent) in best.items():
-        say(f"| {name} | {1 / wall:.1f} | {alone[0] / wall:.0%} | {1000 * spent:.1f} |")
+        say(f"| {name} | {1 / wall:.1f} | {encoder[0] / wall:.0%} | {1000 * spent:.1f} |")
     index = next(indexes)
     index.add(rows)
     say(f"\nadding the same {len(rows)} pairs again: {timed(lambda: index.add(rows))[0]:.2f} s")
     text = "a road is built in the woods"
-    steps = {
+    steps: dict[str, Callable[[], object]] = {
         "text encoding": lambda: engine.embed_texts([text]),
         f"search of {len(index)} pairs": lambda: index.search(text),
         "search and rerank 50": lambda: index.search(text, rerank=50),
@@ -109,9 +110,9 @@ def indexing(engine: Engine, data: Path, count: int, rounds: int, folder: Path) 
 
 
 def searching(engine: Engine, size: int, queries: int, folder: Path) -> None:
-    """Compare the engines on one number of vectors."""
+    """Compare the engines for one number of vectors."""
     width = identity_of(engine).width
-    vectors, asked = clusters(size, queries, width)
+    vectors, query_vectors = clusters(size, queries, width)
     start = time.perf_counter()
     store = Store.create(folder, identity_of(engine))
     made = {}
@@ -128,14 +129,14 @@ def searching(engine: Engine, size: int, queries: int, folder: Path) -> None:
     made["FAISS flat"] = time.perf_counter() - start
     start = time.perf_counter()
     lists = int(2 * size**0.5)
-    ivf = faiss.index_factory(width, f"IVF{lists},Flat", faiss.METRIC_INNER_PRODUCT)
+    ivf: Any = faiss.index_factory(width, f"IVF{lists},Flat", faiss.METRIC_INNER_PRODUCT)
     ivf.train(vectors[np.random.default_rng(1).choice(size, min(size, 40 * lists), replace=False)])
     ivf.add(vectors)
     ivf.nprobe = max(1, lists // 32)
     made["FAISS IVF"] = time.perf_counter() - start
 
     numbers = store.columns(["before"]).column("before").to_pylist()
-    place = {number: int(name) for number, name in zip(store.vectors()[1].tolist(), numbers, strict=True)}
+    row_of = {number: int(name) for number, name in zip(store.vectors()[1].tolist(), numbers, strict=True)}
 
     def own(vector: Vector) -> NDArray[np.int64]:
         return index._nearest(vector, FIRST, None).numbers
@@ -151,14 +152,14 @@ def searching(engine: Engine, size: int, queries: int, folder: Path) -> None:
     finders["text to rows"] = lambda vector: index.search("a road is built in the woods")
     found: dict[str, list[set[int]]] = {name: [] for name in finders}
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in finders}
-    for vector in [asked[0], *asked]:  # the first one warms up
+    for vector in [query_vectors[0], *query_vectors]:  # the first is a warm-up
         for name, find in finders.items():
             start, spent = time.perf_counter(), time.process_time()
             best = find(vector)
             times[name].append((time.perf_counter() - start, time.process_time() - spent))
             if isinstance(best, np.ndarray):
                 rows = best.tolist()
-                found[name].append({place[row] for row in rows} if name == "rsicrc" else set(rows))
+                found[name].append({row_of[row] for row in rows} if name == "rsicrc" else set(rows))
     for name, values in times.items():
         wall, spent = 1000 * np.array(values[1:]).T
         hits = [len(mine & right) / FIRST for mine, right in zip(found[name], found["FAISS flat"], strict=False)]
@@ -170,11 +171,11 @@ def searching(engine: Engine, size: int, queries: int, folder: Path) -> None:
 
 
 def clusters(size: int, queries: int, width: int) -> tuple[Vector, Vector]:
-    """Make vectors [size, width] and queries [queries, width] of length 1 that lie as a trained model's do.
+    """Generate vectors [size, width] and queries [queries, width] of length 1 with a trained model's distribution.
 
-    Taken from the example model on generated pairs: half of the pairs show no change and lie close together (cosines
-    around 0.95); the others are of few kinds, as frequent as words are (Zipf), with cosines around 0.15, or 0.85 to the
-    nearest of 250; nine tenths of the variance are in ten directions; a text's cosine with its best pair is near 0.8.
+    As for the example model on generated pairs, half of the pairs show no change and are similar (cosines around 0.95);
+    the others are of few kinds with Zipf frequencies, with cosines around 0.15, or 0.85 to the nearest of 250; nine
+    tenths of the variance are in ten directions; a text's cosine with its best pair is near 0.8.
     """
     generator = np.random.default_rng(0)
     axes = np.linalg.qr(generator.standard_normal((width, width)))[0] * np.exp(-np.arange(width) / 8)[:, np.newaxis]
@@ -195,11 +196,11 @@ def clusters(size: int, queries: int, width: int) -> tuple[Vector, Vector]:
 
 def unit(values: NDArray[np.float64]) -> Vector:
     """Return rows of length 1."""
-    return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(values / np.linalg.norm(values, axis=1, keepdims=True), np.float32)
 
 
 def table_of(vectors: Vector, begin: int, schema: pa.Schema) -> pa.Table:
-    """Return rows of an index, whose number stands in place of a path."""
+    """Return rows of an index with their numbers as paths."""
     texts = [str(number) for number in range(begin, begin + len(vectors))]
     same = pa.array([""] * len(vectors))
     columns = {
@@ -212,14 +213,14 @@ def table_of(vectors: Vector, begin: int, schema: pa.Schema) -> pa.Table:
 
 
 def timed(call: Callable[[], object]) -> tuple[float, float]:
-    """Return how many seconds a call took, by the clock and of all threads' processor time."""
+    """Return the seconds of a call: elapsed time, and processor time of all threads."""
     start, spent = time.perf_counter(), time.process_time()
     call()
     return time.perf_counter() - start, time.process_time() - spent
 
 
 def say(text: str) -> None:
-    """Print a line at once, also into a file."""
+    """Print a line without buffering."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 

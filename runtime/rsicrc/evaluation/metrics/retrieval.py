@@ -100,8 +100,7 @@ def strict_retrieval(
         targets: Row of each query's own pair in `candidates`, Q numbers.
 
     Returns:
-        "R@K" for K = 1, 3, 5, 10: the share of queries whose pair is among the first K; "MRR"; "mAP" (equal to MRR,
-        because each query has one relevant pair); "median rank", from 1.
+        Metrics of `rank_metrics`.
 
     Raises:
         ArgumentError: Shapes do not match, there are no queries, or embeddings contain NaN.
@@ -116,6 +115,16 @@ def strict_retrieval(
         reached = np.take_along_axis(similarity, own[rows], axis=1)
         before = (similarity > reached) | ((similarity == reached) & (columns < own[rows]))
         ranks[rows] = before.sum(axis=1) + 1
+    return rank_metrics(ranks)
+
+
+def rank_metrics(ranks: NDArray[np.int64]) -> dict[str, float]:
+    """Compute retrieval metrics from the rank of each query's own pair, counted from 1.
+
+    Returns:
+        "R@K" for K = 1, 3, 5, 10: the share of queries whose pair is among the first K; "MRR"; "mAP" (equal to MRR,
+        because each query has one relevant pair); "median rank", from 1.
+    """
     mean_reciprocal = float((1 / ranks).mean())
     recalls = {f"R@{cutoff}": float((ranks <= cutoff).mean()) for cutoff in CUTOFFS}
     return {**recalls, "MRR": mean_reciprocal, "mAP": mean_reciprocal, "median rank": float(np.median(ranks))}

@@ -145,8 +145,7 @@ def score_sentences(
     rows = [(outputs, row) for outputs in encoded for row in range(len(outputs["image_embedding"]))]
     for pair, (outputs, row) in enumerate(rows):
         cross = {name: value[row : row + 1] for name, value in outputs.items() if name.startswith("cross_")}
-        texts = np.flatnonzero(wanted[:, pair])
-        texts = texts[np.argsort([len(ids[text]) for text in texts], kind="stable")]  # by length, for little padding
+        texts = sorted(np.flatnonzero(wanted[:, pair]).tolist(), key=lambda text: len(ids[text]))  # for little padding
         for start in range(0, len(texts), RUN):
             part = texts[start : start + RUN]
             feeds = {"input_ids": pad([ids[text] for text in part]), **cross}

@@ -142,18 +142,15 @@ def score_sentences(
 ) -> Matrix:
     """Return log p of each sentence given each pair where it is wanted, NaN elsewhere, float64 [sentences, pairs]."""
     result = np.full(wanted.shape, np.nan)
-    begin = 0
-    for outputs in encoded:
-        count = len(outputs["image_embedding"])
-        cross = {name: value for name, value in outputs.items() if name.startswith("cross_")}
-        entries = np.argwhere(wanted[:, begin : begin + count])
-        entries = entries[np.argsort([len(ids[text]) for text, _ in entries])]  # by length, for little padding
-        for start in range(0, len(entries), RUN):
-            texts, pairs = entries[start : start + RUN].T
-            feeds = {"input_ids": pad([ids[text] for text in texts]), "pair_index": pairs.copy(), **cross}
+    rows = [(outputs, row) for outputs in encoded for row in range(len(outputs["image_embedding"]))]
+    for pair, (outputs, row) in enumerate(rows):
+        cross = {name: value[row : row + 1] for name, value in outputs.items() if name.startswith("cross_")}
+        texts = sorted(np.flatnonzero(wanted[:, pair]).tolist(), key=lambda text: len(ids[text]))  # for little padding
+        for start in range(0, len(texts), RUN):
+            part = texts[start : start + RUN]
+            feeds = {"input_ids": pad([ids[text] for text in part]), **cross}
             values = engine.backend.numpy(engine.backend.run(SCORER, feeds, ["log_probs"])["log_probs"])
-            result[texts, begin + pairs] = values.sum(axis=1, dtype=np.float64)
-        begin += count
+            result[part, pair] = values[0].sum(axis=1, dtype=np.float64)
     return result
 
 

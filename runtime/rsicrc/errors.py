@@ -64,6 +64,15 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def is_utf8(text: str) -> bool:
+    """Return True if a text can be stored as UTF-8: it has no lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def describe_os_error(error: OSError) -> str:
     """Return `file: reason`, without the error number at the start of `str(error)`."""
     if error.strerror is None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from rsicrc.errors import PairsError
+from rsicrc.errors import PairsError, is_utf8, printable
 from rsicrc.inputs.pair_table import PairRow
 
 CAPTION_COLUMNS = ("caption", "score", "change_score")
@@ -72,9 +72,9 @@ def column_types(rows: Iterable[PairRow]) -> dict[str, pa.DataType]:
     found: dict[str, set[pa.DataType]] = {}
     for row in rows:
         for name, value in row.extra.items():
-            if name in _RESERVED or name.startswith("_") or not name or "." in name or "`" in name:
+            if name in _RESERVED or name.startswith("_") or not name or "." in name or "`" in name or not is_utf8(name):
                 reason = "the name is reserved for a column of the index" if name in _RESERVED else "not a usable name"
-                raise PairsError(f"column '{name}': {reason}. Rename it in the table")
+                raise PairsError(f"column '{printable(name)}': {reason}. Rename it in the table")
             if value is not None:
                 found.setdefault(name, set()).add(_type_of(value))
     return {name: _common(types) for name, types in found.items()}
@@ -110,7 +110,7 @@ def _type_of(value: Any) -> pa.DataType:
     if isinstance(value, bool):
         return pa.bool_()
     if isinstance(value, int):
-        return pa.int64()
+        return pa.int64() if -(1 << 63) <= value < 1 << 63 else pa.string()
     if isinstance(value, float):
         return pa.float64()
     if isinstance(value, datetime.datetime):

@@ -85,16 +85,34 @@ def load_pair(pair: Pair) -> tuple[Image.Image, Image.Image]:
     Raises:
         ImageError: One of the images cannot be used, or their sizes differ.
     """
+    check_pair(pair)
+    before, after = load_image(pair[0]), load_image(pair[1])
+    check_sizes(pair, before.size, after.size)
+    return before, after
+
+
+def check_pair(pair: Any) -> None:
+    """Check that a value is a pair of two values.
+
+    Raises:
+        ImageError: The value is no pair.
+    """
     if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise ImageError(f"a pair is two images, (before, after), not {describe(pair)}")
-    before, after = load_image(pair[0]), load_image(pair[1])
-    if before.size != after.size:
+
+
+def check_sizes(pair: Pair, before: tuple[int, int], after: tuple[int, int]) -> None:
+    """Check that the sizes (width, height) of the two images of a pair are equal.
+
+    Raises:
+        ImageError: The sizes differ.
+    """
+    if before != after:
         raise ImageError(
-            f"{describe(pair[0])} is {before.width} x {before.height} pixels but {describe(pair[1])} is "
-            f"{after.width} x {after.height}: the two images must show the same area on the same grid. "
+            f"{describe(pair[0])} is {before[0]} x {before[1]} pixels but {describe(pair[1])} is "
+            f"{after[0]} x {after[1]}: the two images must show the same area on the same grid. "
             "Resample one image to the grid of the other"
         )
-    return before, after
 
 
 def describe(value: Any) -> str:
@@ -246,7 +264,9 @@ def _convert(image: Image.Image, name: str, held: ExitStack) -> Image.Image:
     check_size(image.width, image.height, name)
     if image.mode not in _EIGHT_BIT_MODES:
         raise ImageError(f"{name}: more than 8 bits a channel, or not a color image ({image.mode}). {SCALE_ADVICE}")
-    held.enter_context(pixel_budget.hold(image.width * image.height))
+    # libjpeg keeps the coefficients of a progressive image, which need as much memory as the pixels.
+    copies = 2 if image.info.get("progressive") else 1
+    held.enter_context(pixel_budget.hold(copies * image.width * image.height))
     try:
         image.load()
         if image.getexif().get(_ORIENTATION, 1) != 1:

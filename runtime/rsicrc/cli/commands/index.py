@@ -61,6 +61,7 @@ def index(
 
     Only new or changed pairs go through the model. The same command continues an interrupted run.
     """
+    from rsicrc.errors import printable
     from rsicrc.index.index import Index
     from rsicrc.index.source import read_source
 
@@ -95,6 +96,6 @@ def index(
         if number == _LISTED:
             typer.echo(f"… and {len(added.failures) - _LISTED} more", err=True)
             break
-        typer.echo(f"failed: {row_id}: {problem}", err=True)
+        typer.echo(f"failed: {printable(row_id)}: {problem}", err=True)
     if added.failures:
         raise typer.Exit(FAILED)

@@ -67,7 +67,7 @@ def read_calibration(data: Path, preprocessing: Preprocessing) -> Calibration:
 
 def _paths(data: Path) -> list[tuple[Path, Path]]:
     if not data.is_dir():
-        return [row.paths for row in read_pairs(data) if row.problem is None]
+        return [row.paths for row in read_pairs(data, taken=()) if row.problem is None]
     if find_layout(data) is None:
         raise ExportError(f"{data}: neither a table of pairs nor a folder in the layout of a data set such as LEVIR-CC")
     first = next(iter(read_splits(data).values()))

@@ -1,11 +1,49 @@
-"""Atomic replacement of files, and the folders for cached data."""
+"""Opening and atomic replacement of files, and the folders for cached data."""
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading. Pipes and devices, which may block or never end, are not opened.
+
+    Raises:
+        IsADirectoryError: The path is a folder.
+        OSError: The file cannot be opened, or is a pipe, socket or device.
+        ValueError: The path holds a NUL character.
+    """
+    require_regular(path.stat(), path)
+    file = open(path, "rb", opener=_open_without_blocking)  # noqa: SIM115 - Path.open has no opener
+    try:
+        require_regular(os.fstat(file.fileno()), path)  # the file may have been replaced since
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def require_regular(status: os.stat_result, path: Path) -> None:
+    """Raise an error if a status is not that of a regular file.
+
+    Raises:
+        IsADirectoryError: The path is a folder.
+        OSError: The path is a pipe, socket or device.
+    """
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "a folder, not a file", str(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "a pipe, socket or device, not a file", str(path))
+
+
+def _open_without_blocking(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 @contextmanager

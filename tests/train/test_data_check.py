@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -107,3 +108,13 @@ def test_unreadable_arguments_are_refused(tmp_path: Path, scenes: Path) -> None:
         inspect(scenes, "huge")
     with pytest.raises(CheckpointError, match="no checkpoint at"):
         inspect(scenes, checkpoint=tmp_path / "none.pt")
+
+
+def test_hostile_files_are_counted(data: Path) -> None:
+    train = data / "images/train"
+    for number, side in enumerate("AB", start=1):
+        (train / side / f"train_00000{number}.png").unlink()
+    os.mkfifo(train / "A/train_000001.png")
+    (train / "B/train_000002.png").symlink_to("/dev/zero")
+    found = inspect(data)
+    assert counts(found)[BROKEN] == 2

@@ -228,7 +228,8 @@ def _parse(content: bytes, path: Path) -> list[dict[str, Any]]:
 
 
 def _line(record: Mapping[str, Any]) -> bytes:
-    return json.dumps(record, ensure_ascii=False).encode("utf-8", errors="surrogatepass") + b"\n"
+    # A file name that is not UTF-8 has lone surrogates; backslashreplace writes them as JSON escapes.
+    return json.dumps(record, ensure_ascii=False, default=str).encode("utf-8", errors="backslashreplace") + b"\n"
 
 
 def _write(file: BinaryIO, data: bytes) -> None:

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted. Results g
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -45,6 +46,9 @@ def run_command(
     """
     from rsicrc.cli.log import log_to_stderr
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # File names that are not UTF-8 are printed with escapes, which are valid in JSON too.
+        sys.stdout.reconfigure(errors="backslashreplace")
     settings: dict[str, Any] = {"color": False} if os.environ.get("NO_COLOR") else {}
     try:
         with log_to_stderr():

@@ -54,6 +54,14 @@ Beams = Annotated[
 BatchSize = Annotated[
     int, typer.Option("--batch-size", metavar="N", min=1, help="Pairs that go through the model together.")
 ]
+Match = Annotated[
+    tuple[str, str] | None,
+    typer.Option(
+        "--match",
+        metavar="BEFORE AFTER",
+        help="Patterns of the image names in folders, with {id} for the common part.",
+    ),
+]
 
 # Options of `rsicrc.load`.
 Device = Annotated[

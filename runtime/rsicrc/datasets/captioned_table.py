@@ -15,12 +15,14 @@ from typing import Any
 
 from rsicrc.datasets.levir_cc import CaptionedPair
 from rsicrc.errors import DataError, EmptySplitError
-from rsicrc.inputs.pair_table import PairRow, read_pairs
+from rsicrc.inputs.pair_table import RESULT_COLUMNS, PairRow, read_pairs
 from rsicrc.text.no_change import mostly_unchanged
 from rsicrc.text.vocabulary import normalize_text
 
 SUFFIXES = frozenset({".csv", ".jsonl", ".ndjson", ".parquet"})
 SEPARATOR = "|"
+# The flag `changed` of a data set has the name of a result column.
+_TAKEN = frozenset(RESULT_COLUMNS) - {"changed"}
 _FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
@@ -32,7 +34,7 @@ def read_table(path: Path, split: str) -> list[CaptionedPair]:
         PairsError: The table as a whole cannot be used.
         OSError: The table cannot be read.
     """
-    rows = read_pairs(path)
+    rows = read_pairs(path, taken=_TAKEN)
     for column in ("split", "captions"):
         if column not in rows[0].extra:
             raise DataError(f"{path}: no column '{column}'. Training data needs before, after, captions and split")

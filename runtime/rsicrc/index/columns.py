@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import datetime
 import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
 
-from rsicrc.errors import PairsError
+from rsicrc.errors import PairsError, is_utf8, printable
 from rsicrc.inputs.pair_table import PairRow
 
 CAPTION_COLUMNS = ("caption", "score", "change_score")
@@ -19,9 +17,6 @@ CHECKSUM_COLUMNS = ("before_sha256", "after_sha256", "stamp")
 # Columns that a search adds to the returned rows.
 HIT_COLUMNS = ("rank", "similarity", "log_prob", "rank_score")
 _RESERVED = frozenset({"id", "before", "after", "vector", *CHECKSUM_COLUMNS, *CAPTION_COLUMNS, *HIT_COLUMNS})
-_INTEGER = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})")
-_DECIMAL = re.compile(r"[+-]?(0|[1-9][0-9]*|(?=\.[0-9]))(\.[0-9]*)?([eE][+-]?[0-9]+)?")
-_BOOLEANS = {"true": True, "false": False}
 _NAMES = {
     pa.int64(): "whole numbers",
     pa.float64(): "numbers",
@@ -52,17 +47,6 @@ def user_columns(schema: pa.Schema) -> list[str]:
     return [name for name in schema.names if name not in _RESERVED]
 
 
-def infer_types(rows: Sequence[PairRow]) -> list[PairRow]:
-    """Convert the cells of a CSV file from text to the type of their column.
-
-    A column becomes int, float or bool if all its cells can be read as such, else it stays text. Numbers with leading
-    zeros stay text, because they are usually names. An empty cell becomes None.
-    """
-    names = dict.fromkeys(name for row in rows for name in row.extra)
-    types = {name: _column_type(row.extra.get(name) for row in rows) for name in names}
-    return [replace(row, extra={name: _parse(value, types[name]) for name, value in row.extra.items()}) for row in rows]
-
-
 def column_types(rows: Iterable[PairRow]) -> dict[str, pa.DataType]:
     """Return the types of the extra columns of the rows, without columns that have no value.
 
@@ -72,9 +56,9 @@ def column_types(rows: Iterable[PairRow]) -> dict[str, pa.DataType]:
     found: dict[str, set[pa.DataType]] = {}
     for row in rows:
         for name, value in row.extra.items():
-            if name in _RESERVED or name.startswith("_") or not name or "." in name or "`" in name:
+            if name in _RESERVED or name.startswith("_") or not name or "." in name or "`" in name or not is_utf8(name):
                 reason = "the name is reserved for a column of the index" if name in _RESERVED else "not a usable name"
-                raise PairsError(f"column '{name}': {reason}. Rename it in the table")
+                raise PairsError(f"column '{printable(name)}': {reason}. Rename it in the table")
             if value is not None:
                 found.setdefault(name, set()).add(_type_of(value))
     return {name: _common(types) for name, types in found.items()}
@@ -110,7 +94,7 @@ def _type_of(value: Any) -> pa.DataType:
     if isinstance(value, bool):
         return pa.bool_()
     if isinstance(value, int):
-        return pa.int64()
+        return pa.int64() if -(1 << 63) <= value < 1 << 63 else pa.string()
     if isinstance(value, float):
         return pa.float64()
     if isinstance(value, datetime.datetime):
@@ -124,25 +108,3 @@ def _common(types: set[pa.DataType]) -> pa.DataType:
     if len(types) == 1:
         return next(iter(types))
     return pa.float64() if types == {pa.int64(), pa.float64()} else pa.string()
-
-
-def _column_type(cells: Iterable[Any]) -> pa.DataType:
-    values = [cell.strip() for cell in cells if isinstance(cell, str) and cell.strip()]
-    if all(_INTEGER.fullmatch(value) for value in values):
-        return pa.int64()
-    if all(_DECIMAL.fullmatch(value) for value in values):
-        return pa.float64()
-    if all(value.lower() in _BOOLEANS for value in values):
-        return pa.bool_()
-    return pa.string()
-
-
-def _parse(cell: Any, kind: pa.DataType) -> Any:
-    text = cell.strip() if isinstance(cell, str) else ""
-    if not text:
-        return None
-    if kind == pa.int64():
-        return int(text)
-    if kind == pa.float64():
-        return float(text)
-    return _BOOLEANS[text.lower()] if kind == pa.bool_() else text

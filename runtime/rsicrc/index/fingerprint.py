@@ -6,7 +6,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from rsicrc.errors import ImageError
+from rsicrc.errors import ImageError, printable
+from rsicrc.files import require_regular
 from rsicrc.manifest import sha256_file
 
 # A file can be written twice within one tick of the file system's clock, so younger stamps are not reliable.
@@ -45,10 +46,9 @@ def stamp_of(paths: tuple[Path, Path]) -> str:
     for path in paths:
         try:
             status = path.stat()
-        except FileNotFoundError as error:
-            raise ImageError(f"{path}: no such file. Check the path") from error
-        except OSError as error:
-            raise ImageError(f"{path}: cannot be read ({error.strerror})") from error
+            require_regular(status, path)
+        except (OSError, ValueError) as error:
+            raise _unreadable(path, error) from error
         parts.append(f"{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}")
     return " ".join(parts)
 
@@ -66,6 +66,13 @@ def fingerprint(paths: tuple[Path, Path]) -> Fingerprint:
     for path in paths:
         try:
             sums.append(sha256_file(path))
-        except OSError as error:
-            raise ImageError(f"{path}: cannot be read ({error.strerror})") from error
+        except (OSError, ValueError) as error:
+            raise _unreadable(path, error) from error
     return Fingerprint(sums[0], sums[1], stamp if settled else "")
+
+
+def _unreadable(path: Path, error: Exception) -> ImageError:
+    name = printable(str(path))
+    if isinstance(error, FileNotFoundError):
+        return ImageError(f"{name}: no such file. Check the path")
+    return ImageError(f"{name}: cannot be read ({getattr(error, 'strerror', None) or error}). Check the path")

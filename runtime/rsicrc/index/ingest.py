@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import pyarrow as pa
 
-from rsicrc.errors import ImageError, RsicrcError
+from rsicrc.errors import ImageError, RsicrcError, is_utf8, printable
 from rsicrc.index.columns import CHECKSUM_COLUMNS, column_types, convert, user_columns
 from rsicrc.index.fingerprint import Fingerprint, fingerprint, stamp_of
 from rsicrc.results import PairFailure
@@ -204,6 +204,9 @@ def _updates(
 def _update(row: PairRow, details: Mapping[str, Any], known: Mapping[str, Any] | None, captions: bool) -> _Update:
     if row.problem is not None:
         return _Update(row, "failed", {}, row.problem)
+    odd = next((text for text in details.values() if isinstance(text, str) and not is_utf8(text)), None)
+    if odd is not None:
+        return _Update(row, "failed", {}, f"{printable(odd)}: not UTF-8, an index cannot hold it. Rename it")
     try:
         same = known is not None and bool(known["stamp"]) and known["stamp"] == stamp_of(row.paths)
         sums = _checksums(known) if same and known is not None else fingerprint(row.paths)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol, TypeAlias
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsicrc.errors import ImageError
-from rsicrc.inputs.images import Pair, load_pair
+from rsicrc.inputs.images import ImageLike, Pair, check_pair, check_sizes, decoded, describe
 from rsicrc.preprocessing import Preprocessing
 from rsicrc.results import PairFailure, View
 from rsicrc.timings import Timings
@@ -81,11 +82,23 @@ def read_pair(pair: Pair, preprocessing: Preprocessing, timings: Timings) -> tup
     Raises:
         ImageError: See `rsicrc.inputs.images.load_pair`.
     """
-    with timings.measure("read"):
-        before, after = load_pair(pair)
-    with timings.measure("prepare"):
-        pixels = np.stack([preprocessing.prepare(before), preprocessing.prepare(after)])
-    return pixels, View(preprocessing.seen_box(*before.size), before.size)
+    check_pair(pair)
+    # One image after the other, so that only one large image is in memory.
+    (before, before_size), (after, after_size) = (_read_image(image, preprocessing, timings) for image in pair)
+    check_sizes(pair, before_size, after_size)
+    return np.stack([before, after]), View(preprocessing.seen_box(*before_size), before_size)
+
+
+def _read_image(image: ImageLike, preprocessing: Preprocessing, timings: Timings) -> tuple[Prepared, tuple[int, int]]:
+    """Read and prepare one image; return its pixels and the size of the original."""
+    with ExitStack() as held:
+        with timings.measure("read"):
+            rgb = held.enter_context(decoded(image))
+        try:
+            with timings.measure("prepare"):
+                return preprocessing.prepare(rgb), rgb.size
+        except MemoryError as error:
+            raise ImageError(f"{describe(image)}: not enough memory. Free memory, or cut it into tiles") from error
 
 
 class ArrayReader:

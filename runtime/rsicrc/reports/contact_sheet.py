@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from rsicrc.reports.heatmap import Font, wrap
+from rsicrc.reports.fonts import Font, load_font
+from rsicrc.reports.heatmap import wrap
 from rsicrc.reports.html import PICTURES, SIDE, Card, Heading
 
 # All lengths in pixels.
@@ -34,7 +35,7 @@ def draw_contact_sheet(heading: Heading, cards: Sequence[Card]) -> Image.Image:
     Returns:
         An RGB image on white; the height depends on the number of hits.
     """
-    title = ImageFont.load_default(30)
+    title = load_font(30)
     lines = [_shortened(line, title, _INNER) for line in wrap(heading.title, title, _INNER)]
     top = _MARGIN + 38 * len(lines) + 40
     height = top + sum(_height(card) for card in cards) + _MARGIN
@@ -42,7 +43,7 @@ def draw_contact_sheet(heading: Heading, cards: Sequence[Card]) -> Image.Image:
     draw = ImageDraw.Draw(sheet)
     for number, line in enumerate(lines):
         draw.text((_MARGIN, _MARGIN + 38 * number), line, fill=_INK, font=title)
-    small = ImageFont.load_default(16)
+    small = load_font(16)
     notes = _shortened("   ·   ".join(heading.notes), small, _INNER)
     draw.text((_MARGIN, _MARGIN + 38 * len(lines) + 4), notes, fill=_GRAY, font=small)
     for card in cards:
@@ -56,7 +57,7 @@ def _height(card: Card) -> int:
 
 
 def _draw_card(sheet: Image.Image, draw: ImageDraw.ImageDraw, card: Card, top: int) -> None:
-    large, small = ImageFont.load_default(20), ImageFont.load_default(15)
+    large, small = load_font(20), load_font(15)
     draw.line((_MARGIN, top, _WIDTH - _MARGIN, top), fill=_LINE, width=1)
     rank = f"{card.rank}"
     draw.text((_MARGIN, top + 8), rank, fill=_ACCENT, font=large)

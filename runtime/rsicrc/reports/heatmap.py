@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from rsicrc.reports.fonts import Font, load_font
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,9 +45,6 @@ _INFERNO = np.array(
 _COLOR_START = 0.25  # the darkest colors of the map look like shadows in an aerial image
 
 
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-
-
 def draw_heatmap(before: Image.Image, after: Image.Image, explanation: Explanation) -> Image.Image:
     """Draw both images, the caption, and for each word the cross-attention over the later image.
 
@@ -65,7 +64,7 @@ def draw_heatmap(before: Image.Image, after: Image.Image, explanation: Explanati
     """
     before, after = before.convert("RGB"), after.convert("RGB")
     inner = _WIDTH - 2 * _MARGIN
-    title_font = ImageFont.load_default(34)
+    title_font = load_font(34)
     title = wrap(explanation.text, title_font, inner)
     note_font = ImageFont.load_default(18)
     warnings = () if explanation.caption is None else explanation.caption.warnings
@@ -92,7 +91,7 @@ def draw_heatmap(before: Image.Image, after: Image.Image, explanation: Explanati
         left = _MARGIN + column * (photo_width + _GAP)
         sheet.paste(photo.resize((photo_width, photo_height), Image.Resampling.LANCZOS), (left, photos_top))
         _outline_square(draw, left, photos_top, photo_width, photo_height)
-        draw.text((left, photos_top + photo_height + 10), label, fill=_GRAY, font=ImageFont.load_default(20))
+        draw.text((left, photos_top + photo_height + 10), label, fill=_GRAY, font=load_font(20))
 
     if rows:
         _draw_legend(sheet, draw, words_top - 46)
@@ -103,7 +102,7 @@ def draw_heatmap(before: Image.Image, after: Image.Image, explanation: Explanati
         sheet.paste(overlay(square, attention), (left, top))
         draw.text((left, top + panel + 6), word, fill=_INK, font=_fitting(word, panel, size=22))
         share = f"{100 * float(attention.max()):.0f} % at its peak"
-        draw.text((left, top + panel + 34), share, fill=_GRAY, font=ImageFont.load_default(14))
+        draw.text((left, top + panel + 34), share, fill=_GRAY, font=load_font(14))
     return sheet
 
 
@@ -145,9 +144,9 @@ def overlay(photo: Image.Image, attention: NDArray[np.float32]) -> Image.Image:
 
 
 def _draw_legend(sheet: Image.Image, draw: ImageDraw.ImageDraw, top: int) -> None:
-    draw.text((_MARGIN, top), "Attention for each word", fill=_INK, font=ImageFont.load_default(20))
+    draw.text((_MARGIN, top), "Attention for each word", fill=_INK, font=load_font(20))
     width, right = 160, _WIDTH - _MARGIN
-    font = ImageFont.load_default(14)
+    font = load_font(14)
     strongest = "strongest"
     bar_left = round(right - draw.textlength(strongest, font=font) - 10 - width)
     ramp = np.broadcast_to(np.linspace(0, 1, width, dtype=np.float32), (12, width))
@@ -186,6 +185,6 @@ def wrap(text: str, font: Font, width: int) -> list[str]:
 
 def _fitting(word: str, width: int, size: int) -> Font:
     """Return the largest font, from `size` down to 10, in which a word is at most `width` pixels wide."""
-    while size > 10 and ImageFont.load_default(size).getlength(word) > width:
+    while size > 10 and load_font(size).getlength(word) > width:
         size -= 1
-    return ImageFont.load_default(size)
+    return load_font(size)

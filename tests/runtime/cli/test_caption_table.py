@@ -221,3 +221,31 @@ def test_interrupted_output_is_continued(
     assert (ended.code, ended.err) == (0, f"{len(kept)} of 400 rows are done already\n")
     rsicrc_run("caption", *arguments, "-o", undisturbed)
     assert_same(records(output), records(undisturbed))
+
+
+def test_json_of_a_name_that_is_not_utf8_is_valid(model_folder: Path, pictures: Path, tmp_path: Path) -> None:
+    name = os.fsencode(tmp_path) + b"/caf\xe9.png"
+    Path(os.fsdecode(name)).write_bytes((pictures / "1a.png").read_bytes())
+    command = [*RUN, name, str(pictures / "1b.png"), "--model", str(model_folder), "--json", *CPU]
+    ended = subprocess.run(command, capture_output=True, check=True, env=environment())
+    assert os.fsencode(json.loads(ended.stdout.decode("utf-8"))["before"]) == name
+
+
+def test_folders_tables_and_standard_input_are_captioned(model_folder: Path, pictures: Path, tmp_path: Path) -> None:
+    for number in "12":
+        for date, name in (("a", "t1"), ("b", "t2")):
+            folder = tmp_path / date
+            folder.mkdir(exist_ok=True)
+            (folder / f"{name}_{number}.png").write_bytes((pictures / f"{number}{date}.png").read_bytes())
+            (folder / f"{number}.png").write_bytes((pictures / f"{number}{date}.png").read_bytes())
+
+    def captions(*args: object, stdin: bytes = b"") -> list[tuple[str, str]]:
+        command = [*RUN, *map(str, args), "--model", str(model_folder), *CPU]
+        ended = subprocess.run(command, input=stdin, capture_output=True, check=True, env=environment())
+        return [(record["id"], record["caption"]) for record in map(json.loads, ended.stdout.splitlines())]
+
+    table = "before;after\r\n" + "".join(f"{pictures}/{n}a.png;{pictures}/{n}b.png\r\n" for n in "12")
+    expected = captions("--pairs", "-", stdin=table.encode("utf-16"))
+    assert [name for name, _ in expected] == ["1", "2"]
+    match = ["--match", "t1_{id}.png", "t2_{id}.png"]
+    assert captions(tmp_path / "a", tmp_path / "b", *match) == expected

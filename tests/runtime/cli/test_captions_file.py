@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -276,3 +277,13 @@ def test_sorting_on_a_full_disk_keeps_the_file(tmp_path: Path, monkeypatch: pyte
 def test_lines_go_to_stdout_without_a_file(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     run(None, table(tmp_path, 2))
     assert [json.loads(line)["id"] for line in capsysbinary.readouterr().out.splitlines()] == ["1", "2"]
+
+
+def test_names_that_are_not_utf8_are_escaped_and_resumed(tmp_path: Path) -> None:
+    path, name = tmp_path / "out.jsonl", os.fsdecode(b"caf\xe9.png")
+    rows = [PairRow("1", name, "b.png", tmp_path, {"place": "Köln"})]
+    run(path, rows)
+    assert b"caf\\udce9.png" in path.read_bytes()
+    assert "Köln".encode() in path.read_bytes()
+    assert records(path)[0]["before"] == name
+    assert run(path, rows)[1].seen == []

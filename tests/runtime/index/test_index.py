@@ -287,3 +287,17 @@ def test_index_and_search_log_no_warnings(
         index.add(rows_of(images, 2))
         index.search(QUERY)
     assert caplog.text == ""
+
+
+def test_hostile_paths_and_values_are_failures_of_their_rows(engine: Engine, images: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.png")
+    (tmp_path / os.fsdecode(b"caf\xe9.png")).write_bytes((images / "1a.png").read_bytes())
+    names = ["a\0b.png", "\ud800.png", "/dev/zero", str(tmp_path / "fifo.png"), "x" * 5000, str(tmp_path)]
+    names.append(str(tmp_path / os.fsdecode(b"caf\xe9.png")))
+    bad = [{"id": f"bad{n}", "before": images / "1a.png", "after": name} for n, name in enumerate(names)]
+    bad.append({"id": "text", "before": images / "1a.png", "after": images / "1b.png", "place": "\ud800"})
+    index = Index.create(tmp_path / "index", engine)
+    added = index.add([*bad, *rows_of(images)])
+    assert set(added.failures) == {row["id"] for row in bad}
+    assert all(problem.isprintable() for problem in added.failures.values())
+    assert len(index) == 5

@@ -15,6 +15,7 @@ from rsicrc.cli.options import (
     BatchSize,
     Beams,
     Device,
+    Match,
     Model,
     Precision,
     Streams,
@@ -48,7 +49,14 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document (alw
 Heatmap = Annotated[
     Path | None, typer.Option("--heatmap", metavar="PNG", help="Draw which part of the images each word comes from.")
 ]
-Pairs = Annotated[Path | None, typer.Option("--pairs", metavar="CSV", help="Caption every row of this table.")]
+Pairs = Annotated[
+    Path | None,
+    typer.Option(
+        "--pairs",
+        metavar="PAIRS",
+        help="Caption all pairs of this table, data set or folder, or - for a table on stdin.",
+    ),
+]
 Output = Annotated[
     Path | None,
     typer.Option(
@@ -75,6 +83,7 @@ def caption(
     as_json: Json = False,
     heatmap: Heatmap = None,
     pairs: Pairs = None,
+    match: Match = None,
     output: Output = None,
     batch_size: BatchSize = 32,
     force: Force = False,
@@ -91,9 +100,11 @@ def caption(
 
     BEFORE and AFTER are PNG, JPEG, TIFF, WebP or BMP images of the same size.
 
-    --pairs takes a CSV file with the columns `before` and `after` (paths, relative to the file), and `id` if rows have
-    names; other columns are copied to the output. One JSON line is written for each row. With -o, the same command
-    continues an interrupted run and tries failed rows again.
+    --pairs takes a table (CSV, JSON lines or Parquet) with the columns `before` and `after` (paths, relative to the
+    file), and `id` if rows have names; other columns are copied to the output. It also takes a folder with the folders
+    A and B, or a data set of a known layout. If BEFORE and AFTER are folders, their images of the same name are pairs;
+    if the names differ, --match gives their patterns: --match 't1_{id}.png' 't2_{id}.png'. One JSON line is written
+    for each pair. With -o, the same command continues an interrupted run and tries failed pairs again.
     """
     search = {"beams": beams, "n_best": n_best, "length_penalty": length_penalty}
     settings = {
@@ -103,17 +114,20 @@ def caption(
         "threads": threads,
         "streams": streams,
     }
+    later = None
+    if pairs is None and before is not None and after is not None and before.is_dir() and after.is_dir():
+        pairs, later, before, after = before, after, None, None
     if pairs is not None:
         if before is not None or heatmap is not None or tile:
             raise UsageError("--pairs goes with neither BEFORE and AFTER nor --heatmap or --tile")
         if output is not None and output.exists() and pairs.exists() and output.samefile(pairs):
             raise UsageError("-o is the table itself: give another file")
-        _caption_table(pairs, model, settings, search, output, batch_size, force, timings)
+        _caption_table((pairs, later, match), model, settings, search, output, batch_size, force, timings)
         return
     if before is None or after is None:
         raise UsageError("give two images, BEFORE and AFTER, or a table of them with --pairs")
-    if output is not None or force:
-        raise UsageError("-o and --force go with --pairs")
+    if output is not None or force or match is not None:
+        raise UsageError("-o, --force and --match go with --pairs or two folders")
     if tile and heatmap is not None:
         raise UsageError("--heatmap does not go with --tile")
     if heatmap is not None and heatmap.suffix.lower() not in _PICTURES:
@@ -225,7 +239,7 @@ def _print_timings(timings: Timings) -> None:
 
 
 def _caption_table(
-    pairs: Path,
+    source: tuple[Path, Path | None, tuple[str, str] | None],
     model: Path | None,
     settings: dict[str, Any],
     search: dict[str, Any],
@@ -235,11 +249,12 @@ def _caption_table(
     timings: bool,
 ) -> None:
     from rsicrc.cli.captions_file import CaptionsFile, caption_rows
+    from rsicrc.datasets.source import read_source
     from rsicrc.decoding.options import CaptionOptions
-    from rsicrc.inputs.pair_table import read_pairs
+    from rsicrc.inputs.pair_table import RESULT_COLUMNS
     from rsicrc.loading import load
 
-    rows = read_pairs(pairs)
+    rows = read_source(*source, taken=RESULT_COLUMNS)
     engine = load(model, **settings)
     options = CaptionOptions(**search)
     provenance = {

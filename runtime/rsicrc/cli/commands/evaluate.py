@@ -157,7 +157,10 @@ def run_evaluation(data: Path, model: Path | None, options: EvaluationOptions) -
     for note in report.notes:
         typer.echo(f"note: {note}", err=True)
     if options.output is not None:
-        with replacing(options.output) as temporary, temporary.open("w", encoding="utf-8") as file:
+        with (
+            replacing(options.output) as temporary,
+            temporary.open("w", encoding="utf-8", errors="backslashreplace") as file,
+        ):
             for prediction in report.predictions:
                 file.write(json.dumps(prediction.to_dict(), ensure_ascii=False) + "\n")
     if options.html is not None:

@@ -13,6 +13,7 @@ from rsicrc.cli.options import (
     Backend,
     BatchSize,
     Device,
+    Match,
     Model,
     Precision,
     Streams,
@@ -25,7 +26,10 @@ _LISTED = 20
 
 
 Pairs = Annotated[
-    Path, typer.Argument(metavar="PAIRS", show_default=False, help="Table, data set or folder with the image pairs.")
+    Path,
+    typer.Argument(
+        metavar="PAIRS", show_default=False, help="Table, data set or folder with the pairs, or - for a table on stdin."
+    ),
 ]
 After = Annotated[
     Path | None,
@@ -43,6 +47,7 @@ def index(
     pairs: Pairs,
     output: Output,
     after: After = None,
+    match: Match = None,
     captions: Captions = False,
     model: Model = None,
     batch_size: BatchSize = 32,
@@ -58,9 +63,11 @@ def index(
     PAIRS is a table with the columns `before` and `after` (CSV, JSON lines or Parquet; other columns, such as a date or
     a place, can be used in `search --where`), a folder in the layout of LEVIR-CC, or a folder that contains the folders
     A and B. With AFTER, PAIRS is the folder of the earlier images, and AFTER has the later images under the same names.
+    If the names differ, --match gives their patterns: --match 't1_{id}.png' 't2_{id}.png'.
 
     Only new or changed pairs go through the model. The same command continues an interrupted run.
     """
+    from rsicrc.errors import printable
     from rsicrc.index.index import Index
     from rsicrc.index.source import read_source
 
@@ -71,7 +78,7 @@ def index(
         "threads": threads,
         "streams": streams,
     }
-    rows = read_source(pairs, after)
+    rows = read_source(pairs, after, match)
     opened = Index.create(output, model, **settings)
     report_choice(opened.engine, settings)
     earlier = len(opened)
@@ -95,6 +102,6 @@ def index(
         if number == _LISTED:
             typer.echo(f"… and {len(added.failures) - _LISTED} more", err=True)
             break
-        typer.echo(f"failed: {row_id}: {problem}", err=True)
+        typer.echo(f"failed: {printable(row_id)}: {problem}", err=True)
     if added.failures:
         raise typer.Exit(FAILED)

@@ -254,13 +254,13 @@ def test_recipes_round_trip_and_name_unknown_options(recipe: Recipe, tmp_path: P
     for reference, overrides, message in (
         ("nothing", {}, "no recipe 'nothing'"),
         ("tiny", {"epoch": 3}, "unknown training option.*epoch"),
-        ("tiny", {"epochs": 0}, "epochs must be positive"),
-        ("tiny", {"epochs": 1.5}, "epochs takes a whole number, not 1.5"),
-        ("tiny", {"learning_rate": "fast"}, "learning_rate takes a number, not 'fast'"),
-        ("tiny", {"false_negatives": "ignore"}, "false_negatives is none or eliminate or attract, not 'ignore'"),
-        ("tiny", {"threshold": 1.5}, "threshold must be above 0 and at most 1"),
-        ("tiny", {"ema": 1}, "ema must be 0 or more and less than 1"),
-        ("tiny", {"mined": -1}, "mined must be 0 or more"),
+        ("tiny", {"epochs": 0}, "epochs must be a whole number from 1 to 1000000, not 0"),
+        ("tiny", {"epochs": 1.5}, "epochs must be a whole number from 1 to 1000000, not 1.5"),
+        ("tiny", {"learning_rate": "fast"}, "learning_rate must be a number above 0, not 'fast'"),
+        ("tiny", {"false_negatives": "ignore"}, "false_negatives must be none or eliminate or attract, not 'ignore'"),
+        ("tiny", {"threshold": 1.5}, "threshold must be a number, above 0 and at most 1"),
+        ("tiny", {"ema": 1}, "ema must be a number, 0 or more and less than 1"),
+        ("tiny", {"mined": -1}, "mined must be a whole number from 0 to 1000, not -1"),
     ):
         with pytest.raises(DataError, match=message):
             load_recipe(reference, overrides)

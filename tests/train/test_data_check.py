@@ -12,7 +12,7 @@ from PIL import Image
 
 from rsicrc.datasets.registry import read_splits
 from rsicrc.errors import CheckpointError, DataError
-from rsicrc_train.data_check import BROKEN, DUPLICATE, EMPTY, LONG, MISSING, UNEQUAL, UNKNOWN, check_data
+from rsicrc_train.data_check import BROKEN, DUPLICATE, EMPTY, LONG, MISSING, NO_WORDS, UNEQUAL, UNKNOWN, check_data
 from rsicrc_train.vocabulary_source import find_vocabulary
 from tests.models import save_checkpoint
 from tests.train.test_cli import rsicrc_train
@@ -107,3 +107,13 @@ def test_unreadable_arguments_are_refused(tmp_path: Path, scenes: Path) -> None:
         inspect(scenes, "huge")
     with pytest.raises(CheckpointError, match="no checkpoint at"):
         inspect(scenes, checkpoint=tmp_path / "none.pt")
+
+
+def test_vocabulary_without_words_is_a_fault(data: Path) -> None:
+    captions = data / "LevirCCcaptions.json"
+    document = json.loads(captions.read_text())
+    document["images"] = [image for image in document["images"] if image["filename"].startswith("train_00000")][:1]
+    captions.write_text(json.dumps(document))
+    found = inspect(data)
+    assert counts(found)[NO_WORDS] == 1
+    assert not found["sound"]

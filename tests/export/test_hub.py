@@ -17,6 +17,8 @@ from tests.hub_cache import REVISION, add_repository, use_offline
 
 if TYPE_CHECKING:
     from rsicrc_export.source import Source
+    from rsicrc_train.checkpoint import Checkpoint
+    from tests.published import PublishedFiles
 
 NATIVE = {"ckpt.pt": b"ours", "config.json": b"of something else"}
 PUBLISHED = {"model_best.pt": b"weights", "config.json": b"config", "levir_vocab.json": b"vocabulary"}
@@ -89,27 +91,38 @@ def test_published_layout_without_config_is_refused(cache: Path) -> None:
         resolve("hf:owner/repo")
 
 
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, PublishedFiles]:
+    """Return a checkpoint with the trunk RN50, and the same in the published layout."""
+    from tests.models import SMALL, random_checkpoint
+    from tests.published import published_files
+
+    ours = random_checkpoint(0, replace(SMALL, backbone="RN50", trunk=None))
+    return ours, published_files(ours, tmp_path_factory.mktemp("published") / "files")
+
+
 @pytest.mark.parametrize("name", ["model_best.pt", "pytorch_model.bin", "model.safetensors"])
 def test_command_reads_the_published_layout_from_the_hub(
-    name: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    published: tuple[Checkpoint, PublishedFiles],
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The export itself is replaced, because the trunk is too large for a fast test."""
     import torch
     from safetensors.torch import save_file
 
     from rsicrc_export import model_folder
-    from tests.models import SMALL, random_checkpoint
-    from tests.published import published_files
 
-    ours = random_checkpoint(0, replace(SMALL, backbone="RN50", trunk=None))
-    files = published_files(ours, tmp_path / "files")
+    ours, files = published
     weights = tmp_path / name
     if name == "model.safetensors":
         save_file({key: tensor.clone() for key, tensor in torch.load(files.weights).items()}, weights)
     else:
         weights.write_bytes(files.weights.read_bytes())
-    files.config.write_text(json.dumps({**HUB_KEYS, **json.loads(files.config.read_text())}))
     content = {path.name: path.read_bytes() for path in (weights, files.config, files.vocab)}
+    content["config.json"] = json.dumps({**HUB_KEYS, **json.loads(content["config.json"])}).encode()
     add_repository(cache, "RogerFerrod/RSICRC", content, ref="v1")
     exported: list[Source] = []
 

@@ -39,11 +39,14 @@ def test_reference_is_split_into_its_parts(reference: str, parts: tuple[str, str
     assert parse(reference) == parts
 
 
-@pytest.mark.parametrize("reference", [
-    "hf:", "hf:owner", "hf:owner/", "hf:/repo", "hf:owner/repo/", "owner/repo", "hf:owner/repo@", "hf:owner/repo@/file",
-    "hf:owner/repo@../x", "hf:owner/repo//file", "hf:owner/repo/../../file", "hf:owner/repo/./file", "hf:owner/repo/a\0b",
-    "hf:owner/repo/a\nb", "hf:owner/repo/\ud800", "hf:owner/repo/a\\b", "hf:owner@v1/repo", "hf:owner/repo@a b",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "hf:", "hf:owner", "hf:owner/", "hf:/repo", "hf:owner/repo/", "owner/repo", "hf:owner/repo@",
+        "hf:owner/repo@/f", "hf:owner/repo@../x", "hf:owner/repo//f", "hf:owner/repo/../../f", "hf:owner/repo/./f",
+        "hf:owner/repo/a\0b", "hf:owner/repo/a\nb", "hf:owner/repo/\ud800", "hf:owner/repo/a\\b", "hf:owner@v1/repo", "hf:owner/repo@a b",
+    ],
+)  # fmt: skip
 def test_malformed_references_are_refused(reference: str) -> None:
     with pytest.raises(CheckpointError, match="write hf:owner/repo"):
         parse(reference)

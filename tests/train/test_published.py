@@ -253,7 +253,7 @@ def save_whole_model(files: PublishedFiles) -> None:
     [
         (change_config(backbones="RN50"), r"unknown option\(s\) backbones; known are a_dim, backbone"),
         (change_config(num_heads="8"), r"num_heads = '8' should be like 8"),
-        (change_config(num_heads=0), r"config.json: model option num_heads must be a whole number from 1 to 1024, not 0"),
+        (change_config(num_heads=0), r"config.json: model option num_heads must be a whole number from 1 to 1024"),
         (change_config(prenorm=1), r"prenorm = 1 should be like False"),
         (change_config(num_heads=7), r"not a multiple of num_heads"),
         (change_config(max_len=13), r"position_encoding.pe \(1, 12, 64\) does not hold the sinusoids for max_len = 13"),

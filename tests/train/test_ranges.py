@@ -13,7 +13,7 @@ from rsicrc_train.config import PRESETS, ModelConfig, TrunkConfig
 from rsicrc_train.recipes import Training, load_recipe, parse_setting
 from tests.models import SMALL
 
-ANY_TYPE = (None, [], {}, (1,), b"1", 1j, object())
+ANY_TYPE: tuple[Any, ...] = (None, [], {}, (1,), b"1", 1j, object())
 NUMBERS = (*ANY_TYPE, True, "", "many", math.nan, math.inf, -math.inf, -1, -1e-9, 10**400)
 WHOLE = (*NUMBERS, 1.0, 0.5, 2**63)
 WRONG: dict[str, tuple[Any, ...]] = {

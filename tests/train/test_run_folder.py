@@ -63,15 +63,20 @@ def test_options_of_the_run_are_accepted(folder: Path) -> None:
     check_resumed_options(folder, str(folder / RECIPE), {})
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "model: 3", "1: 2", "model: {}\ntraining: [1]", "\x00", "!!python/object:x",
-                                  "[" * 3000, "model: {1: 2}\ntraining: {}", "model: {}\ntraining: {epochs: 2001-99-99}"])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "{", "[1]", "model: 3", "1: 2", "model: {}\ntraining: [1]", "\x00", "!!python/object:x", "[" * 3000,
+        "model: {1: 2}\ntraining: {}", "model: {}\ntraining: {epochs: 2001-99-99}",
+    ],
+)  # fmt: skip
 def test_damaged_recipe_of_a_run_is_refused(text: str, folder: Path) -> None:
     (folder / RECIPE).write_text(text)
-    with pytest.raises(DataError, match="recipe.yaml is not"):
+    with pytest.raises(DataError, match=r"recipe\.yaml is not"):
         check_resumed_options(folder, None, {})
 
 
 def test_recipe_that_is_no_text_is_refused(folder: Path) -> None:
     (folder / RECIPE).write_bytes(b"\xff\xfe\x00" + json.dumps({}).encode())
-    with pytest.raises(DataError, match="recipe.yaml is not YAML"):
+    with pytest.raises(DataError, match=r"recipe\.yaml is not YAML"):
         check_resumed_options(folder, None, {})

@@ -20,12 +20,13 @@ def initialize_trunk(model: RSICRC, reference: str) -> None:
 
     Args:
         model: Model to initialize; only its trunk changes.
-        reference: Path of a `.pt` or `.safetensors` state dict, or `hf:owner/repo[@revision]/file`. It holds a whole CLIP model
-            in open_clip's names (such as RemoteCLIP), only its image network, or a torchvision ResNet, matching the
-            backbone; names may begin with `module.`. From a checkpoint of `rsicrc-train`, its trunk is taken.
+        reference: Path of a `.pt` or `.safetensors` state dict, or `hf:owner/repo[@revision]/file`. It holds a whole
+            CLIP model in open_clip's names (such as RemoteCLIP), only its image network, or a torchvision ResNet,
+            matching the backbone; names may begin with `module.` and other prefixes of `state_dicts.named_tensors`.
+            From a checkpoint of `rsicrc-train`, its trunk is taken.
 
     Raises:
-        CheckpointError: The file cannot be found or read, or does not fit the trunk; all wrong tensors are named.
+        CheckpointError: The file cannot be found or read, or does not fit the trunk; the message names tensors.
     """
     path = hub.download(reference) if hub.is_reference(reference) else Path(reference)
     found = _image_network(read_weights(path))

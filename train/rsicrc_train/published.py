@@ -41,12 +41,12 @@ _TRAINING_OPTIONS = ("fine_tune", "fna", "s-threshold", "s-transformers")
 # Keys that the hub's libraries add to config.json, with names that begin with an underscore too.
 _HUB_KEYS = frozenset(
     (
-        "architectures", "auto_map", "bos_token_id", "chunk_size_feed_forward", "custom_pipelines", "decoder_start_token_id",
-        "dtype", "eos_token_id", "finetuning_task", "id2label", "is_decoder", "is_encoder_decoder", "label2id",
-        "library_name", "license", "model_type", "output_attentions", "output_hidden_states", "pad_token_id",
-        "pipeline_tag", "prefix", "problem_type", "quantization_config", "return_dict", "sep_token_id", "tags",
-        "task_specific_params", "tie_word_embeddings", "tokenizer_class", "torch_dtype", "torchscript",
-        "transformers_version", "transformers.js_config", "use_bfloat16", "use_cache",
+        "architectures", "auto_map", "bos_token_id", "chunk_size_feed_forward", "custom_pipelines",
+        "decoder_start_token_id", "dtype", "eos_token_id", "finetuning_task", "id2label", "is_decoder",
+        "is_encoder_decoder", "label2id", "library_name", "license", "model_type", "output_attentions",
+        "output_hidden_states", "pad_token_id", "pipeline_tag", "prefix", "problem_type", "quantization_config",
+        "return_dict", "sep_token_id", "tags", "task_specific_params", "tie_word_embeddings", "tokenizer_class",
+        "torch_dtype", "torchscript", "transformers.js_config", "transformers_version", "use_bfloat16", "use_cache",
     )
 )  # fmt: skip
 _LARGEST_JSON = 1 << 26  # bytes

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 
 from rsicrc.errors import CheckpointError, describe_os_error
-from rsicrc_train.quoting import quote
+from rsicrc_train.quoting import quote, quote_name
 
 _CODE = re.compile(r"(?:[Uu]nsupported (?:global: )?GLOBAL|unrecognized function|allowlisted via\D+got) (?P<name>\S+)")
-_TORCHSCRIPT = "TorchScript"
+_REASON = re.compile(r"WeightsUnpickler error: (.*)")
 _ZIP = b"PK\x03\x04"  # by which PyTorch, too, tells the zip format from the older one
+_PICKLE = b"\x80"  # the first byte of pickles since protocol 2
 _CHUNK = 1 << 20  # bytes that are read at once to check a record
 
 
@@ -34,7 +35,8 @@ def read_pytorch(path: Path) -> dict[Any, Any]:
                 f"no checkpoint at {path}, which {kind}: give a .pt file, such as the best.pt of a training run"
             )
         with path.open("rb") as file:
-            is_zip = file.read(len(_ZIP)) == _ZIP
+            begin = file.read(len(_ZIP))
+        is_zip = begin == _ZIP
         if is_zip:
             _check_archive(path)
     except OSError as error:
@@ -45,7 +47,7 @@ def read_pytorch(path: Path) -> dict[Any, Any]:
             # Mapping bounds every tensor by the file; a plain read would trust the sizes that the pickle claims.
             plain = torch.load(str(path), map_location="cpu", weights_only=True, mmap=is_zip)
     except Exception as error:  # a damaged pickle raises almost any type of error
-        raise _unreadable(path, str(error)) from error
+        raise _unreadable(path, str(error), is_pickle=begin.startswith(_PICKLE)) from error
     if not isinstance(plain, dict):
         raise CheckpointError(f"{path} holds {quote(plain)}, not a dict of tensors")
     return as_dict(plain)
@@ -76,15 +78,20 @@ def _check_archive(path: Path) -> None:
         raise CheckpointError(f"{path} is damaged or incomplete ({error}): copy it again") from error
 
 
-def _unreadable(path: Path, reason: str) -> CheckpointError:
+def _unreadable(path: Path, reason: str, *, is_pickle: bool) -> CheckpointError:
     name = _CODE.search(reason)
-    if name is not None or _TORCHSCRIPT in reason:
-        origin = "TorchScript" if name is None else quote(name["name"].strip("`.,"))
+    origin = None if name is None else quote_name(name["name"].strip("`.,"))
+    if origin is None and "TorchScript" in reason:
+        origin = "TorchScript"
+    if origin is None and is_pickle and "Unsupported operand" in reason:
+        origin = "a pickle of Python objects"
+    if origin is not None:
         return CheckpointError(
             f"{path} holds code, which is never run ({origin}): save only the weights with the program that wrote the "
             "file, by torch.save(model.state_dict(), FILE) or as .safetensors"
         )
-    first = next(iter(reason.splitlines()), "")[:200]
+    detail = _REASON.search(reason)
+    first = detail[1] if detail is not None else next(iter(reason.splitlines()), "")
     return CheckpointError(
-        f"{path} is not a PyTorch file of weights, or it is damaged ({first}): copy or save it again"
+        f"{path} is not a PyTorch file of weights, or it is damaged ({quote(first)}): copy or save it again"
     )

@@ -82,7 +82,7 @@ def name_of(init: str) -> str:
 
 
 def fingerprint(splits: Mapping[str, Sequence[CaptionedPair]]) -> str:
-    """Return the SHA-256 of the names and captions of the pairs, in their order; the folder of the data has no effect."""
+    """Return the SHA-256 of the names, captions and change flags of the pairs; the folder of the data has no effect."""
     digest = hashlib.sha256()
     for split, pairs in splits.items():
         for pair in pairs:

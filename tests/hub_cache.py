@@ -19,15 +19,18 @@ def use_offline(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
 
-def add_repository(cache: Path, repository: str, files: dict[str, bytes]) -> None:
-    """Add a model repository to the cache: blobs by content, a snapshot of links to the blobs, and the ref `main`."""
+def add_repository(
+    cache: Path, repository: str, files: dict[str, bytes], *, commit: str = REVISION, ref: str = "main"
+) -> None:
+    """Add a commit of a model repository to the cache: blobs by content, a snapshot of links to them, and its ref."""
     root = cache / f"models--{repository.replace('/', '--')}"
-    for folder in ("blobs", "refs", f"snapshots/{REVISION}"):
-        (root / folder).mkdir(parents=True)
-    (root / "refs" / "main").write_text(REVISION)
+    for folder in ("blobs", "refs", f"snapshots/{commit}"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    (root / "refs" / ref).parent.mkdir(parents=True, exist_ok=True)
+    (root / "refs" / ref).write_text(commit)
     for name, content in files.items():
         blob = root / "blobs" / hashlib.sha256(content).hexdigest()
         blob.write_bytes(content)
-        link = root / "snapshots" / REVISION / name
+        link = root / "snapshots" / commit / name
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(os.path.relpath(blob, link.parent))

@@ -87,7 +87,7 @@ def export(
     """Export CKPT to a model folder: ONNX graphs, each compared with the PyTorch model.
 
     CKPT is a checkpoint of rsicrc-train, or published weights (a state dict) with their --config and --vocab; a file,
-    or a reference to the Hugging Face hub, hf:owner/repo[/file].
+    or a reference to the Hugging Face hub, hf:owner/repo[@revision][/file], such as hf:RogerFerrod/RSICRC.
     """
     chosen = [precision.value for precision in precisions or ()]
     if (config is None) != (vocab is None):

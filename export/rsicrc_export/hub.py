@@ -1,4 +1,4 @@
-"""Checkpoints on the Hugging Face hub: download of the files of `hf:owner/repo[/file]`."""
+"""Checkpoints on the Hugging Face hub: download of the files of `hf:owner/repo[@revision][/file]`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from rsicrc.errors import CheckpointError
-from rsicrc_train.hub import download, find, is_reference, parse, where_looked
+from rsicrc_train.hub import HubReference, download, find, is_reference, parse, where_looked
 
 __all__ = ["HubCheckpoint", "is_reference", "resolve"]
 
 NATIVE = "ckpt.pt"
-PUBLISHED = ("model_best.pt", "model_best.safetensors")
+# The names that the published code writes, then those of the hub's libraries, such as in RogerFerrod/RSICRC.
+PUBLISHED = ("model_best.pt", "model_best.safetensors", "model.safetensors", "pytorch_model.bin")
 CONFIG, VOCABULARY = "config.json", "levir_vocab.json"
 
 
@@ -34,35 +35,39 @@ def resolve(reference: str) -> HubCheckpoint:
     """Find a checkpoint on the hub, and download the files that are not cached.
 
     Args:
-        reference: `hf:owner/repo` selects `ckpt.pt`, or else `model_best.pt` or `model_best.safetensors` in the
-            published layout. `hf:owner/repo/file` selects that file, in the published layout if a `levir_vocab.json`
-            is in the same folder.
+        reference: `hf:owner/repo` selects `ckpt.pt`, or else the first file of `PUBLISHED` in the published layout.
+            `hf:owner/repo/file` selects that file, in the published layout if a `levir_vocab.json` is in the same
+            folder. `hf:owner/repo@revision` and `hf:owner/repo@revision/file` select a branch, a tag or a commit.
 
     Raises:
         CheckpointError: The reference is malformed, the repository has no checkpoint, or a download fails.
     """
-    repository, file = parse(reference)
-    if file is not None:
+    parsed = parse(reference)
+    if parsed.file is not None:
         weights = download(reference)
-        return HubCheckpoint(weights) if weights.name == NATIVE else _with_siblings(repository, file, weights)
-    if (native := find(repository, NATIVE)) is not None:
+        return HubCheckpoint(weights) if weights.name == NATIVE else _with_siblings(parsed, parsed.file, weights)
+    if (native := _find(parsed, NATIVE)) is not None:
         return HubCheckpoint(native)
     for name in PUBLISHED:
-        if (weights_found := find(repository, name)) is not None:
-            return _with_siblings(repository, name, weights_found)
+        if (weights_found := _find(parsed, name)) is not None:
+            return _with_siblings(parsed, name, weights_found)
     raise CheckpointError(
-        f"{repository} has neither {NATIVE} nor {' nor '.join(PUBLISHED)}{where_looked()}: "
+        f"{parsed.name} has neither {NATIVE} nor {' nor '.join(PUBLISHED)}{where_looked()}: "
         f"name the file, as {reference}/FILE"
     )
 
 
-def _with_siblings(repository: str, file: str, weights: Path) -> HubCheckpoint:
+def _find(reference: HubReference, file: str) -> Path | None:
+    return find(reference.repository, file, reference.revision)
+
+
+def _with_siblings(reference: HubReference, file: str, weights: Path) -> HubCheckpoint:
     """Return the weights with the other two files of the published layout, if they are in the same folder."""
     folder = PurePosixPath(file).parent
-    vocab = find(repository, str(folder / VOCABULARY))
+    vocab = _find(reference, str(folder / VOCABULARY))
     if vocab is None:
         return HubCheckpoint(weights)
-    config = find(repository, str(folder / CONFIG))
+    config = _find(reference, str(folder / CONFIG))
     if config is None:
-        raise CheckpointError(f"{repository} has {VOCABULARY} but no {CONFIG} next to {file}{where_looked()}")
+        raise CheckpointError(f"{reference.name} has {VOCABULARY} but no {CONFIG} next to {file}{where_looked()}")
     return HubCheckpoint(weights, config, vocab)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +17,23 @@ from tests.hub_cache import REVISION, add_repository, use_offline
 
 if TYPE_CHECKING:
     from rsicrc_export.source import Source
+    from rsicrc_train.checkpoint import Checkpoint
+    from tests.published import PublishedFiles
 
 NATIVE = {"ckpt.pt": b"ours", "config.json": b"of something else"}
 PUBLISHED = {"model_best.pt": b"weights", "config.json": b"config", "levir_vocab.json": b"vocabulary"}
+HUB = {"pytorch_model.bin": b"weights", "config.json": b"config", "levir_vocab.json": b"vocabulary", "README.md": b""}
+# Keys that the hub's libraries add to a config.json.
+HUB_KEYS = {
+    "architectures": ["RSICRC"],
+    "model_type": "rsicrc",
+    "torch_dtype": "float32",
+    "dtype": "float32",
+    "transformers_version": "4.41.2",
+    "_name_or_path": "x",
+    "auto_map": {"AutoModel": "modeling.RSICRC"},
+    "id2label": {"0": "LABEL_0"},
+}
 
 
 @pytest.fixture
@@ -42,6 +57,10 @@ def contents(found: HubCheckpoint) -> tuple[bytes | None, ...]:
         ({"model_best.safetensors": b"safe", **PUBLISHED}, "hf:owner/repo", (b"weights", b"config", b"vocabulary")),
         ({f"rn50/{name}": data for name, data in PUBLISHED.items()}, "hf:owner/repo/rn50/model_best.pt",
          (b"weights", b"config", b"vocabulary")),
+        (HUB, "hf:owner/repo", (b"weights", b"config", b"vocabulary")),
+        (HUB, "hf:owner/repo@main", (b"weights", b"config", b"vocabulary")),
+        (HUB, f"hf:owner/repo@{REVISION}/pytorch_model.bin", (b"weights", b"config", b"vocabulary")),
+        ({**HUB, "model.safetensors": b"safe"}, "hf:owner/repo", (b"safe", b"config", b"vocabulary")),
         ({"runs/best.pt": b"ours"}, "hf:owner/repo/runs/best.pt", (b"ours", None, None)),
     ],
 )  # fmt: skip
@@ -72,25 +91,48 @@ def test_published_layout_without_config_is_refused(cache: Path) -> None:
         resolve("hf:owner/repo")
 
 
-def test_command_reads_the_published_layout_from_the_hub(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The export itself is replaced, because the trunk is too large for a fast test."""
-    from rsicrc_export import model_folder
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, PublishedFiles]:
+    """Return a checkpoint with the trunk RN50, and the same in the published layout."""
     from tests.models import SMALL, random_checkpoint
     from tests.published import published_files
 
     ours = random_checkpoint(0, replace(SMALL, backbone="RN50", trunk=None))
-    files = published_files(ours, tmp_path / "files")
-    content = {path.name: path.read_bytes() for path in (files.weights, files.config, files.vocab)}
-    add_repository(cache, "owner/repo", content)
+    return ours, published_files(ours, tmp_path_factory.mktemp("published") / "files")
+
+
+@pytest.mark.parametrize("name", ["model_best.pt", "pytorch_model.bin", "model.safetensors"])
+def test_command_reads_the_published_layout_from_the_hub(
+    name: str,
+    published: tuple[Checkpoint, PublishedFiles],
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The export itself is replaced, because the trunk is too large for a fast test."""
+    import torch
+    from safetensors.torch import save_file
+
+    from rsicrc_export import model_folder
+
+    ours, files = published
+    weights = tmp_path / name
+    if name == "model.safetensors":
+        save_file({key: tensor.clone() for key, tensor in torch.load(files.weights).items()}, weights)
+    else:
+        weights.write_bytes(files.weights.read_bytes())
+    content = {path.name: path.read_bytes() for path in (weights, files.config, files.vocab)}
+    content["config.json"] = json.dumps({**HUB_KEYS, **json.loads(content["config.json"])}).encode()
+    add_repository(cache, "RogerFerrod/RSICRC", content, ref="v1")
     exported: list[Source] = []
 
     def export(source: Source, output: Path, **_: Any) -> None:
         exported.append(source)
 
     monkeypatch.setattr(model_folder, "export_checkpoint", export)
-    assert run_export("hf:owner/repo", "-o", tmp_path / "model") == 0
+    assert run_export("hf:RogerFerrod/RSICRC@v1", "-o", tmp_path / "model") == 0
+    assert run_export("hf:RogerFerrod/RSICRC@v2", "-o", tmp_path / "model") == 1
     assert exported[0].checkpoint.config == ours.config
     assert exported[0].checkpoint.vocabulary == ours.vocabulary
-    assert exported[0].sha256 == hashlib.sha256(content["model_best.pt"]).hexdigest()
+    assert all(torch.equal(exported[0].checkpoint.state_dict[key], value) for key, value in ours.state_dict.items())
+    assert exported[0].sha256 == hashlib.sha256(content[name]).hexdigest()

@@ -31,6 +31,13 @@ def test_synth_and_fit_make_a_checkpoint(recipe: Recipe, tmp_path: Path) -> None
     again = rsicrc_train("fit", data, "-o", run, "--recipe", file, "--device", "cpu")
     assert again.returncode == 1
     assert "already holds a run: continue it with --resume" in again.stderr
+    finished = rsicrc_train("fit", data, "-o", run, "--recipe", file, "--epochs", 1, "--resume", "--device", "cpu")
+    assert (finished.returncode, finished.stdout) == (0, f"{run / 'best.pt'}\n")
+    assert "is finished after 4 steps: there is nothing left to train" in finished.stderr
+    other = rsicrc_train("fit", data, "-o", run, "--resume", "--epochs", 9, "--set", "warmup=0.5", "--device", "cpu")
+    assert (other.returncode, other.stdout) == (1, "")
+    assert "epochs is 1 there, not 9; warmup is 0.025 there, not 0.5: leave the options out" in other.stderr
+    assert other.stderr.count("\n") == 1
     taken = rsicrc_train("synth", data, "--pairs", 4)
     assert taken.returncode == 1
     assert "not an empty directory" in taken.stderr
@@ -47,6 +54,16 @@ def test_synth_and_fit_make_a_checkpoint(recipe: Recipe, tmp_path: Path) -> None
         (["fit", "nowhere", "-o", "run"], 1, "nowhere: no such file or folder"),
         (["fit", "nowhere", "-o", "run", "--recipe", "huge"], 1, "no recipe 'huge': name one of tiny"),
         (["fit", "nowhere", "-o", "run", "--resume"], 1, "holds no run"),
+        (
+            ["fit", "nowhere", "-o", "run", "--set", "warmup=2"],
+            1,
+            "option warmup must be a number from 0 to 1, not 2.0",
+        ),
+        (
+            ["fit", "nowhere", "-o", "run", "--epochs", 2, "--set", "epochs=3"],
+            2,
+            "epochs is given twice, as 2 and as 3",
+        ),
     ],
 )
 def test_wrong_input_is_one_line(

@@ -13,7 +13,7 @@ from PIL import Image
 
 from rsicrc.datasets.registry import read_splits
 from rsicrc.errors import CheckpointError, DataError
-from rsicrc_train.data_check import BROKEN, DUPLICATE, EMPTY, LONG, MISSING, UNEQUAL, UNKNOWN, check_data
+from rsicrc_train.data_check import BROKEN, DUPLICATE, EMPTY, LONG, MISSING, NO_WORDS, UNEQUAL, UNKNOWN, check_data
 from rsicrc_train.vocabulary_source import find_vocabulary
 from tests.models import save_checkpoint
 from tests.train.test_cli import rsicrc_train
@@ -118,3 +118,13 @@ def test_hostile_files_are_counted(data: Path) -> None:
     (train / "B/train_000002.png").symlink_to("/dev/zero")
     found = inspect(data)
     assert counts(found)[BROKEN] == 2
+
+
+def test_vocabulary_without_words_is_a_fault(data: Path) -> None:
+    captions = data / "LevirCCcaptions.json"
+    document = json.loads(captions.read_text())
+    document["images"] = [image for image in document["images"] if image["filename"].startswith("train_00000")][:1]
+    captions.write_text(json.dumps(document))
+    found = inspect(data)
+    assert counts(found)[NO_WORDS] == 1
+    assert not found["sound"]

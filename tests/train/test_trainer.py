@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rsicrc.errors import DataError
+from rsicrc.errors import CheckpointError, DataError
 from rsicrc_train import checkpoint as checkpoints
 from rsicrc_train.data import TrainingBatch
 from rsicrc_train.model import RSICRC
@@ -111,6 +111,82 @@ def test_resume_refuses_another_vocabulary_in_one_line(scenes: Path, recipe: Rec
     with pytest.raises(DataError, match=r"another vocabulary than the one of .*other: resume on its data") as error:
         train(other, tmp_path / "run", recipe, resume=True)
     assert "\n" not in str(error.value)
+
+
+def test_resume_refuses_other_data(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
+    train(scenes, tmp_path / "run", replace(recipe, training=replace(recipe.training, epochs=1)))
+    moved = shutil.copytree(scenes, tmp_path / "moved")
+    train(moved, tmp_path / "run", recipe, resume=True)  # the same data in another folder
+    captions = moved / "LevirCCcaptions.json"
+    document = json.loads(captions.read_text())
+    document["images"][0]["sentences"].reverse()
+    captions.write_text(json.dumps(document))
+    with pytest.raises(DataError, match=r"was trained on 48 pairs of other data than .*moved with 48 training pairs"):
+        train(moved, tmp_path / "run", recipe, resume=True)
+
+
+def test_resume_refuses_other_weights_of_the_trunk(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
+    start = Trainer(scenes, tmp_path / "new", recipe, resume=False, init=None, device="cpu")
+    weights = tmp_path / "trunk.pt"
+    torch.save(start.raw_model.encoder.trunk.visual.state_dict(), weights)
+    for name, init, other, started in (
+        ("a", str(weights), "other.pt", "'trunk.pt', not 'other.pt'"),
+        ("b", None, str(weights), "random weights, not 'trunk.pt'"),
+    ):
+        whole = Trainer(scenes, tmp_path / name, recipe, resume=False, init=init, device="cpu")
+        whole.fit()
+        assert Trainer(scenes, tmp_path / name, recipe, resume=True, init=init, device="cpu").state.step == 12
+        with pytest.raises(DataError, match=f"--resume continues .* the trunk started from {started}"):
+            Trainer(scenes, tmp_path / name, recipe, resume=True, init=other, device="cpu")
+
+
+@pytest.mark.parametrize("damage", ["empty", "no average", "strings", "text"])
+def test_resume_refuses_a_state_that_does_not_fit(damage: str, scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
+    folder, averaged = tmp_path / "run", replace(recipe, training=replace(recipe.training, epochs=1, ema=0.5))
+    train(scenes, folder, averaged)
+    last = checkpoints.load(folder / LAST)
+    progress = {
+        "empty": {},
+        "no average": {**last.progress, "average": None},
+        "strings": dict.fromkeys(last.progress, "x"),
+        "text": {**last.progress, "optimizer": {"state": {}, "param_groups": "x"}},
+    }[damage]
+    checkpoints.save(replace(last, progress=progress), folder / LAST)
+    with pytest.raises(CheckpointError, match=r"last\.pt holds no state to resume from"):
+        train(scenes, folder, averaged, resume=True)
+
+
+def test_vocabulary_without_words_is_refused(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
+    rare = shutil.copytree(scenes, tmp_path / "data")
+    captions = rare / "LevirCCcaptions.json"
+    document = json.loads(captions.read_text())
+    for number, image in enumerate(document["images"]):
+        for sentence in image["sentences"]:
+            sentence.update(raw=f"word{number}", tokens=[f"word{number}"])
+    captions.write_text(json.dumps(document))
+    message = r"data: no word occurs more than 5 times in the 240 captions of the training split.*add pairs"
+    with pytest.raises(DataError, match=message):
+        train(rare, tmp_path / "run", recipe)
+    assert not (tmp_path / "run").exists()
+
+
+def test_pairs_that_do_not_fill_a_step_are_reported(
+    scenes: Path, recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = replace(recipe.training, epochs=1)
+    train(scenes, tmp_path / "even", replace(recipe, training=one))
+    assert "leaves out" not in caplog.text
+    train(scenes, tmp_path / "odd", replace(recipe, training=replace(one, batch_size=9, accumulate=2)))
+    assert [record.levelname for record in caplog.records if "leaves out 12 of the 48" in record.message] == ["WARNING"]
+
+
+def test_finished_run_says_that_nothing_is_left(
+    scenes: Path, recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(scenes, tmp_path / "run", recipe)
+    assert "nothing left" not in caplog.text
+    train(scenes, tmp_path / "run", recipe, resume=True)
+    assert "run is finished after 12 steps: there is nothing left to train" in caplog.text
 
 
 def test_full_disk_stops_the_run_and_keeps_the_previous_state(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:
@@ -254,13 +330,13 @@ def test_recipes_round_trip_and_name_unknown_options(recipe: Recipe, tmp_path: P
     for reference, overrides, message in (
         ("nothing", {}, "no recipe 'nothing'"),
         ("tiny", {"epoch": 3}, "unknown training option.*epoch"),
-        ("tiny", {"epochs": 0}, "epochs must be positive"),
-        ("tiny", {"epochs": 1.5}, "epochs takes a whole number, not 1.5"),
-        ("tiny", {"learning_rate": "fast"}, "learning_rate takes a number, not 'fast'"),
-        ("tiny", {"false_negatives": "ignore"}, "false_negatives is none or eliminate or attract, not 'ignore'"),
-        ("tiny", {"threshold": 1.5}, "threshold must be above 0 and at most 1"),
-        ("tiny", {"ema": 1}, "ema must be 0 or more and less than 1"),
-        ("tiny", {"mined": -1}, "mined must be 0 or more"),
+        ("tiny", {"epochs": 0}, "epochs must be a whole number from 1 to 1000000, not 0"),
+        ("tiny", {"epochs": 1.5}, "epochs must be a whole number from 1 to 1000000, not 1.5"),
+        ("tiny", {"learning_rate": "fast"}, "learning_rate must be a number above 0, not 'fast'"),
+        ("tiny", {"false_negatives": "ignore"}, "false_negatives must be none or eliminate or attract, not 'ignore'"),
+        ("tiny", {"threshold": 1.5}, "threshold must be a number, above 0 and at most 1"),
+        ("tiny", {"ema": 1}, "ema must be a number, 0 or more and less than 1"),
+        ("tiny", {"mined": -1}, "mined must be a whole number from 0 to 1000, not -1"),
     ):
         with pytest.raises(DataError, match=message):
             load_recipe(reference, overrides)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import pickle
-from dataclasses import dataclass, field
+import unicodedata
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,18 @@ import torch
 from torch import Tensor
 
 from rsicrc.errors import CheckpointError
+from rsicrc.text.vocabulary import SPECIAL_WORDS
 from rsicrc_train.config import ModelConfig
 from rsicrc_train.model import RSICRC
+from rsicrc_train.pytorch_files import as_dict, read_pytorch
+from rsicrc_train.quoting import quote, quote_name
+from rsicrc_train.state_dicts import fit_tensors, named_tensors, unwrap
 
 FORMAT = "rsicrc-checkpoint"
 FORMAT_VERSION = 1
+_MOST_PARAMETERS = 1 << 31  # 8 GiB in float32; the published model has 0.35e9
+_LONGEST_TEXT = 1000
+_MOST_TEXTS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -42,8 +49,9 @@ class Checkpoint:
         """Return the model with these weights, in evaluation mode.
 
         Raises:
-            CheckpointError: Tensors are missing, unknown or wrongly shaped; all are named.
+            CheckpointError: Tensors are missing, unknown or wrongly shaped, or their types or values are invalid.
         """
+        expected_tensors(self.config, len(self.vocabulary))  # refuses a model that is too large for the memory
         model = RSICRC(self.config, len(self.vocabulary))
         load_tensors(model, self.state_dict)
         return model.eval()
@@ -53,19 +61,72 @@ def load_tensors(model: RSICRC, tensors: dict[str, Tensor]) -> None:
     """Copy `tensors` into the model.
 
     Raises:
-        CheckpointError: Tensors are missing, unknown or wrongly shaped; all are named.
+        CheckpointError: Tensors are missing, unknown or wrongly shaped, or their types or values are invalid.
     """
-    expected = model.state_dict()
-    problems = [f"missing {name}" for name in expected if name not in tensors]
-    problems += [f"unknown {name}" for name in tensors if name not in expected]
-    problems += [
-        f"{name} is {tuple(tensors[name].shape)}, not {tuple(expected[name].shape)}"
-        for name in expected
-        if name in tensors and tensors[name].shape != expected[name].shape
-    ]
-    if problems:
-        raise CheckpointError(f"the tensors do not fit the model config: {'; '.join(problems)}")
-    model.load_state_dict(tensors)
+    if not isinstance(tensors, dict):
+        raise CheckpointError(f"the weights are {quote(tensors)}, not a dict of tensors")
+    checked = named_tensors(as_dict(tensors), "the checkpoint")
+    model.load_state_dict(fit_tensors(checked, model.state_dict(), "the checkpoint", "the model config"))
+
+
+def expected_tensors(config: ModelConfig, vocabulary_size: int) -> dict[str, Tensor]:
+    """Return the tensors of a model as names, shapes and types, without memory for their values.
+
+    Raises:
+        CheckpointError: The model is too large.
+    """
+    with torch.device("meta"):
+        tensors = RSICRC(config, vocabulary_size).state_dict()
+    size = sum(tensor.numel() for tensor in tensors.values())
+    if size > _MOST_PARAMETERS:
+        raise CheckpointError(
+            f"the model config describes {size / 1e9:.1f} billion parameters, the largest size is "
+            f"{_MOST_PARAMETERS / 1e9:.1f} billion: check d_model, a_dim, h_dim and the numbers of layers"
+        )
+    return tensors
+
+
+def check_texts(value: object, field_name: str, where: str) -> tuple[str, ...]:
+    """Return a list of texts from a file as a tuple.
+
+    Args:
+        value: The list.
+        field_name: Name of the list, for messages.
+        where: File, for messages.
+
+    Raises:
+        CheckpointError: The value is not a list of texts, or a text is very long or has control characters.
+    """
+    if not isinstance(value, (list, tuple)) or len(value) > _MOST_TEXTS:
+        raise CheckpointError(f"{where}: {field_name} must be a list of texts, not {quote(value)}: save it again")
+    for text in value:
+        if not isinstance(text, str) or len(text) > _LONGEST_TEXT or any(map(_is_control, text)):
+            raise CheckpointError(
+                f"{where}: {field_name} must be a list of texts of one line without control characters, "
+                f"but it holds {quote(text)}: save it again"
+            )
+    return tuple(value)
+
+
+def check_vocabulary(value: object, where: str) -> tuple[str, ...]:
+    """Return the tokens of a vocabulary from a file: unique, with the special tokens first.
+
+    Raises:
+        CheckpointError: The value is not such a list.
+    """
+    words = check_texts(value, "vocabulary", where)
+    if words[: len(SPECIAL_WORDS)] != SPECIAL_WORDS:
+        first = ", ".join(map(quote_name, words[: len(SPECIAL_WORDS)]))
+        raise CheckpointError(f"{where}: the vocabulary begins with {first}, not with {', '.join(SPECIAL_WORDS)}")
+    if len(set(words)) < len(words):
+        seen: set[str] = set()
+        double = next(word for word in words if word in seen or seen.add(word))  # type: ignore[func-returns-value]
+        raise CheckpointError(f"{where}: the vocabulary holds {quote(double)} twice: save it again")
+    return words
+
+
+def _is_control(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Cs")  # terminal escapes and line ends; halves of characters
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
@@ -99,45 +160,39 @@ def load(path: Path) -> Checkpoint:
     """Read a checkpoint. Only containers and tensors are read: a pickle with code is refused, and the code is not run.
 
     Raises:
-        CheckpointError: The file is missing, not a checkpoint, or of a newer format.
+        CheckpointError: The file is missing, not a checkpoint, damaged, or of a newer format, or a field or a tensor
+            has a wrong type, shape or value; the message names it.
     """
-    plain = read_tensors(path)
-    if plain.get("format") != FORMAT:
+    if path.suffix == ".safetensors":
+        raise CheckpointError(f"{path} holds only weights: give --config and --vocab too, as for published weights")
+    plain = unwrap(read_pytorch(path), stop="format")
+    if quote(plain.get("format")) != quote(FORMAT):
         raise CheckpointError(
             f"{path} is not an rsicrc checkpoint; for the published weights, give --config and --vocab too"
         )
     version = plain.get("format_version")
-    if version != FORMAT_VERSION:
+    if type(version) is not int or version != FORMAT_VERSION:
         raise CheckpointError(
-            f"{path} has format version {version}, this rsicrc reads {FORMAT_VERSION}: "
+            f"{path} has format version {quote(version)}, this rsicrc reads {FORMAT_VERSION}: "
             "upgrade with pip install -U rsicrc"
         )
+    if missing := [each.name for each in fields(Checkpoint) if each.name not in plain]:
+        raise CheckpointError(f"{path} is an incomplete checkpoint, without {', '.join(missing)}: save it again")
+    for name in ("config", "state_dict", "training", "progress"):
+        if not isinstance(plain[name], dict):
+            raise CheckpointError(f"{path}: {name} must be a dict, not {quote(plain[name])}: save it again")
     try:
-        return Checkpoint(
-            config=ModelConfig.from_dict(plain["config"]),
-            vocabulary=tuple(plain["vocabulary"]),
-            no_change_sentences=tuple(plain["no_change_sentences"]),
-            state_dict=plain["state_dict"],
-            training=plain["training"],
-            progress=plain["progress"],
-        )
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is an incomplete checkpoint: {error}") from error
-
-
-def read_tensors(path: Path) -> dict[str, Any]:
-    """Read the dict in a PyTorch file with `weights_only`.
-
-    Raises:
-        CheckpointError: The file is missing, not a PyTorch file, or holds anything but containers and tensors.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"no checkpoint at {path}: give a .pt file, such as the best.pt of a training run")
-    try:
-        plain = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = "holds code, which is never run" if "Unsupported global" in str(error) else "is not a PyTorch file"
-        raise CheckpointError(f"{path} {reason}: export the weights again as a plain state dict") from error
-    if not isinstance(plain, dict):
-        raise CheckpointError(f"{path} holds a {type(plain).__name__}, not a dict of tensors")
-    return plain
+        config = ModelConfig.from_dict(as_dict(plain["config"]))
+        vocabulary = check_vocabulary(plain["vocabulary"], str(path))
+        expected = expected_tensors(config, len(vocabulary))
+    except CheckpointError as error:
+        raise CheckpointError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+    tensors = named_tensors(unwrap(as_dict(plain["state_dict"])), str(path))
+    return Checkpoint(
+        config=config,
+        vocabulary=vocabulary,
+        no_change_sentences=check_texts(plain["no_change_sentences"], "no_change_sentences", str(path)),
+        state_dict=fit_tensors(tensors, expected, str(path), "its model config"),
+        training=as_dict(plain["training"]),
+        progress=as_dict(plain["progress"]),
+    )

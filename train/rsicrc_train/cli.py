@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -68,8 +68,11 @@ def fit(
         Path, typer.Option("-o", "--output", metavar="DIR", show_default=False, help="Folder of the training run.")
     ],
     recipe: Annotated[
-        str, typer.Option("--recipe", metavar="NAME", help="Model and training options: a name, or a YAML file.")
-    ] = "tiny",
+        str | None,
+        typer.Option(
+            "--recipe", metavar="NAME", help="Model and training options: a name, or a YAML file. [default: tiny]"
+        ),
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option("--epochs", metavar="N", help="Passes over the training data. [default: the recipe's]")
     ] = None,
@@ -92,7 +95,9 @@ def fit(
     init: Annotated[
         str | None,
         typer.Option(
-            "--init", metavar="WEIGHTS", help="Start the trunk from CLIP weights: a file, or hf:owner/repo/file."
+            "--init",
+            metavar="WEIGHTS",
+            help="Start the trunk from CLIP weights: a file, or hf:owner/repo[@revision]/file.",
         ),
     ] = None,
     settings: Annotated[
@@ -107,7 +112,10 @@ def fit(
     ] = 1,
     nodes: Annotated[int, typer.Option("--nodes", metavar="N", min=1, help="Number of machines.")] = 1,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in the output folder, with its own recipe.")
+        bool,
+        typer.Option(
+            "--resume", help="Continue the run in the output folder, with its own recipe; other options are refused."
+        ),
     ] = False,
     verbose: Verbose = False,
 ) -> None:
@@ -120,17 +128,23 @@ def fit(
 
     from rsicrc.progress import ignore_progress
     from rsicrc_train.recipes import load_recipe, parse_setting
+    from rsicrc_train.run_folder import check_resumed_options
     from rsicrc_train.trainer import Trainer
 
-    overrides = {
+    overrides: dict[str, Any] = {
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "seed": seed,
         "workers": workers,
-        **dict(map(parse_setting, settings or ())),
     }
-    chosen = load_recipe(recipe, overrides)
+    for name, value in map(parse_setting, settings or ()):
+        if overrides.get(name) not in (None, value):
+            raise UsageError(f"{name} is given twice, as {overrides[name]} and as {value}")
+        overrides[name] = value
+    chosen = load_recipe(recipe or "tiny", overrides)
+    if resume:
+        check_resumed_options(output, recipe, overrides)
     trainer = Trainer(data, output, chosen, resume=resume, init=init, device=device, devices=devices, nodes=nodes)
     bar = progress(trainer.total_steps, "training", completed=trainer.state.step)
     with bar if trainer.is_main_process else nullcontext(ignore_progress) as advance:

@@ -8,11 +8,38 @@ from typing import Any, Literal
 
 from rsicrc.errors import CheckpointError
 from rsicrc.preprocessing import CLIP_MEAN, CLIP_STD, Preprocessing
+from rsicrc_train.quoting import list_names, quote
+from rsicrc_train.ranges import Choice, Flag, Number, Rule, check_options, whole
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 
 TrunkKind = Literal["clip_resnet", "clip_vit", "torchvision_resnet"]
+
+_REDUCTION = 32  # of the image size by a ResNet
+_MOST_LAYERS = 64
+_TRUNK_RULES: dict[str, Rule] = {
+    "kind": Choice(("clip_resnet", "clip_vit", "torchvision_resnet")),
+    "width": whole(2, 4096),
+    "heads": whole(0, 256),
+    "patch": whole(1, 256),
+    "image_size": whole(1, 2048),
+    "quick_gelu": Flag(),
+}
+_MODEL_RULES: dict[str, Rule] = {
+    "d_model": whole(2, 16384),
+    "max_len": whole(3, 1024),  # START, a word and END
+    "encoder_layers": whole(0, _MOST_LAYERS),
+    "unimodal_layers": whole(1, _MOST_LAYERS),
+    "multimodal_layers": whole(1, _MOST_LAYERS),
+    "num_heads": whole(1, 1024),
+    "h_dim": whole(1, 65536),
+    "a_dim": whole(1, 65536),
+    "dropout": Number(0, 1, below=True),
+    "learnable": Flag(),
+    "tie_embeddings": Flag(),
+    "prenorm": Flag(),
+}
 
 
 @dataclass(frozen=True)
@@ -36,6 +63,33 @@ class TrunkConfig:
     patch: int = 32
     image_size: int = 224
     quick_gelu: bool = False
+
+    def __post_init__(self) -> None:
+        check_options(self, _TRUNK_RULES, "trunk option", CheckpointError)
+        stages = 1 if self.kind == "clip_vit" else 4
+        depth = whole(1, _MOST_LAYERS)
+        if not isinstance(self.layers, tuple) or len(self.layers) != stages or not all(map(depth.accepts, self.layers)):
+            raise CheckpointError(
+                f"trunk option layers must be a list of {stages} whole number(s) from 1 to {_MOST_LAYERS} for "
+                f"{self.kind}, not {self._quote_layers()}"
+            )
+        if self.kind == "clip_vit" and (self.heads < 1 or self.width % self.heads):
+            raise CheckpointError(f"trunk option width = {self.width} must be a multiple of heads = {self.heads}")
+        if self.kind != "clip_vit" and self.patch != _REDUCTION:
+            raise CheckpointError(f"trunk option patch of a ResNet must be {_REDUCTION}, not {self.patch}")
+        if self.kind == "clip_resnet" and self.width % 2:
+            raise CheckpointError(f"trunk option width = {self.width} must be even: the stem begins with half of it")
+        if self.kind == "torchvision_resnet" and self.width != 64:
+            raise CheckpointError(f"trunk option width of torchvision's ResNet must be 64, not {self.width}")
+        if self.image_size % self.patch:
+            raise CheckpointError(
+                f"trunk option image_size = {self.image_size} must be a multiple of patch = {self.patch}"
+            )
+
+    def _quote_layers(self) -> str:
+        if not isinstance(self.layers, tuple):
+            return quote(self.layers)
+        return f"({', '.join(map(quote, self.layers[:5]))}{', …' if len(self.layers) > 5 else ''})"
 
     @property
     def channels(self) -> int:
@@ -95,8 +149,9 @@ class ModelConfig:
     prenorm: bool = False
 
     def __post_init__(self) -> None:
-        if self.trunk is None and self.backbone not in TRUNKS:
-            raise CheckpointError(f"unknown backbone {self.backbone!r}: choose one of {', '.join(TRUNKS)}")
+        if not isinstance(self.backbone, str) or (self.trunk is None and self.backbone not in TRUNKS):
+            raise CheckpointError(f"unknown backbone {quote(self.backbone)}: choose one of {', '.join(TRUNKS)}")
+        check_options(self, _MODEL_RULES, "model option", CheckpointError)
         for name in ("d_model", "a_dim"):
             if (width := getattr(self, name)) % self.num_heads:
                 raise CheckpointError(f"{name} = {width} is not a multiple of num_heads = {self.num_heads}")
@@ -131,16 +186,27 @@ class ModelConfig:
         Raises:
             CheckpointError: A key is unknown, or a value is invalid.
         """
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(set(plain) - known):
-            raise CheckpointError(f"unknown model option(s) {', '.join(unknown)}: known are {', '.join(sorted(known))}")
-        values = dict(plain)
-        try:
-            if trunk := values.get("trunk"):
-                values["trunk"] = TrunkConfig(**{**trunk, "layers": tuple(trunk["layers"])})
-            return cls(**values)
-        except (TypeError, KeyError) as error:
-            raise CheckpointError(f"the model config does not fit: {error}") from error
+        values = _known(cls, plain, "model")
+        if (trunk := values.get("trunk")) is not None:
+            sizes = _known(TrunkConfig, trunk, "trunk")
+            if isinstance(layers := sizes.get("layers"), list):
+                sizes["layers"] = tuple(layers)
+            if not {"kind", "layers"} <= sizes.keys():
+                raise CheckpointError("the trunk of the model config has no kind or no layers")
+            values["trunk"] = TrunkConfig(**sizes)
+        return cls(**values)
+
+
+def _known(options: type[ModelConfig | TrunkConfig], plain: object, subject: str) -> dict[str, Any]:
+    """Return the options in `plain` by name, checked against the fields of the class."""
+    if not isinstance(plain, Mapping):
+        raise CheckpointError(f"the {subject} config must hold options by name, not be {quote(plain)}")
+    known = {field.name for field in fields(options)}
+    if unknown := [key for key in plain if key not in known]:
+        raise CheckpointError(
+            f"unknown {subject} option(s) {list_names(unknown)}: known are {', '.join(sorted(known))}"
+        )
+    return dict(plain)
 
 
 _TINY = ModelConfig(backbone="RN-tiny", d_model=192, max_len=24, encoder_layers=1, num_heads=6, h_dim=192, a_dim=192)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from rsicrc.datasets.levir_cc import CaptionedPair
-from rsicrc.errors import ImageError
+from rsicrc.errors import DataError, ImageError
 from rsicrc.inputs.prefetch import prepare_pair
 from rsicrc.preprocessing import Preprocessing
 from rsicrc.text.encoding import pad
@@ -140,6 +141,26 @@ def build_vocabulary(sentences: Iterable[str]) -> tuple[str, ...]:
     counts = Counter(word for sentence in sentences for word in sentence.split())
     frequent = (word for word, count in counts.items() if count > _RARE)
     return (*SPECIAL_WORDS, *sorted(frequent, key=lambda word: (-counts[word], word)))
+
+
+def training_vocabulary(pairs: Sequence[CaptionedPair], data: Path) -> tuple[str, ...]:
+    """Return the vocabulary of a training split, as from `build_vocabulary`.
+
+    Args:
+        pairs: Pairs of the training split.
+        data: Path of the data set, for messages.
+
+    Raises:
+        DataError: No word is frequent enough, so a model could not say anything.
+    """
+    sentences = [sentence for pair in pairs for sentence in pair.sentences]
+    vocabulary = build_vocabulary(sentences)
+    if len(vocabulary) == len(SPECIAL_WORDS):
+        raise DataError(
+            f"{data}: no word occurs more than {_RARE} times in the {len(sentences)} captions of the training split, "
+            "so the vocabulary would be empty: add pairs with captions"
+        )
+    return vocabulary
 
 
 def no_change_sentences(pairs: Iterable[CaptionedPair]) -> tuple[str, ...]:

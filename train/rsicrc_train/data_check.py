@@ -14,12 +14,13 @@ from typing import Any
 from rsicrc.datasets.levir_cc import CaptionedPair
 from rsicrc.errors import ImageError
 from rsicrc.inputs.images import decoded, describe
-from rsicrc.text.vocabulary import Vocabulary
+from rsicrc.text.vocabulary import SPECIAL_WORDS, Vocabulary
 
 _NEEDED = ("train", "val")  # splits that training needs
 EMPTY, MISSING, BROKEN = "splits without pairs", "missing images", "images that cannot be read"
 UNEQUAL, DUPLICATE = "pairs of unequal size", "pairs that an earlier split holds too"
 LONG, UNKNOWN = "captions longer than the model's", "captions with unknown words"
+NO_WORDS = "vocabulary without words: no word of the training captions is frequent enough"
 _EXAMPLES = 5
 _ROWS = 256  # rows that are hashed at a time
 
@@ -166,4 +167,4 @@ def _check_captions(pairs: Sequence[tuple[str, CaptionedPair]], vocabulary: Voca
                 unknown.count += 1
                 counts.update(unknown_words)
     unknown.examples = [f"{word} ({count})" for word, count in counts.most_common(_EXAMPLES)]
-    return long, unknown
+    return Finding(NO_WORDS, fault=True, count=int(len(vocabulary) == len(SPECIAL_WORDS))), long, unknown

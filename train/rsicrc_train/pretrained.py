@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rsicrc_train import hub
 from rsicrc_train.model import RSICRC
-from rsicrc_train.state_dicts import check_names, read_weights
+from rsicrc_train.state_dicts import fit_tensors, read_weights
 
 # Parts of a pre-trained image network that RSICRC does not use: pooling, projection and classifier.
 _HEADS = ("attnpool.", "proj", "fc.")
@@ -20,33 +20,23 @@ def initialize_trunk(model: RSICRC, reference: str) -> None:
 
     Args:
         model: Model to initialize; only its trunk changes.
-        reference: Path of a `.pt` or `.safetensors` state dict, or `hf:owner/repo/file`. It holds a whole CLIP model
-            in open_clip's names (such as RemoteCLIP), only its image network, or a torchvision ResNet, matching the
-            backbone; names may begin with `module.`. From a checkpoint of `rsicrc-train`, its trunk is taken.
+        reference: Path of a `.pt` or `.safetensors` state dict, or `hf:owner/repo[@revision]/file`. It holds a whole
+            CLIP model in open_clip's names (such as RemoteCLIP), only its image network, or a torchvision ResNet,
+            matching the backbone; names may begin with `module.` and other prefixes of `state_dicts.named_tensors`.
+            From a checkpoint of `rsicrc-train`, its trunk is taken.
 
     Raises:
-        CheckpointError: The file cannot be found or read, or does not fit the trunk; all wrong tensors are named.
+        CheckpointError: The file cannot be found or read, or does not fit the trunk; the message names tensors.
     """
     path = hub.download(reference) if hub.is_reference(reference) else Path(reference)
     found = _image_network(read_weights(path))
     wanted = model.encoder.trunk.visual.state_dict()
-    check_names(
-        path,
-        f"the trunk of {model.config.backbone}",
-        missing=[name for name in wanted if name not in found],
-        extra=[name for name in found if name not in wanted],
-        misshapen=[
-            f"{name} is {tuple(found[name].shape)}, not {tuple(wanted[name].shape)}"
-            for name in wanted
-            if name in found and found[name].shape != wanted[name].shape
-        ],
-    )
-    model.encoder.trunk.visual.load_state_dict(found)
+    fitted = fit_tensors(found, wanted, str(path), f"the trunk of {model.config.backbone}")
+    model.encoder.trunk.visual.load_state_dict(fitted)
 
 
 def _image_network(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors of the image network under open_clip's or torchvision's names, without its head."""
-    tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     for prefix in (_OWN, "visual."):
         if any(name.startswith(prefix) for name in tensors):  # then other tensors are not part of the image network
             tensors = {name.removeprefix(prefix): own for name, own in tensors.items() if name.startswith(prefix)}

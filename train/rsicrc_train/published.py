@@ -15,11 +15,11 @@ from torch import Tensor
 
 from rsicrc.datasets.levir_cc import NO_CHANGE_SENTENCES
 from rsicrc.errors import CheckpointError
-from rsicrc.text.vocabulary import SPECIAL_WORDS
-from rsicrc_train.checkpoint import Checkpoint
+from rsicrc_train.checkpoint import Checkpoint, check_vocabulary, expected_tensors
 from rsicrc_train.config import ModelConfig, TrunkConfig
 from rsicrc_train.model import RSICRC, sinusoids
-from rsicrc_train.state_dicts import check_names, read_weights
+from rsicrc_train.quoting import list_names, quote
+from rsicrc_train.state_dicts import fit_tensors, read_weights
 
 # Model options in config.json, with the published defaults.
 _MODEL_OPTIONS: dict[str, Any] = {
@@ -38,6 +38,18 @@ _MODEL_OPTIONS: dict[str, Any] = {
 }
 # Training options in config.json; they have no effect on a trained model.
 _TRAINING_OPTIONS = ("fine_tune", "fna", "s-threshold", "s-transformers")
+# Keys that the hub's libraries add to config.json, with names that begin with an underscore too.
+_HUB_KEYS = frozenset(
+    (
+        "architectures", "auto_map", "bos_token_id", "chunk_size_feed_forward", "custom_pipelines",
+        "decoder_start_token_id", "dtype", "eos_token_id", "finetuning_task", "id2label", "is_decoder",
+        "is_encoder_decoder", "label2id", "library_name", "license", "model_type", "output_attentions",
+        "output_hidden_states", "pad_token_id", "pipeline_tag", "prefix", "problem_type", "quantization_config",
+        "return_dict", "sep_token_id", "tags", "task_specific_params", "tie_word_embeddings", "tokenizer_class",
+        "torch_dtype", "torchscript", "transformers.js_config", "transformers_version", "use_bfloat16", "use_cache",
+    )
+)  # fmt: skip
+_LARGEST_JSON = 1 << 26  # bytes
 
 _NET = "encoder.encoder.net."
 _EMBEDDING, _OUTPUT = "decoder.tokens_embed.weight", "decoder.lm_head.weight"
@@ -88,17 +100,21 @@ def load_published(weights: Path, config: Path, vocab: Path, *, trunk: TrunkConf
     """Read published weights as a `Checkpoint` with float32 tensors.
 
     Args:
-        weights: State dict, `model_best.pt` or the same as `.safetensors`.
-        config: `config.json`; an option that it leaves out has its published default.
+        weights: State dict, such as `model_best.pt` or `pytorch_model.bin`, or the same as `.safetensors`.
+        config: `config.json`; an option that it leaves out has its published default. The hub's own keys have no
+            effect.
         vocab: `levir_vocab.json`, the id of every token.
         trunk: Sizes of the trunk if they differ from those of the backbone in `config`.
 
     Raises:
-        CheckpointError: A file is missing or damaged, an option is unknown or invalid, or tensors are missing, unknown
-            or wrongly shaped; all of them are named.
+        CheckpointError: A file is missing or damaged, an option is unknown or invalid, tensors are missing, unknown or
+            wrongly shaped, or a tensor has a wrong type or NaN or infinite values; the message names it.
     """
     options = _read_options(config)
-    model_config = _model_config(options, trunk)
+    try:
+        model_config = _model_config(options, trunk)
+    except CheckpointError as error:
+        raise CheckpointError(f"{config}: {error}") from error
     tokens = _read_vocabulary(vocab)
     tensors = read_weights(weights)
     _complete(tensors, model_config)
@@ -130,21 +146,13 @@ def published_names(model: RSICRC) -> dict[str, str]:
 
 def _renamed(tensors: dict[str, Tensor], config: ModelConfig, tokens: tuple[str, ...], path: Path) -> dict[str, Tensor]:
     """Return the tensors under the names in `RSICRC`, checked against the model that `config` describes."""
-    with torch.device("meta"):  # names and shapes without the memory
-        model = RSICRC(config, len(tokens))
-    names, wanted = published_names(model), model.state_dict()
-    check_names(
-        path,
-        "the published layout with this config and vocabulary",
-        missing=[published for published in names.values() if published not in tensors],
-        extra=sorted(name for name in set(tensors) - set(names.values()) if not _UNUSED.fullmatch(name)),
-        misshapen=[
-            f"{published} is {tuple(tensors[published].shape)}, not {tuple(wanted[name].shape)}"
-            for name, published in names.items()
-            if published in tensors and tensors[published].shape != wanted[name].shape
-        ],
-    )
-    return {name: tensors[published].to(wanted[name].dtype) for name, published in names.items()}
+    wanted = expected_tensors(config, len(tokens))
+    with torch.device("meta"):  # names without the memory
+        names = published_names(RSICRC(config, len(tokens)))
+    used = {name: tensor for name, tensor in tensors.items() if not _UNUSED.fullmatch(name)}
+    expected = {published: wanted[name] for name, published in names.items()}
+    fitted = fit_tensors(used, expected, str(path), "the published layout with this config and vocabulary")
+    return {name: fitted[published] for name, published in names.items()}
 
 
 def _complete(tensors: dict[str, Tensor], config: ModelConfig) -> None:
@@ -156,7 +164,8 @@ def _complete(tensors: dict[str, Tensor], config: ModelConfig) -> None:
     if not config.learnable and (saved := tensors.pop(_SINUSOIDS, None)) is not None:
         computed = sinusoids(config.max_len, config.d_model).unsqueeze(0)
         # The tolerance allows float16 weights.
-        if saved.shape != computed.shape or not torch.allclose(saved.float(), computed, atol=1e-3):
+        fits = saved.is_floating_point() and saved.shape == computed.shape
+        if not fits or not torch.allclose(saved.float(), computed, atol=1e-3):
             raise CheckpointError(
                 f"{_SINUSOIDS} {tuple(saved.shape)} does not hold the sinusoids for max_len = {config.max_len} and "
                 f"d_model = {config.d_model}: use the config.json of these weights"
@@ -169,7 +178,7 @@ def _complete(tensors: dict[str, Tensor], config: ModelConfig) -> None:
             tensors[_LEARNED] = tensors.pop(learned[0]).reshape(config.max_len, config.d_model)
     if config.tie_embeddings:  # one matrix under two names, of which safetensors stores one
         tied = [tensors[name] for name in (_EMBEDDING, _OUTPUT) if name in tensors]
-        if len(tied) == 2 and not torch.equal(*tied):
+        if len(tied) == 2 and not _equal(*tied):
             raise CheckpointError(f"tie_embeddings is true, but {_EMBEDDING} and {_OUTPUT} differ: set it to false")
         if tied:
             tensors[_EMBEDDING] = tensors[_OUTPUT] = tied[0]
@@ -178,30 +187,32 @@ def _complete(tensors: dict[str, Tensor], config: ModelConfig) -> None:
         for layer in range(config.encoder_layers):
             for block, width in enumerate((config.d_model, 2 * config.d_model)):
                 out = f"encoder.encoder_trans.selftrans.{layer}.{block}.att.to_out.0"
-                if config.a_dim == width:
+                key = tensors.get(f"encoder.encoder_trans.selftrans.{layer}.{block}.att.to_k.weight")
+                if key is not None and key.shape == (config.a_dim, width) and config.a_dim == width:
                     tensors.setdefault(f"{out}.weight", torch.eye(width))
                     tensors.setdefault(f"{out}.bias", torch.zeros(width))
 
 
 def _read_options(path: Path) -> dict[str, Any]:
     """Read the options of config.json, and check their types."""
-    options = _read_json(path, "--config")
+    plain = _read_json(path, "--config")
     known = (*_MODEL_OPTIONS, *_TRAINING_OPTIONS)
+    options = {name: value for name, value in plain.items() if name not in _HUB_KEYS and not name.startswith("_")}
     if unknown := sorted(set(options) - set(known)):
-        raise CheckpointError(f"{path}: unknown option(s) {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+        raise CheckpointError(f"{path}: unknown option(s) {list_names(unknown)}; known are {', '.join(sorted(known))}")
     for name, default in _MODEL_OPTIONS.items():
         value = options.get(name, default)
         fits = type(value) is type(default) or (name == "dropout" and type(value) is int)
         if not fits:
-            raise CheckpointError(f"{path}: {name} = {value!r} should be like {default!r}")
-        if type(default) is int and value < 1 and name != "encoder_layers":
-            raise CheckpointError(f"{path}: {name} = {value} should be at least 1")
+            raise CheckpointError(f"{path}: {name} = {quote(value)} should be like {default!r}")
     return options
 
 
 def _model_config(options: dict[str, Any], trunk: TrunkConfig | None) -> ModelConfig:
     values = {name: options.get(name, default) for name, default in _MODEL_OPTIONS.items()}
     layers = values.pop("decoder_layers")  # this number of unimodal and of multimodal layers
+    if layers < 1:
+        raise CheckpointError(f"decoder_layers = {quote(layers)} should be at least 1")
     return ModelConfig(**values, trunk=trunk, unimodal_layers=layers, multimodal_layers=layers)
 
 
@@ -210,10 +221,7 @@ def _read_vocabulary(path: Path) -> tuple[str, ...]:
     ids = _read_json(path, "--vocab")
     if not all(type(number) is int for number in ids.values()) or sorted(ids.values()) != list(range(len(ids))):
         raise CheckpointError(f"{path} is not a vocabulary: each token should have one of the ids 0 to {len(ids) - 1}")
-    tokens = tuple(sorted(ids, key=lambda token: int(ids[token])))
-    if tokens[:4] != SPECIAL_WORDS:
-        raise CheckpointError(f"{path}: the first entries are {tokens[:4]}, not {SPECIAL_WORDS}")
-    return tokens
+    return check_vocabulary(sorted(ids, key=lambda token: int(ids[token])), str(path))
 
 
 def _no_change_sentences(tokens: tuple[str, ...]) -> tuple[str, ...]:
@@ -224,11 +232,22 @@ def _no_change_sentences(tokens: tuple[str, ...]) -> tuple[str, ...]:
 
 def _read_json(path: Path, option: str) -> dict[str, Any]:
     try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"no file {path}: give the file of the published weights with {option}") from error
-    except (OSError, ValueError) as error:
+        if not path.is_file():
+            raise CheckpointError(f"no file {path}: give the file of the published weights with {option}")
+        if path.stat().st_size > _LARGEST_JSON:
+            raise CheckpointError(f"{path} is larger than {_LARGEST_JSON >> 20} MiB: it is not the file for {option}")
+        plain = json.loads(path.read_text(encoding="utf-8-sig"))
+    except CheckpointError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not a JSON file: {error}") from error
     if not isinstance(plain, dict):
         raise CheckpointError(f"{path} holds a {type(plain).__name__}, not a JSON object")
     return plain
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Return True for floating-point tensors of equal shapes and values; their types may differ."""
+    if not one.is_floating_point() or not other.is_floating_point() or one.shape != other.shape:
+        return False
+    return torch.equal(one.float(), other.float())

@@ -13,13 +13,39 @@ from rsicrc.errors import DataError
 from rsicrc_train.augment import Augmentation
 from rsicrc_train.config import PRESETS, ModelConfig
 from rsicrc_train.negatives import FalseNegatives
+from rsicrc_train.quoting import list_names, quote
+from rsicrc_train.ranges import Choice, Flag, Number, Rule, Text, check_options, whole
 from rsicrc_train.sentence_embeddings import PUBLISHED_ENCODER
 
-_CHOICES = {
-    "schedule": ("constant", "cosine"),
-    "false_negatives": ("none", "eliminate", "attract"),
-    "trunk": ("auto", "all", "last", "frozen"),
-    "precision": ("32-true", "16-mixed", "bf16-mixed"),
+_COUNT, _OPTIONAL_COUNT = whole(1, 1_000_000), whole(0, 1_000_000)
+_RULES: dict[str, Rule] = {
+    "epochs": _COUNT,
+    "batch_size": _COUNT,
+    "accumulate": _COUNT,
+    "captions": whole(1, 1000),
+    "learning_rate": Number(0, above=True),
+    "warmup": Number(0, 1),
+    "schedule": Choice(("constant", "cosine")),
+    "weight_decay": Number(0),
+    "gradient_clip": Number(0),
+    "contrastive_weight": Number(0),
+    "temperature": Number(0, above=True),
+    "symmetric": Flag(),
+    "false_negatives": Choice(("none", "eliminate", "attract")),
+    "threshold": Number(0, 1, above=True),
+    "sentence_encoder": Text(),
+    "hardest": _OPTIONAL_COUNT,
+    "mined": whole(0, 1000),
+    "trunk": Choice(("auto", "all", "last", "frozen")),
+    "ema": Number(0, 1, below=True),
+    "turns": Flag(),
+    "jitter": Number(0, 1),
+    "swap": Flag(),
+    "precision": Choice(("32-true", "16-mixed", "bf16-mixed")),
+    "workers": whole(0, 1024),
+    "save_every": _COUNT,
+    "seed": whole(0, 2**32 - 1),  # the range of Fabric's seed_everything
+    "tensorboard": Flag(),
 }
 
 
@@ -89,21 +115,7 @@ class Training:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "captions", "learning_rate", "temperature", "save_every"):
-            if getattr(self, name) <= 0:
-                raise DataError(f"training option {name} must be positive, not {getattr(self, name)}")
-        for name in ("hardest", "mined", "gradient_clip", "workers"):
-            if getattr(self, name) < 0:
-                raise DataError(f"training option {name} must be 0 or more, not {getattr(self, name)}")
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise DataError(f"training option {name} is {' or '.join(choices)}, not {getattr(self, name)!r}")
-        if not 0 < self.threshold <= 1:
-            raise DataError(f"training option threshold must be above 0 and at most 1, not {self.threshold}")
-        if not 0 <= self.ema < 1:
-            raise DataError(f"training option ema must be 0 or more and less than 1, not {self.ema}")
-        if not 0 <= self.jitter <= 1:
-            raise DataError(f"training option jitter is from 0 to 1, not {self.jitter}")
+        check_options(self, _RULES, "training option", DataError)
 
     @property
     def augmentation(self) -> Augmentation:
@@ -158,19 +170,31 @@ def load_recipe(reference: str, overrides: Mapping[str, Any] | None = None) -> R
     if reference in PRESETS:
         model, training = PRESETS[reference], asdict(_TRAININGS.get(reference, Training()))
     else:
-        path = Path(reference)
-        if not path.is_file():
-            raise DataError(f"no recipe {reference!r}: name one of {', '.join(_NAMES)}, or a YAML file")
-        try:
-            plain = yaml.safe_load(path.read_text(encoding="utf-8"))
-            model, training = ModelConfig.from_dict(plain["model"]), dict(plain["training"])
-        except (yaml.YAMLError, KeyError, TypeError) as error:
-            raise DataError(f"{path} is not a recipe with the keys model and training: {error}") from error
+        model, training = _read_recipe(Path(reference))
     training |= {name: value for name, value in (overrides or {}).items() if value is not None}
     known = {option.name: option.default for option in fields(Training)}
     if unknown := sorted(set(training) - set(known)):
-        raise DataError(f"unknown training option(s) {', '.join(unknown)}: known are {', '.join(sorted(known))}")
-    return Recipe(model, Training(**{name: _convert(name, value, known[name]) for name, value in training.items()}))
+        raise DataError(f"unknown training option(s) {list_names(unknown)}: known are {', '.join(sorted(known))}")
+    return Recipe(model, Training(**{name: _convert(value, known[name]) for name, value in training.items()}))
+
+
+def _read_recipe(path: Path) -> tuple[ModelConfig, dict[str, Any]]:
+    """Read the model and the training options of a YAML file."""
+    if not path.is_file():
+        raise DataError(f"no recipe {quote(str(path))}: name one of {', '.join(_NAMES)}, or a YAML file")
+    try:
+        plain = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not YAML: {error}") from error
+    parts = [plain.get(key) if isinstance(plain, dict) else None for key in ("model", "training")]
+    model, training = parts
+    if not isinstance(model, dict) or not isinstance(training, dict) or not all(map(_is_text, (*model, *training))):
+        raise DataError(f"{path} is not a recipe with the keys model and training, each with options by name")
+    return ModelConfig.from_dict(model), dict(training)
+
+
+def _is_text(key: object) -> bool:
+    return isinstance(key, str)
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
@@ -183,22 +207,16 @@ def parse_setting(text: str) -> tuple[str, Any]:
     try:
         if equals and value:
             return name.strip(), yaml.safe_load(value)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         pass
-    raise DataError(f"{text!r} is not of the form name=value")
+    raise DataError(f"{quote(text)} is not of the form name=value")
 
 
-def _convert(name: str, value: Any, default: Any) -> Any:
-    """Return `value` in the type of the option's default: YAML reads 1e-4 as text, and 1 instead of 1.0."""
-    kind = type(default)
-    try:
-        if kind is float and not isinstance(value, bool):
+def _convert(value: Any, default: Any) -> Any:
+    """Return `value` as a float if the default is one and the value allows it: YAML reads 1e-4 as text."""
+    if isinstance(default, float) and isinstance(value, (str, int)) and not isinstance(value, bool):
+        try:
             return float(value)
-    except (TypeError, ValueError):
-        pass
-    if type(value) is not kind:
-        raise DataError(f"training option {name} takes {_KINDS[kind]}, not {value!r}")
+        except (ValueError, OverflowError):
+            pass
     return value
-
-
-_KINDS: dict[type, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}

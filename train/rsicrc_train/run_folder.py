@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
 
+from rsicrc.datasets.levir_cc import CaptionedPair
 from rsicrc.errors import DataError
+from rsicrc_train.quoting import quote
 from rsicrc_train.recipes import Recipe, load_recipe
 
 BEST, LAST, RECIPE = "best.pt", "last.pt", "recipe.yaml"
@@ -25,12 +31,78 @@ def resolve_recipe(folder: Path, recipe: Recipe, *, resume: bool, init: str | No
         DataError: There is no run to resume, or the folder of a new run already holds one.
     """
     if resume:
-        if not (folder / LAST).exists():
-            raise DataError(f"{folder} holds no run that saved a state: start it without --resume")
-        return load_recipe(str(folder / RECIPE))
+        return _read_recipe(folder)
     # A run that was killed before its first checkpoint left nothing to resume: its folder may be used again.
     if (folder / LAST).exists() or (folder / BEST).exists():
         raise DataError(f"{folder} already holds a run: continue it with --resume, or choose another folder")
     if recipe.training.trunk != "auto":
         return recipe
     return replace(recipe, training=replace(recipe.training, trunk="all" if init is None else "last"))
+
+
+def check_resumed_options(folder: Path, reference: str | None, overrides: Mapping[str, Any]) -> None:
+    """Check that options given together with `--resume` are those of the run, because a resumed run ignores them.
+
+    Args:
+        folder: Folder of the run.
+        reference: Name or file of the given recipe; None if no recipe was given.
+        overrides: Given training options; None values were not given.
+
+    Raises:
+        DataError: There is no run to resume, an option has an invalid value, or an option differs from the run.
+    """
+    run = _read_recipe(folder)
+    given = load_recipe(str(folder / RECIPE) if reference is None else reference, overrides)
+    differences = []
+    for own, other in ((run.model.to_dict(), given.model.to_dict()), (asdict(run.training), asdict(given.training))):
+        for name, value in own.items():
+            # The run's recipe holds the value that `auto` stood for.
+            same = other[name] == value or (name == "trunk" and other[name] == "auto" and value in ("all", "last"))
+            if not same:
+                differences.append(f"{name} is {_quote(value)} there, not {_quote(other[name])}")
+    if differences:
+        raise _ignored(folder, "; ".join(differences))
+
+
+def check_resumed_init(folder: Path, init: str | None, recorded: object) -> None:
+    """Check that an `--init` given together with `--resume` is that of the run.
+
+    Raises:
+        DataError: The run started from other weights.
+    """
+    if init is None or name_of(init) == recorded:
+        return
+    started = "random weights" if recorded is None else quote(recorded)
+    raise _ignored(folder, f"the trunk started from {started}, not {quote(name_of(init))}")
+
+
+def name_of(init: str) -> str:
+    """Return the name under which a run records its pre-trained weights: a hub reference, or the name of a file."""
+    return init if init.startswith("hf:") else PurePosixPath(init).name
+
+
+def fingerprint(splits: Mapping[str, Sequence[CaptionedPair]]) -> str:
+    """Return the SHA-256 of the names, captions and change flags of the pairs; the folder of the data has no effect."""
+    digest = hashlib.sha256()
+    for split, pairs in splits.items():
+        for pair in pairs:
+            row = [split, pair.before.name, pair.after.name, pair.changed, *pair.sentences]
+            digest.update(json.dumps(row).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _read_recipe(folder: Path) -> Recipe:
+    if not (folder / LAST).exists():
+        raise DataError(f"{folder} holds no run that saved a state: start it without --resume")
+    return load_recipe(str(folder / RECIPE))
+
+
+def _quote(value: object) -> str:
+    return str(value) if isinstance(value, (str, int, float)) else json.dumps(value)
+
+
+def _ignored(folder: Path, differences: str) -> DataError:
+    return DataError(
+        f"--resume continues the run in {folder} with its own options, and {differences}: leave the options out, "
+        f"change them in {folder / RECIPE}, or start a new run in another folder"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import time
@@ -15,25 +16,38 @@ import torch
 
 from rsicrc.datasets.levir_cc import CaptionedPair
 from rsicrc.datasets.registry import read_split
-from rsicrc.errors import DataError
+from rsicrc.errors import CheckpointError, DataError
 from rsicrc.progress import ProgressCallback, ignore_progress
 from rsicrc.text.vocabulary import Vocabulary
 from rsicrc_train import checkpoint as checkpoints, distributed
 from rsicrc_train.augment import Augmentation
 from rsicrc_train.batches import BatchLoader
 from rsicrc_train.checkpoint import Checkpoint
-from rsicrc_train.data import PairDataset, TrainingBatch, build_vocabulary, no_change_sentences
+from rsicrc_train.data import PairDataset, TrainingBatch, no_change_sentences, training_vocabulary
 from rsicrc_train.ema import ExponentialMovingAverage
 from rsicrc_train.model import RSICRC
 from rsicrc_train.objective import Objective, sentence_similarity
 from rsicrc_train.pretrained import initialize_trunk
+from rsicrc_train.quoting import quote
 from rsicrc_train.recipes import Recipe
-from rsicrc_train.run_folder import BEST, CURVES, LAST, LOG, RECIPE, STARTS, resolve_recipe
+from rsicrc_train.run_folder import (
+    BEST,
+    CURVES,
+    LAST,
+    LOG,
+    RECIPE,
+    STARTS,
+    check_resumed_init,
+    fingerprint,
+    name_of,
+    resolve_recipe,
+)
 from rsicrc_train.run_log import RunLog, draw_curves, record_start
 from rsicrc_train.schedule import learning_rate, steps_per_epoch
 
 _LOGGER = logging.getLogger("rsicrc.train")
 _DRAW_EVERY = 60.0  # seconds between two drawings of the curves
+_MANY_UNKNOWN = 0.2  # share of the words of all training captions
 
 
 @dataclass
@@ -94,13 +108,13 @@ class Trainer:
 
         pairs = {split: read_split(data, split) for split in ("train", "val")}
         self.no_change = no_change_sentences(pairs["train"])
-        tokens = build_vocabulary(sentence for pair in pairs["train"] for sentence in pair.sentences)
-        self.vocabulary = Vocabulary.from_words(tokens, self.recipe.model.max_len)
+        self.vocabulary = Vocabulary.from_words(training_vocabulary(pairs["train"], data), self.recipe.model.max_len)
+        self.origin = {"init": None if init is None else name_of(init), "data_sha256": fingerprint(pairs)}
         self.steps_per_epoch = steps_per_epoch(self.training, len(pairs["train"]), devices * nodes)
         self.total_steps = self.steps_per_epoch * self.training.epochs
         augmentation = {"train": self.training.augmentation, "val": Augmentation()}
         self.datasets = {split: self._dataset(pairs[split], augmentation[split]) for split in pairs}
-        last = self._load_last() if resume else None
+        last = self._load_last(init) if resume else None
 
         self.fabric = distributed.launch(device, devices, nodes, self.training.precision)
         self.loaders = {
@@ -112,7 +126,7 @@ class Trainer:
             self.objectives[split] = Objective(self.fabric, dataset, self.training, similarity)
 
         self.fabric.seed_everything(self.training.seed, workers=False, verbose=False)
-        self.raw_model = self._build_model(init)
+        self.raw_model = self._build_model(None if resume else init)
         optimizer = torch.optim.AdamW(
             [parameter for parameter in self.raw_model.parameters() if parameter.requires_grad],
             lr=self.training.learning_rate,
@@ -155,6 +169,10 @@ class Trainer:
             f"{size / 1e6:.2f} M parameters, {len(self.vocabulary)} tokens, "
             f"{len(self.datasets['train'])} training pairs, {self.total_steps} steps"
         )
+        if self.state.step >= self.total_steps:
+            self._warn(f"{self.folder} is finished after {self.total_steps} steps: there is nothing left to train")
+        else:
+            self._warn_of_unused_data()
         drawn = time.monotonic()
         started = drawn - self.state.seconds
         while self.state.step < self.total_steps:
@@ -165,6 +183,23 @@ class Trainer:
         if self.is_main_process:
             draw_curves(self.folder / LOG, self.folder / CURVES)
         return self.folder / BEST
+
+    def _warn_of_unused_data(self) -> None:
+        """Warn of training pairs that are left out, and of many words that are not in the vocabulary."""
+        pairs, step = self.datasets["train"].pairs, self.training.batch_size * self.training.accumulate
+        if left := len(pairs) % step:
+            self._warn(
+                f"each epoch leaves out {left} of the {len(pairs)} training pairs, other pairs each time, because they "
+                f"do not fill a step of {step} pairs"
+            )
+        known = set(self.vocabulary.words)
+        words = [word for pair in pairs for sentence in pair.sentences for word in sentence.split()]
+        unknown = sum(word not in known for word in words)
+        if unknown > _MANY_UNKNOWN * len(words):
+            self._warn(
+                f"{unknown} of the {len(words)} words in the training captions are too rare for the vocabulary and "
+                "become UNK: more captions would help"
+            )
 
     def _train_epoch(self, advance: ProgressCallback, started: float) -> None:
         """Train to the end of the current epoch, of which a resumed run may have done some steps, and validate."""
@@ -278,6 +313,7 @@ class Trainer:
             training={
                 **asdict(self.training),
                 "data": self.data.name,
+                **self.origin,
                 "pairs": len(self.datasets["train"]),
                 "steps": self.state.step,
                 "seconds": round(self.state.seconds, 1),
@@ -299,24 +335,42 @@ class Trainer:
             **distributed.random_states(self.fabric),
         }
 
-    def _load_last(self) -> Checkpoint:
+    def _load_last(self, init: str | None) -> Checkpoint:
         last = checkpoints.load(self.folder / LAST)
         if last.vocabulary != self.vocabulary.words:
             raise DataError(
                 f"{self.folder} was trained with another vocabulary than the one of {self.data}: resume on its data"
             )
+        pairs = len(self.datasets["train"])
+        # Runs of earlier versions recorded only the number of training pairs.
+        known = {"pairs": pairs, **self.origin}
+        if any(last.training.get(name, known[name]) != known[name] for name in ("pairs", "data_sha256")):
+            raise DataError(
+                f"{self.folder} was trained on {quote(last.training.get('pairs'))} pairs of other data than "
+                f"{self.data} with {pairs} training pairs: resume on its data, or start a new run in another folder"
+            )
+        check_resumed_init(self.folder, init, last.training.get("init"))
+        self.origin["init"] = last.training.get("init")
         return last
 
     def _restore(self, last: Checkpoint) -> None:
-        state: dict[str, Any] = dict(last.progress)
-        checkpoints.load_tensors(self.raw_model, last.state_dict)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.fabric.strategy.precision.load_state_dict(state["scaler"])
-        self.objectives["train"].mined = state["mined"]
-        if self.ema is not None:
-            checkpoints.load_tensors(self.ema.model, state["average"])
-        distributed.restore_random_states(self.fabric, state)
-        self.state = RunState(**{name: state[name] for name in asdict(RunState())})
+        try:
+            # A copy, because tensors of a checkpoint may be mapped from its file, which is replaced later.
+            state: dict[str, Any] = copy.deepcopy(last.progress)
+            checkpoints.load_tensors(self.raw_model, last.state_dict)
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.fabric.strategy.precision.load_state_dict(state["scaler"])
+            self.objectives["train"].mined = state["mined"]
+            if self.ema is not None:
+                checkpoints.load_tensors(self.ema.model, state["average"])
+            distributed.restore_random_states(self.fabric, state)
+            self.state = RunState(**{name: state[name] for name in asdict(RunState())})
+        except (AttributeError, IndexError, KeyError, RecursionError, RuntimeError, TypeError, ValueError) as error:
+            if isinstance(error, CheckpointError):
+                raise
+            raise CheckpointError(
+                f"{self.folder / LAST} holds no state to resume from ({error}): start a new run in another folder"
+            ) from error
 
     def _open_log(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -329,6 +383,10 @@ class Trainer:
     def _report(self, message: str) -> None:
         if self.is_main_process:
             _LOGGER.info(message)
+
+    def _warn(self, message: str) -> None:
+        if self.is_main_process:
+            _LOGGER.warning(message)
 
     def _diverged(self, problem: str, indices: list[int] | None = None) -> DataError:
         """Describe a NaN or infinite value, and the pairs of its batch if they are known."""

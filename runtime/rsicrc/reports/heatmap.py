@@ -66,7 +66,7 @@ def draw_heatmap(before: Image.Image, after: Image.Image, explanation: Explanati
     inner = _WIDTH - 2 * _MARGIN
     title_font = load_font(34)
     title = wrap(explanation.text, title_font, inner)
-    note_font = ImageFont.load_default(18)
+    note_font = load_font(18)
     warnings = () if explanation.caption is None else explanation.caption.warnings
     notes = [line for warning in warnings for line in wrap(f"Note: {warning}", note_font, inner)]
     title_height = 44 * len(title) + 26 * len(notes)

@@ -21,7 +21,7 @@ from rsicrc_export.calibration import read_calibration
 from rsicrc_export.golden import write_golden
 from rsicrc_export.onnx_export import export_graph
 from rsicrc_export.parity import check_parity
-from rsicrc_export.precisions import add_variants, check_installed
+from rsicrc_export.precisions import PrecisionError, add_variants, check_installed
 from rsicrc_export.source import Source
 from rsicrc_train.model import RSICRC
 
@@ -53,8 +53,10 @@ def export_checkpoint(
 
     Raises:
         CheckpointError: The tensors of the checkpoint do not fit its config.
-        ExportError: `output` exists, a graph does not equal the model, a precision loses too much accuracy, or the disk
-            is full. Nothing is left behind, and an existing folder is unchanged.
+        ExportError: `output` exists, a graph does not equal the model, or the disk is full. Nothing is left behind, and
+            an existing folder is unchanged.
+        PrecisionError: A precision loses too much accuracy. The folder is written with float32 and the other
+            precisions.
         DataError, PairsError: The calibration pairs cannot be read.
     """
     check_target(output, force=force)
@@ -69,9 +71,17 @@ def export_checkpoint(
     source = replace(source, checkpoint=replace(source.checkpoint, state_dict={}, progress={}))
     with _replacing(output, force=force) as folder:
         manifest = _fill(folder, model, source)
-        manifest = add_variants(folder, manifest, model, precisions, pairs)
+        refusal = None
+        try:
+            manifest = add_variants(folder, manifest, model, precisions, pairs)
+        except PrecisionError as error:
+            manifest, refusal = error.manifest, error
         manifest.write(folder)
-        return manifest
+    if refusal is not None:
+        written, missing = ", ".join(manifest.precisions), ", ".join(refusal.precisions)
+        message = f"{output} is written with {written}, but without {missing}: {refusal}"
+        raise PrecisionError(message, refusal.precisions, manifest) from refusal
+    return manifest
 
 
 def check_target(output: Path, *, force: bool) -> None:

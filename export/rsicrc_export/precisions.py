@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from rsicrc.backends.onnxruntime import OnnxRuntimeBackend
 from rsicrc.engine import Engine
-from rsicrc.errors import ExportError
+from rsicrc.errors import ExportError, RsicrcError
 from rsicrc.manifest import (
     BF16,
     FP16,
@@ -64,6 +64,20 @@ TOLERANCES: Mapping[str, Tolerance] = {
 }
 
 
+class PrecisionError(ExportError):
+    """Some precisions cannot be written; the float32 graphs and the other precisions can be used.
+
+    Attributes:
+        precisions: The refused precisions.
+        manifest: The manifest without the refused precisions.
+    """
+
+    def __init__(self, message: str, precisions: Collection[str], manifest: Manifest) -> None:
+        super().__init__(message)
+        self.precisions = tuple(precisions)
+        self.manifest = manifest
+
+
 def check_installed() -> None:
     """Check, before any work is done, that NNCF is installed, which int8 needs.
 
@@ -94,18 +108,34 @@ def add_variants(
         The manifest with the variants.
 
     Raises:
-        ExportError: A precision loses more accuracy with this model than its tolerance allows.
+        PrecisionError: A precision loses more accuracy with this model than its tolerance allows, or its graphs cannot
+            be made or run. The other precisions are complete, and no file of a refused one is left in the folder.
     """
+    refused: dict[str, str] = {}
+
+    def add(precision: str, write: Callable[[Manifest], Manifest]) -> None:
+        nonlocal manifest
+        try:
+            manifest = write(manifest)
+        except RsicrcError as error:
+            reason = str(error)
+            refused[precision] = reason if reason.startswith(f"{precision} ") else f"{precision}: {reason}"
+            for file in folder.glob(f"*.{precision}.*"):
+                file.unlink()
+
     for precision in (each for each in (FP16, BF16) if each in precisions):
-        manifest = _add_half(folder, manifest, model, precision, calibration)
+        add(precision, lambda known, precision=precision: _add_half(folder, known, model, precision, calibration))  # type: ignore[misc]
     if INT8 in precisions:
         if calibration is None:
             raise TypeError("int8 needs calibration pairs")
-        manifest = _add_int8(folder, manifest, calibration)
-        if FP16 in precisions:
-            manifest = _add_int8_half(folder, manifest, calibration)
-        producers = {**manifest.producers, "nncf": importlib.metadata.version("nncf")}
-        manifest = replace(manifest, producers=producers)
+        add(INT8, lambda known: _add_int8(folder, known, calibration))
+        if FP16 in manifest.variants:
+            add(INT8_FP16, lambda known: _add_int8_half(folder, known, calibration))
+        if not {INT8, INT8_FP16}.isdisjoint(manifest.variants):
+            producers = {**manifest.producers, "nncf": importlib.metadata.version("nncf")}
+            manifest = replace(manifest, producers=producers)
+    if refused:
+        raise PrecisionError("; ".join(refused.values()), refused, manifest)
     return manifest
 
 
@@ -269,6 +299,4 @@ def _check_tolerance(precision: str, metrics: Mapping[str, Any]) -> None:
         remedy = f"export without --precision {precision}"
         if precision in (INT8, INT8_FP16):
             remedy = "calibrate with more pairs of the intended kind, or export without --precision int8"
-        raise ExportError(
-            f"{precision} loses too much accuracy with this model: {', '.join(problems)}; nothing is written: {remedy}"
-        )
+        raise ExportError(f"{precision} loses too much accuracy with this model: {', '.join(problems)}: {remedy}")

@@ -24,6 +24,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from rsicrc.errors import ExportError
+
 # Number of weights of one output that share a scale: the largest of these that needs no padding. In ONNX Runtime, with
 # 128 instead of 32, a step of the published decoder took 4.9 ms instead of 6.8 ms for one beam, and 178 ms instead of
 # 233 ms for 32 pairs × 5 beams.
@@ -44,6 +46,9 @@ def quantize_activations(source: Path, target: Path, images: NDArray[np.uint8]) 
         source: The float32 graph.
         target: The file to write.
         images: Calibration pairs, uint8 [N, 2, size, size, 3].
+
+    Raises:
+        ExportError: NNCF cannot quantize the graph.
     """
     os.environ.setdefault("NNCF_CI", "1")  # disables the telemetry of NNCF
     import nncf
@@ -55,17 +60,20 @@ def quantize_activations(source: Path, target: Path, images: NDArray[np.uint8]) 
     advanced = nncf.AdvancedQuantizationParameters(
         activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
     )
-    with _only_errors("nncf"):
-        quantized = nncf.quantize(
-            model,
-            nncf.Dataset([{"images": pair[np.newaxis]} for pair in images]),
-            subset_size=len(images),
-            preset=nncf.QuantizationPreset.PERFORMANCE,
-            model_type=nncf.ModelType.TRANSFORMER,
-            target_device=nncf.TargetDevice.CPU,
-            ignored_scope=nncf.IgnoredScope(names=float_layers(model.graph)),
-            advanced_parameters=advanced,
-        )
+    try:
+        with _only_errors("nncf"):
+            quantized = nncf.quantize(
+                model,
+                nncf.Dataset([{"images": pair[np.newaxis]} for pair in images]),
+                subset_size=len(images),
+                preset=nncf.QuantizationPreset.PERFORMANCE,
+                model_type=nncf.ModelType.TRANSFORMER,
+                target_device=nncf.TargetDevice.CPU,
+                ignored_scope=nncf.IgnoredScope(names=float_layers(model.graph)),
+                advanced_parameters=advanced,
+            )
+    except Exception as error:  # the exceptions of NNCF share no base class
+        raise ExportError(f"NNCF cannot quantize {source.name}: {type(error).__name__}: {error}") from error
     _strip_metadata(quantized)
     onnx.save(quantized, target)
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from torch import nn
 
-from rsicrc.errors import ExportError
-from rsicrc.manifest import DECODER, GRAPH_NAMES, IMAGE_ENCODER, SCORER, TEXT_ENCODER, Manifest
+from rsicrc.errors import BackendError
+from rsicrc.manifest import DECODER, GRAPH_NAMES, IMAGE_ENCODER, SCORER, TEXT_ENCODER, Manifest, Variant
 from rsicrc_export import precisions
 from rsicrc_export.bf16_emulation import round_results
 from rsicrc_export.decoder_graphs import DecoderStepGraph
@@ -187,8 +187,33 @@ def test_half_precision_beyond_its_accuracy_limit_is_refused(
     monkeypatch.setattr(precisions, "TOLERANCES", {"fp16": precisions.Tolerance(cosine=0.5, loss=-1.0)})
     model = checkpoint.load(checkpoint_file).build_model().requires_grad_(False)
     message = r"^fp16 loses too much accuracy .*: caption loss -?\d\.\d+ nats .*: export without --precision fp16$"
-    with pytest.raises(ExportError, match=message):
+    before = sorted(path.name for path in folder.iterdir())
+    with pytest.raises(precisions.PrecisionError, match=message) as caught:
         precisions.add_variants(folder, Manifest.load(folder), model, ["fp16"], None)
+    assert (caught.value.precisions, caught.value.manifest.precisions) == (("fp16",), ("fp32",))
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_refused_precision_does_not_stop_the_others(
+    model_folder: Path, checkpoint_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Graphs of fp16 that fail at run time are refused as well."""
+
+    def add_half(folder: Path, manifest: Manifest, _model: object, precision: str, _calibration: object) -> Manifest:
+        for name in GRAPH_NAMES:
+            (folder / f"{name}.{precision}.onnx").write_text("")
+        if precision == "fp16":
+            raise BackendError("a score is NaN")
+        return replace(manifest, variants={precision: Variant(manifest.graphs)})
+
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    monkeypatch.setattr(precisions, "_add_half", add_half)
+    model = checkpoint.load(checkpoint_file).build_model()
+    with pytest.raises(precisions.PrecisionError, match=r"^fp16: a score is NaN$") as caught:
+        precisions.add_variants(folder, Manifest.load(folder), model, ["fp16", "bf16"], None)
+    assert caught.value.manifest.precisions == ("fp32", "bf16")
+    assert not list(folder.glob("*.fp16.*"))
+    assert len(list(folder.glob("*.bf16.*"))) == len(GRAPH_NAMES)
 
 
 def test_half_precision_needs_no_calibration(

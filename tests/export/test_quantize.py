@@ -83,6 +83,42 @@ def test_int8_beyond_its_accuracy_limit_is_refused(
     assert (logger.level, logger.filters) == before
 
 
+def test_float32_folder_is_written_where_int8_is_refused(
+    checkpoint_file: Path,
+    calibration_table: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("nncf", reason="needs rsicrc[quantize]")
+    import rsicrc
+    from rsicrc_export import precisions
+
+    monkeypatch.setattr(precisions, "TOLERANCES", {"int8": precisions.Tolerance(cosine=1.01, loss=1.0)})
+    output = tmp_path / "model"
+    options = ("--precision", "int8", "--calibration", calibration_table)
+    assert run_export(checkpoint_file, "-o", output, *options) == 1
+    captured = capsys.readouterr()
+    assert f"{output}\n" not in captured.out  # NNCF prints its progress there
+    (line,) = [line for line in captured.err.splitlines() if line.startswith("rsicrc-export: error: ")]
+    assert f"{output} is written with fp32, but without int8: int8 loses too much accuracy" in line
+    manifest = Manifest.load(output)
+    assert manifest.precisions == ("fp32",)
+    assert "nncf" not in manifest.producers
+    assert sorted(path.name for path in output.iterdir()) == sorted([*manifest.files, "manifest.json"])
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert len(rsicrc.load(output, threads=1).embed_texts(["a road"])) == 1
+
+
+def test_failure_of_nncf_is_an_export_error(model_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("nncf", reason="needs rsicrc[quantize]")
+    from rsicrc_export.quantize import quantize_activations
+
+    wrong_size = np.zeros((2, 2, 33, 33, 3), np.uint8)
+    with pytest.raises(ExportError, match=r"NNCF cannot quantize image_encoder\.onnx: "):
+        quantize_activations(model_folder / "image_encoder.onnx", tmp_path / "int8.onnx", wrong_size)
+
+
 def test_quieted_logger_drops_only_records_of_its_thread() -> None:
     from rsicrc_export.quantize import _only_errors
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
 from rsicrc_train.config import TrunkConfig
@@ -86,5 +85,5 @@ _BUILDERS = {"clip_resnet": _clip_resnet, "clip_vit": _clip_vit, "torchvision_re
 
 
 def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Convert pixels uint8 [N, size, size, 3] to float32 [N, 3, size, size], standardized per channel."""
-    return ((images.to(torch.float32) / 255.0 - mean) / std).permute(0, 3, 1, 2)
+    """Convert pixels uint8 [N, size, size, 3] to [N, 3, size, size] of the type of `mean`, standardized per channel."""
+    return ((images.to(mean.dtype) / 255.0 - mean) / std).permute(0, 3, 1, 2)

@@ -31,7 +31,7 @@ def rows_from_folders(before: Path, after: Path) -> list[PairRow]:
     names |= {earlier[stem]: later[stem] for stem in earlier.keys() & later.keys()}
     if not names:
         raise PairsError(f"{before} and {after}: no image has a counterpart of the same name. {_PATTERN_ADVICE}")
-    pairs = [(name, other, None) for name, other in names.items()]
+    pairs: list[tuple[str, str, str | None]] = [(name, other, None) for name, other in names.items()]
     pairs += [(name, name, f"{printable(name)}: only in {before}") for name in first - names.keys()]
     pairs += [(name, name, f"{printable(name)}: only in {after}") for name in second - set(names.values())]
     return [

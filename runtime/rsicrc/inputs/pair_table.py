@@ -13,7 +13,7 @@ import json
 import re
 import sys
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,7 @@ def read_pairs(path: Path, taken: Collection[str] = RESULT_COLUMNS) -> list[Pair
     name = "standard input" if path == STDIN else str(path)
     content = sys.stdin.buffer.read() if path == STDIN else path.read_bytes()
     kind = _format(content) if path == STDIN else path.suffix.lower()
+    records: Iterable[tuple[int, dict[Any, Any]]]
     if kind == ".parquet":
         records = _parquet_rows(content, name)
     elif kind in (".jsonl", ".ndjson"):

@@ -20,7 +20,8 @@ def touch(folder: Path, *names: str) -> None:
 
 def names(folder: Path, *args: object) -> list[tuple[str, str, str]]:
     rows = read_source(folder, *args)  # type: ignore[arg-type]
-    return [(row.id, *(path.relative_to(folder).as_posix() for path in row.paths)) for row in rows]
+    paths = [tuple(path.relative_to(folder).as_posix() for path in row.paths) for row in rows]
+    return [(row.id, before, after) for row, (before, after) in zip(rows, paths, strict=True)]
 
 
 def test_patterns_pair_images_of_one_folder(tmp_path: Path) -> None:

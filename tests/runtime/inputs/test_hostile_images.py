@@ -20,7 +20,7 @@ from PIL import Image
 
 from rsicrc.errors import ImageError
 from rsicrc.inputs.headers import MAX_CHUNKS
-from rsicrc.inputs.images import load_image
+from rsicrc.inputs.images import Pair, load_image
 from rsicrc.inputs.limits import MAX_SCANS, PixelBudget
 from rsicrc.inputs.prefetch import PairReader
 from rsicrc.preprocessing import Preprocessing
@@ -121,7 +121,16 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo.png")
     (tmp_path / "folder.png").mkdir()
     long, surrogate, nul = "x" * 5000, "\ud800.png", "a\0b.png"
-    names = [tmp_path / "fifo.png", tmp_path / "folder.png", "/dev/zero", long, surrogate, nul, "", b"/\xff.png"]
+    names: list[str | bytes | Path] = [
+        tmp_path / "fifo.png",
+        tmp_path / "folder.png",
+        "/dev/zero",
+        long,
+        surrogate,
+        nul,
+        "",
+        b"/\xff.png",
+    ]
     for name in names:
         with pytest.raises(ImageError) as caught:
             load_image(name if isinstance(name, (str, Path)) else os.fsdecode(name))
@@ -141,11 +150,13 @@ def test_one_bad_pair_does_not_end_the_rest(tmp_path: Path) -> None:
     (tmp_path / "good.png").write_bytes(png())
     good = (tmp_path / "good.png", tmp_path / "good.png")
     os.mkfifo(tmp_path / "fifo.png")
-    bad = [(good[0], other) for other in ("a\0b", "\ud800", "/dev/zero", str(tmp_path / "fifo.png"), "x" * 5000)]
+    bad: list[tuple[Path, str | Path]] = [
+        (good[0], other) for other in ("a\0b", "\ud800", "/dev/zero", str(tmp_path / "fifo.png"), "x" * 5000)
+    ]
     for number, name in enumerate(BAD):
         (tmp_path / f"{number}.png").write_bytes(BAD[name])
         bad.append((good[0], str(tmp_path / f"{number}.png")))
-    pairs = [good, *bad, good]
+    pairs: list[Pair] = [good, *bad, good]
     reader = PairReader(pairs, Preprocessing(32), 100, workers=2)
     (batch,) = reader
     assert len(batch.images) == 2

@@ -21,10 +21,11 @@ from tests.runtime.inputs.tiff_writer import directory, tiff
 
 def pixels(samples: int = 3, dtype: str = "u1") -> np.ndarray:
     rows, columns, bands = np.mgrid[:40, :52, :samples]
-    return ((rows * 5 + columns * 3 + bands * 31) % 256).astype(dtype)
+    values: np.ndarray = ((rows * 5 + columns * 3 + bands * 31) % 256).astype(dtype)
+    return values
 
 
-LAYOUTS = [
+LAYOUTS: list[dict[str, Any]] = [
     {"planar": planar, "order": order, "big": big, "deflate": deflate, **blocks}
     for planar in (1, 2)
     for order in "<>"

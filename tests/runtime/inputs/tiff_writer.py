@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,7 +17,7 @@ def tiff(
     *,
     photometric: int = 2,
     planar: int = 1,
-    order: str = "<",
+    order: Literal["<", ">"] = "<",
     big: bool = False,
     rows: int | None = None,
     tile: int | None = None,

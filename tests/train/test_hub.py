@@ -44,7 +44,8 @@ def test_reference_is_split_into_its_parts(reference: str, parts: tuple[str, str
     [
         "hf:", "hf:owner", "hf:owner/", "hf:/repo", "hf:owner/repo/", "owner/repo", "hf:owner/repo@",
         "hf:owner/repo@/f", "hf:owner/repo@../x", "hf:owner/repo//f", "hf:owner/repo/../../f", "hf:owner/repo/./f",
-        "hf:owner/repo/a\0b", "hf:owner/repo/a\nb", "hf:owner/repo/\ud800", "hf:owner/repo/a\\b", "hf:owner@v1/repo", "hf:owner/repo@a b",
+        "hf:owner/repo/a\0b", "hf:owner/repo/a\nb", "hf:owner/repo/\ud800", "hf:owner/repo/a\\b", "hf:owner@v1/repo",
+        "hf:owner/repo@a b",
     ],
 )  # fmt: skip
 def test_malformed_references_are_refused(reference: str) -> None:

@@ -259,9 +259,9 @@ class _Parser:
             self._take()
             quote = token.text[0]
             return self._column(token, token.text[1:-1].replace(2 * quote, quote), exact=True)
-        if token.kind == "name":
-            return self._word()
-        self._fail(f"expected a column or a value, not {self._shown()}")
+        if token.kind != "name":
+            self._fail(f"expected a column or a value, not {self._shown()}")
+        return self._word()
 
     def _word(self) -> str:
         """Read a value, a function or a column that begins with a name."""

@@ -221,3 +221,14 @@ def test_interrupted_output_is_continued(
     assert (ended.code, ended.err) == (0, f"{len(kept)} of 400 rows are done already\n")
     rsicrc_run("caption", *arguments, "-o", undisturbed)
     assert_same(records(output), records(undisturbed))
+
+
+def test_output_with_the_ending_of_another_format_is_refused(
+    rsicrc_run: Command, pictures: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text(f"before,after\n{pictures / '1a.png'},{pictures / '1b.png'}\n")
+    ended = rsicrc_run("caption", "--pairs", table, "-o", tmp_path / "r.csv", "--model", tmp_path / "nowhere")
+    assert (ended.code, ended.out) == (2, "")
+    assert "r.csv: captions are written as JSON lines: end the name in .jsonl, not .csv" in ended.err
+    assert not (tmp_path / "r.csv").exists()

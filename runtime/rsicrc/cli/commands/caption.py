@@ -190,11 +190,12 @@ def _caption_table(
     force: bool,
     timings: bool,
 ) -> None:
-    from rsicrc.cli.captions_file import CaptionsFile, caption_rows
+    from rsicrc.cli.captions_file import CaptionsFile, caption_rows, require_json_lines
     from rsicrc.decoding.options import CaptionOptions
     from rsicrc.inputs.pair_table import read_pairs
     from rsicrc.loading import load
 
+    require_json_lines(output)
     rows = read_pairs(pairs)
     engine = load(model, **settings)
     options = CaptionOptions(**search)

@@ -1,14 +1,15 @@
-"""Opening and atomic replacement of files, and the folders for cached data."""
+"""Opening and atomic replacement of files, locks, and the folders for cached data."""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -68,6 +69,24 @@ def replacing(path: Path) -> Iterator[Path]:
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def try_lock(file: IO[bytes]) -> bool:
+    """Lock an open file for this writer, without waiting.
+
+    The lock belongs to the file, not to its name. It ends when the file is closed, also by the end of the process.
+
+    Returns:
+        False if another writer has locked the file.
+
+    Raises:
+        OSError: The file system has no locks.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def user_cache() -> Path:

@@ -3,6 +3,9 @@
 A captions file holds one JSON line for each row of the table, written as soon as the caption is known. After a full
 disk, Ctrl-C or a power cut the lines in the file are valid, and the same command captions the remaining rows. Each line
 names the model and the search options (`model`, `search`), so that a file never mixes two models unnoticed.
+
+One writer at a time: the file is locked while a run appends to it. A run that replaces the file (to sort its lines, for
+example) locks the new file before it takes the name.
 """
 
 from __future__ import annotations
@@ -16,8 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from rsicrc.errors import PairsError
-from rsicrc.files import replacing
+from rsicrc.errors import ArgumentError, PairsError
+from rsicrc.files import replacing, try_lock
 from rsicrc.inputs.pair_table import RESULT_COLUMNS, PairRow
 from rsicrc.results import PairFailure, rounded
 from rsicrc.timings import Timings
@@ -30,6 +33,17 @@ if TYPE_CHECKING:
 
 _KEYS = ("id", "before", "after")
 _LINE_START = b'{"id": '
+_SUFFIXES = ("", ".jsonl", ".ndjson", ".jsonlines", ".txt")
+
+
+def require_json_lines(path: Path | None) -> None:
+    """Check that the name of an output file does not promise another format than JSON lines.
+
+    Raises:
+        ArgumentError: The name has another ending, such as `.csv`.
+    """
+    if path is not None and path.suffix.lower() not in _SUFFIXES and (path.is_file() or not path.exists()):
+        raise ArgumentError(f"{path}: captions are written as JSON lines: end the name in .jsonl, not {path.suffix}")
 
 
 def caption_rows(
@@ -41,7 +55,7 @@ def caption_rows(
     batch_size: int,
     advance: ProgressCallback,
 ) -> Timings:
-    """Caption the rows that the output lacks and write each caption as soon as it is known.
+    """Caption the rows that the output lacks and write each caption as soon as it is known; then close the output.
 
     A row whose images cannot be used gets a line with `error`.
 
@@ -59,6 +73,18 @@ def caption_rows(
     Raises:
         OSError: A line could not be written; the lines before it are kept.
     """
+    with output:
+        return _caption_pending(engine, rows, output, options, batch_size, advance)
+
+
+def _caption_pending(
+    engine: Engine,
+    rows: Sequence[PairRow],
+    output: CaptionsFile,
+    options: CaptionOptions,
+    batch_size: int,
+    advance: ProgressCallback,
+) -> Timings:
     pending = [row for row in rows if row.id not in output.done]
     stream = engine.caption_stream(
         (row.paths for row in pending if row.problem is None),
@@ -121,7 +147,8 @@ class CaptionsFile:
             replace: Drop lines that do not belong to `rows` and `provenance`, instead of refusing the file.
 
         Raises:
-            PairsError: The file holds something else, or captions that this run would not make.
+            PairsError: Another process writes the file, or it holds something else, or captions that this run would not
+                make.
             OSError: The file cannot be read or written.
         """
         self._provenance = dict(provenance)
@@ -131,10 +158,27 @@ class CaptionsFile:
         self._rows = rows
         self._written: list[str] = []
         self._resumable = path is not None and (path.is_file() or not path.exists())
-        if path is not None and path.is_file():
-            self._resume(path, replace)
         self._file: BinaryIO = sys.stdout.buffer if path is None else path.open("ab", buffering=0)
-        self._end = self._file.tell() if self._resumable else 0
+        self._end = 0
+        if path is not None and self._resumable:
+            try:
+                self._lock(path)
+                self._resume(path, replace)
+                self._end = self._file.seek(0, os.SEEK_END)
+            except BaseException:
+                self._file.close()
+                raise
+
+    def __enter__(self) -> CaptionsFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file, so that another run can write it."""
+        if self._path is not None:
+            self._file.close()
 
     def append(self, row: PairRow, result: Mapping[str, Any]) -> None:
         """Write the line of a row: the columns of the table, then the result, then the provenance.
@@ -169,7 +213,31 @@ class CaptionsFile:
         order = [position[row_id] for row_id in self._written]
         if order != sorted(order):
             lines = self._path.read_bytes().splitlines(keepends=True)
-            _replace(self._path, (line for _, line in sorted(zip(order, lines, strict=True))))
+            self._replace(self._path, (line for _, line in sorted(zip(order, lines, strict=True))))
+
+    def _lock(self, path: Path) -> None:
+        """Lock the file, and open it again if another run has replaced it before it was locked."""
+        while True:
+            if not try_lock(self._file):
+                raise PairsError(f"{path}: another process is writing it. Wait until it ends, or give another -o")
+            with suppress(FileNotFoundError):
+                if os.path.samestat(path.stat(), os.fstat(self._file.fileno())):
+                    return
+            self._file.close()
+            self._file = path.open("ab", buffering=0)
+
+    def _replace(self, path: Path, lines: Iterable[bytes]) -> None:
+        """Replace the file atomically; the new file is locked before it takes the name."""
+        with replacing(path) as temporary:
+            file = temporary.open("wb", buffering=0)
+            try:
+                try_lock(file)
+                _write(file, b"".join(lines))
+            except BaseException:
+                file.close()
+                raise
+        self._file.close()
+        self._file = file
 
     def _resume(self, path: Path, replace: bool) -> None:
         content = path.read_bytes()
@@ -185,7 +253,7 @@ class CaptionsFile:
                 result = {name: record[name] for name in RESULT_COLUMNS if name in record}
                 kept[row.id] = _line({**row.to_dict(), **result})
         if b"".join(kept.values()) != content:
-            _replace(path, kept.values())
+            self._replace(path, kept.values())
         self._written = list(kept)
         self.done = set(kept)
 
@@ -238,8 +306,3 @@ def _write(file: BinaryIO, data: bytes) -> None:
     while rest:
         rest = rest[file.write(rest) :]
     file.flush()
-
-
-def _replace(path: Path, lines: Iterable[bytes]) -> None:
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        file.writelines(lines)

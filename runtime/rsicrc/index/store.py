@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from rsicrc.errors import ArgumentError, IndexFolderError
 from rsicrc.index.columns import base_schema, user_columns
+from rsicrc.index.condition import ConditionError, normalize_condition
 from rsicrc.index.exact_search import Ranked
 
 FORMAT_VERSION = 1
@@ -201,8 +202,8 @@ class Store:
         Raises:
             ArgumentError: `where` is not a condition on the columns of the table.
         """
-        with self._filtering(where):
-            found = self._table.search().where(where).select(["_rowid"]).with_row_id(True).to_arrow()
+        with self._filtering(where) as condition:
+            found = self._table.search().where(condition).select(["_rowid"]).with_row_id(True).to_arrow()
         return np.sort(found.column("_rowid").to_numpy().astype(np.int64))
 
     def nearest(self, vector: NDArray[np.float32], count: int, where: str | None) -> Ranked:
@@ -218,8 +219,8 @@ class Store:
         if where is None:
             found = query.to_arrow()
         else:
-            with self._filtering(where):
-                found = query.where(where, prefilter=True).to_arrow()
+            with self._filtering(where) as condition:
+                found = query.where(condition, prefilter=True).to_arrow()
         distances = found.column("_distance").to_numpy()  # for dot products, the distance is 1 - the product
         return Ranked(found.column("_rowid").to_numpy().astype(np.int64), 1 - distances.astype(np.float32))
 
@@ -243,13 +244,15 @@ class Store:
             (merge.when_not_matched_insert_all() if insert else merge).execute(data)
 
     @contextmanager
-    def _filtering(self, where: str) -> Iterator[None]:
+    def _filtering(self, where: str) -> Iterator[str]:
+        """Yield the condition for LanceDB, and convert errors in the condition to an ArgumentError."""
+        columns = [name for name in self._table.schema.names if name not in ("vector", "stamp")]
         try:
-            yield
-        except (ValueError, RuntimeError) as error:
-            columns = [name for name in self._table.schema.names if name not in ("vector", "stamp")]
+            yield normalize_condition(where, columns)
+        except Exception as error:  # LanceDB also raises classes of its own
+            reason = str(error) if isinstance(error, ConditionError) else _reason(error)
             raise ArgumentError(
-                f"where {where!r}: {_reason(error)}. It is an SQL condition on the columns {', '.join(columns)}"
+                f"where {where!r:.200}: {reason}. It is an SQL condition on the columns {', '.join(columns)}"
             ) from error
 
 

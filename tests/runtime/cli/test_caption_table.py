@@ -249,3 +249,14 @@ def test_folders_tables_and_standard_input_are_captioned(model_folder: Path, pic
     assert [name for name, _ in expected] == ["1", "2"]
     match = ["--match", "t1_{id}.png", "t2_{id}.png"]
     assert captions(tmp_path / "a", tmp_path / "b", *match) == expected
+
+
+def test_output_with_the_ending_of_another_format_is_refused(
+    rsicrc_run: Command, pictures: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text(f"before,after\n{pictures / '1a.png'},{pictures / '1b.png'}\n")
+    ended = rsicrc_run("caption", "--pairs", table, "-o", tmp_path / "r.csv", "--model", tmp_path / "nowhere")
+    assert (ended.code, ended.out) == (2, "")
+    assert "r.csv: captions are written as JSON lines: end the name in .jsonl, not .csv" in ended.err
+    assert not (tmp_path / "r.csv").exists()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +13,11 @@ from typing import Any, cast
 
 import pytest
 
-from rsicrc.cli.captions_file import CaptionsFile, caption_rows
+from rsicrc.cli import captions_file
+from rsicrc.cli.captions_file import CaptionsFile, caption_rows, require_json_lines
 from rsicrc.decoding.options import CaptionOptions
 from rsicrc.engine import Engine
-from rsicrc.errors import ImageError, PairsError
+from rsicrc.errors import ArgumentError, ImageError, PairsError
 from rsicrc.inputs.pair_table import PairRow
 from rsicrc.progress import ignore_progress
 from rsicrc.results import Caption, Hypothesis, PairFailure
@@ -260,7 +263,7 @@ def test_sorting_on_a_full_disk_keeps_the_file(tmp_path: Path, monkeypatch: pyte
     run(path, rows, FakeEngine(broken=["2a"]))
     output = CaptionsFile(path, rows, PROVENANCE)
 
-    def full(self: Path, mode: str) -> Any:
+    def full(self: Path, mode: str, **_: Any) -> Any:
         raise OSError(28, "No space left on device", str(self))
 
     with monkeypatch.context() as patched:
@@ -287,3 +290,76 @@ def test_names_that_are_not_utf8_are_escaped_and_resumed(tmp_path: Path) -> None
     assert "Köln".encode() in path.read_bytes()
     assert records(path)[0]["before"] == name
     assert run(path, rows)[1].seen == []
+
+
+def test_second_writer_is_refused_and_loses_nothing(tmp_path: Path) -> None:
+    path, rows = tmp_path / "out.jsonl", table(tmp_path)
+    run(path, rows, FakeEngine(broken=["1a"]))
+    with CaptionsFile(path, rows, PROVENANCE) as first:  # has replaced the file: the failed row is to be done again
+        content = path.read_bytes()
+        for force in (False, True):
+            with pytest.raises(PairsError, match=r"out\.jsonl: another process is writing it\. Wait"):
+                CaptionsFile(path, rows, PROVENANCE, replace=force)
+        assert path.read_bytes() == content
+        first.append(rows[0], {"caption": "late"})
+    assert [record["id"] for record in records(path)] == ["2", "3", "4", "5", "6", "1"]
+    run(path, rows)
+    assert [record["id"] for record in records(path)] == ["1", "2", "3", "4", "5", "6"]
+
+
+def test_sorted_file_stays_locked(tmp_path: Path) -> None:
+    path, rows = tmp_path / "out.jsonl", table(tmp_path)
+    run(path, rows, FakeEngine(broken=["2a"]))
+    with CaptionsFile(path, rows, PROVENANCE) as first:
+        first.append(rows[1], {"caption": "late"})
+        first.finish()
+        with pytest.raises(PairsError, match="another process is writing it"):
+            CaptionsFile(path, rows, PROVENANCE)
+
+
+def test_file_that_is_replaced_before_it_is_locked_is_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, rows = tmp_path / "out.jsonl", table(tmp_path)
+    run(path, rows)
+    lock = captions_file.try_lock
+
+    def replace_and_lock(file: Any) -> bool:
+        monkeypatch.setattr(captions_file, "try_lock", lock)
+        (tmp_path / "other").write_bytes(path.read_bytes())
+        (tmp_path / "other").replace(path)
+        return lock(file)
+
+    monkeypatch.setattr(captions_file, "try_lock", replace_and_lock)
+    with CaptionsFile(path, rows, PROVENANCE) as output:
+        output.append(rows[0], {"caption": "again"})
+    assert [record["caption"] for record in records(path)][-1] == "again"
+
+
+def test_killed_writer_releases_the_file(tmp_path: Path) -> None:
+    path, rows = tmp_path / "out.jsonl", table(tmp_path)
+    hold = (
+        "import sys; from rsicrc.files import try_lock; file = open(sys.argv[1], 'ab'); "
+        "print(try_lock(file), flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", hold, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "True\n"
+        with pytest.raises(PairsError, match="another process is writing it"):
+            CaptionsFile(path, rows, PROVENANCE)
+        writer.kill()
+    run(path, rows)
+    assert len(records(path)) == 6
+
+
+@pytest.mark.parametrize("name", ["r.csv", "r.CSV", "r.json", "r.parquet", "r.xlsx", "r.jsonl.gz", "r.html"])
+def test_names_of_other_formats_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ArgumentError, match=r"captions are written as JSON lines: end the name in \.jsonl, not \."):
+        require_json_lines(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["r.jsonl", "r.JSONL", "r.ndjson", "captions", "r.txt", "/dev/null"])
+def test_other_names_are_accepted(tmp_path: Path, name: str) -> None:
+    require_json_lines(tmp_path / name)
+    require_json_lines(None)

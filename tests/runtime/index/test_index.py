@@ -110,6 +110,20 @@ def test_invalid_condition_is_refused(filled: Index, where: str) -> None:
     assert ".rs" not in message
 
 
+@pytest.mark.parametrize(
+    "rest",
+    [" AN place = 'Graz'", ", place = 'Graz'", "; place = 'Graz'", "\nplace = 'Graz'", " limit 1", " -- x", ")", "\0"],
+)
+def test_text_after_a_condition_is_refused(filled: Index, rest: str) -> None:
+    with pytest.raises(rsicrc.ArgumentError, match=r"at character 12|at character 13"):
+        filled.search(QUERY, where=f"year > 1900{rest}")
+
+
+def test_failure_during_a_condition_is_an_argument_error(filled: Index) -> None:
+    with pytest.raises(rsicrc.ArgumentError, match=r"Divide by zero"):
+        filled.search(QUERY, where="year / 0 = 1")
+
+
 def test_rerank_orders_the_first_hits_by_log_probability(filled: Index, engine: Engine, pictures: Path) -> None:
     plain = filled.search(QUERY).to_list()
     hits = filled.search(QUERY, rerank=3).to_list()

@@ -248,12 +248,13 @@ def _caption_table(
     force: bool,
     timings: bool,
 ) -> None:
-    from rsicrc.cli.captions_file import CaptionsFile, caption_rows
+    from rsicrc.cli.captions_file import CaptionsFile, caption_rows, require_json_lines
     from rsicrc.datasets.source import read_source
     from rsicrc.decoding.options import CaptionOptions
     from rsicrc.inputs.pair_table import RESULT_COLUMNS
     from rsicrc.loading import load
 
+    require_json_lines(output)
     rows = read_source(*source, taken=RESULT_COLUMNS)
     engine = load(model, **settings)
     options = CaptionOptions(**search)

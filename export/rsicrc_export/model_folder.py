@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from rsicrc.backends.onnx_file import check_graphs
 from rsicrc.backends.onnxruntime import OnnxRuntimeBackend
 from rsicrc.errors import ExportError
 from rsicrc.manifest import GOLDEN_FILE, GRAPH_NAMES, INT8, TOKENIZER_FILE, FileRecord, Manifest
@@ -70,6 +71,8 @@ def export_checkpoint(
     with _replacing(output, force=force) as folder:
         manifest = _fill(folder, model, source)
         manifest = add_variants(folder, manifest, model, precisions, pairs)
+        for precision in manifest.precisions:
+            check_graphs(folder, manifest.at(precision))  # `rsicrc.load` refuses a graph with other operators
         manifest.write(folder)
         return manifest
 

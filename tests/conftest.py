@@ -77,6 +77,15 @@ def pytest_runtest_call() -> Generator[None, None, None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def user_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Set an empty cache for this run of the tests, in this process and in those that it starts."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RSICRC_CACHE", str(folder))
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def checkpoint_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the checkpoint of `model_folder`."""

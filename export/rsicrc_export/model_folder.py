@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from rsicrc.backends.onnx_file import check_graphs
 from rsicrc.backends.onnxruntime import OnnxRuntimeBackend
 from rsicrc.errors import ExportError
 from rsicrc.manifest import GOLDEN_FILE, GRAPH_NAMES, INT8, TOKENIZER_FILE, FileRecord, Manifest
@@ -76,6 +77,8 @@ def export_checkpoint(
             manifest = add_variants(folder, manifest, model, precisions, pairs)
         except PrecisionError as error:
             manifest, refusal = error.manifest, error
+        for precision in manifest.precisions:
+            check_graphs(folder, manifest.at(precision))  # `rsicrc.load` refuses a graph with other operators
         manifest.write(folder)
     if refusal is not None:
         written, missing = ", ".join(manifest.precisions), ", ".join(refusal.precisions)

@@ -11,11 +11,13 @@ Runtime, would make the result of a pair depend on the other pairs of its batch.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
+import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ _CONTRIB = "com.microsoft"
 _PRODUCTS = ("MatMul", "Gemm")
 _WEIGHTED = ("Conv", *_PRODUCTS)
 _STEM = 3
+_TELEMETRY = "openvino_telemetry"
 _SENSITIVE = (".pool.", ".residual.narrow.", ".residual.wide.")
 
 
@@ -50,8 +53,7 @@ def quantize_activations(source: Path, target: Path, images: NDArray[np.uint8]) 
     Raises:
         ExportError: NNCF cannot quantize the graph.
     """
-    os.environ.setdefault("NNCF_CI", "1")  # disables the telemetry of NNCF
-    import nncf
+    nncf = _import_nncf()
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
     model = onnx.load(source)
@@ -76,6 +78,23 @@ def quantize_activations(source: Path, target: Path, images: NDArray[np.uint8]) 
         raise ExportError(f"NNCF cannot quantize {source.name}: {type(error).__name__}: {error}") from error
     _strip_metadata(quantized)
     onnx.save(quantized, target)
+
+
+def _import_nncf() -> Any:
+    """Import NNCF without the module that reports its use over the network and writes into the home folder.
+
+    NNCF also imports OpenVINO, whose converter does the same; see `rsicrc.backends.openvino_runtime`.
+    """
+    with suppress(ImportError):
+        importlib.import_module("rsicrc.backends.openvino_runtime")
+    os.environ["NNCF_CI"] = "1"  # disables the telemetry of NNCF
+    if "nncf" in sys.modules or _TELEMETRY in sys.modules:
+        return importlib.import_module("nncf")
+    sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # Python raises ModuleNotFoundError for such an entry
+    try:
+        return importlib.import_module("nncf")
+    finally:
+        del sys.modules[_TELEMETRY]
 
 
 def quantize_weights(source: Path, target: Path) -> None:

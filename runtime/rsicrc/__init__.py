@@ -8,10 +8,15 @@ The public names are listed in `__init__.pyi`. Each is imported at its first use
 """
 
 import logging
+import os
 
 import lazy_loader
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # the application decides where the log goes
+
+# ONNX Runtime reads the variable when it is imported. Without it, it collects usage reports and writes them into the
+# home folder.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0.dev0"
 

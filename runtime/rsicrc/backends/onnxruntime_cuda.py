@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from rsicrc.backends.compiled_file import delete_unrecorded, record_files
 from rsicrc.backends.cuda import Stream
 from rsicrc.backends.device import DeviceBackend
 from rsicrc.backends.onnxruntime import ERRORS_ONLY
 from rsicrc.backends.program import Tensors
 from rsicrc.backends.tensorrt.profiles import Profile, Shapes
-from rsicrc.errors import BackendError, DeviceMemoryError, ModelFolderError
-from rsicrc.files import cache_folder
+from rsicrc.errors import BackendError, DeviceMemoryError, ModelFolderError, describe_os_error
+from rsicrc.files import compiled_folder
 from rsicrc.manifest import DECODER, EXACT, Manifest
 
 logger = logging.getLogger("rsicrc")
@@ -89,11 +90,17 @@ class OnnxRuntimeCudaBackend(DeviceBackend):
         options = onnxruntime.SessionOptions()
         options.log_severity_level = ERRORS_ONLY
         path = self._folder / self._manifest.graphs[graph].file
-        providers = self._providers(limits, captures)
+        cache = self._engine_cache(graph, limits)
+        providers = self._providers(limits, captures, cache)
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             raise _failure(f"{path}: ONNX Runtime cannot open this graph on {self.device}", error) from error
+        if cache is not None:
+            try:
+                record_files(cache)
+            except OSError as error:
+                logger.info("compiled graphs are not cached: %s", describe_os_error(error))
         first = session.get_providers()[0]
         if first != providers[0][0]:
             raise BackendError(
@@ -103,7 +110,28 @@ class OnnxRuntimeCudaBackend(DeviceBackend):
             )
         return session
 
-    def _providers(self, limits: Mapping[str, Shapes], captures: bool) -> list[tuple[str, dict[str, str]]]:
+    def _engine_cache(self, graph: str, limits: Mapping[str, Shapes]) -> Path | None:
+        """Return the folder in the user's cache for the engines of a graph, checked; None if there is none."""
+        if self._profile is None:
+            return None
+        import onnxruntime
+
+        digest = self._manifest.files[self._manifest.graphs[graph].file].sha256
+        settings = [self._manifest.precision, limits]
+        device = self._device.title
+        folder = compiled_folder(digest, "onnxruntime-tensorrt", onnxruntime.__version__, device, settings)
+        try:
+            if folder is not None:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                delete_unrecorded(folder)
+        except OSError as error:
+            logger.info("compiled graphs are not cached: %s", describe_os_error(error))
+            return None
+        return folder
+
+    def _providers(
+        self, limits: Mapping[str, Shapes], captures: bool, cache: Path | None
+    ) -> list[tuple[str, dict[str, str]]]:
         """Return the providers in order of preference, with their settings."""
         shared = {"device_id": str(self._device.number), "user_compute_stream": str(self.stream)}
         # In fp32, products are computed in float32, and not in TF32 with its 10-bit mantissa.
@@ -111,15 +139,14 @@ class OnnxRuntimeCudaBackend(DeviceBackend):
         cuda = {**shared, "use_tf32": tf32, "enable_cuda_graph": str(int(captures and self._profile is None))}
         if self._profile is None:
             return [(CUDA_PROVIDER, cuda)]
-        import onnxruntime
-
-        cache = cache_folder(self._folder, f"onnxruntime-tensorrt-{onnxruntime.__version__}")
+        caching = {}
+        if cache is not None:
+            for kind in ("engine", "timing"):
+                caching[f"trt_{kind}_cache_enable"] = "1"
+                caching[f"trt_{kind}_cache_path"] = str(cache)
         tensorrt = {
             **shared,
-            "trt_engine_cache_enable": "1",
-            "trt_engine_cache_path": str(cache),
-            "trt_timing_cache_enable": "1",
-            "trt_timing_cache_path": str(cache),
+            **caching,
             "trt_cuda_graph_enable": str(int(captures)),
             # These settings only permit kernels of a type; the types of the tensors are those of the graph.
             "trt_fp16_enable": str(int("fp16" in self._manifest.precision)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,28 +10,34 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rsicrc import __version__
+from rsicrc.backends.compiled_file import CompiledFile
+from rsicrc.backends.fork_guard import ForkGuard
 from rsicrc.backends.host_loop import CACHES, NEXT, ROWS, HostBackend, HostLoop, HostStateLease, shape_of
 from rsicrc.backends.lazy import LazyGraphs
 from rsicrc.backends.openvino_runtime import openvino
 from rsicrc.backends.protocol import Array
 from rsicrc.cpu import has_bf16
 from rsicrc.errors import BackendError, ModelFolderError
-from rsicrc.files import cache_folder
-from rsicrc.manifest import DECODER, EXACT, IMAGE_ENCODER, INT8, GraphSpec, Manifest
+from rsicrc.files import compiled_folder
+from rsicrc.manifest import DECODER, EXACT, IMAGE_ENCODER, INT8, GraphSpec, Manifest, sha256_file
 from rsicrc.tuning import PAIRS_PER_RUN
+
+logger = logging.getLogger("rsicrc")
 
 # One core for the whole process. The CPU plugin of a core installs an alternate signal stack in the thread that
 # creates the core, and removes it when the core is destroyed. If several cores are destroyed in another order than the
 # reverse, or in another thread, a freed signal stack stays installed, and the next signal with a handler (Ctrl-C, the
 # exit of a child process) kills the process (OpenVINO 2026.4.1).
 _CORE = openvino.Core()
+_FORK_GUARD = ForkGuard("OpenVINO", _CORE)
 _BLOCKWISE = 3  # number of axes of int8 weights with block-wise scales: outputs, blocks, weights of a block
 
 
 class OpenVinoBackend(HostBackend):
     """The graphs of a model folder as OpenVINO models; values are numpy arrays and OpenVINO tensors.
 
-    Compiled graphs are cached on disk, so that only the first start compiles them.
+    Compiled graphs are stored in the user's cache, so that only the first start compiles them.
 
     Args:
         folder: The model folder.
@@ -50,9 +57,10 @@ class OpenVinoBackend(HostBackend):
         """Run a graph; see `rsicrc.backends.Backend`.
 
         Raises:
-            BackendError: OpenVINO refused the inputs or failed.
+            BackendError: OpenVINO refused the inputs or failed, or this process was forked after OpenVINO was used.
             ModelFolderError: The graph's file cannot be opened.
         """
+        _FORK_GUARD.check()
         model = self._models[graph]
         names = list(outputs) if outputs is not None else list(self._manifest.graphs[graph].outputs)
         try:
@@ -71,6 +79,7 @@ class OpenVinoBackend(HostBackend):
         self, graph: str, axes: Mapping[str, int], first: Mapping[str, Array], fixed: Mapping[str, Any]
     ) -> OpenVinoLoop:
         """Begin a loop; see `rsicrc.backends.Backend`."""
+        _FORK_GUARD.check()
         spec = self._manifest.graphs[graph]
         return OpenVinoLoop(self._models[graph], spec, self._states.lease(graph, spec, axes, first), fixed)
 
@@ -103,6 +112,7 @@ class OpenVinoBackend(HostBackend):
         return results
 
     def _open(self, graph: str) -> Any:
+        _FORK_GUARD.begin_use()
         file = self._manifest.graphs[graph].file
         path = self._folder / file
         has_int8_weights = self._manifest.precision == INT8 and graph != IMAGE_ENCODER
@@ -113,23 +123,33 @@ class OpenVinoBackend(HostBackend):
             # By default OpenVINO computes in bf16 wherever the CPU can; next to products of int8 weights bf16 is not
             # faster than float32.
             "INFERENCE_PRECISION_HINT": "f32" if exact or has_int8_weights or not has_bf16() else "bf16",
-            # By default OpenVINO identifies a file by path, size and time, and another model may have had all three.
-            "CACHE_DIR": str(
-                cache_folder(self._folder, f"openvino-{openvino.__version__}-{self._manifest.files[file].sha256[:16]}")
-            ),
         }
         try:
-            if graph != DECODER and not has_int8_weights:
-                return _CORE.compile_model(path, "CPU", config)  # does not read the file if the cache has the graph
-            model = _CORE.read_model(path)
-            if graph == DECODER:
-                _emit_new_kv(model)
-            if block := _weight_block(model):
-                # Activations are quantized to int8 with one scale for each block of weights.
-                config["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = block
-            return _CORE.compile_model(model, "CPU", config)
+            # The home folder may be shared by machines with different processors. The name of the graph and the version
+            # of rsicrc stand for the changes that are made to the graph before it is compiled.
+            settings = [config, graph, __version__, _CORE.get_property("CPU", "FULL_DEVICE_NAME")]
+            compiled = CompiledFile(
+                compiled_folder(self._manifest.files[file].sha256, "openvino", openvino.__version__, "CPU", settings)
+            )
+            return _restore(compiled) or self._compile(path, graph, config, compiled)
         except RuntimeError as error:
             raise ModelFolderError(f"{path}: OpenVINO cannot open this graph: {_first_line(error)}") from error
+
+    def _compile(self, path: Path, graph: str, config: Mapping[str, Any], compiled: CompiledFile) -> Any:
+        """Compile a graph, and store the result for later starts."""
+        settings = dict(config)
+        model = _CORE.read_model(path)
+        if graph == DECODER:
+            _emit_new_kv(model)
+        if block := _weight_block(model):
+            # Activations are quantized to int8 with one scale for each block of weights.
+            settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = block
+        result = _CORE.compile_model(model, "CPU", settings)
+        # The result is stored under the hash in the manifest, so the file must not have changed since it was hashed.
+        if sha256_file(path) != self._manifest.files[path.name].sha256:
+            raise ModelFolderError(f"{path}: changed since the model was loaded: load it again")
+        compiled.write(result.export_model().getbuffer(), settings)
+        return result
 
 
 class OpenVinoLoop(HostLoop):
@@ -158,6 +178,7 @@ class OpenVinoLoop(HostLoop):
 
     def step(self, position: int) -> None:
         """Run the graph once; see `rsicrc.backends.Loop`."""
+        _FORK_GUARD.check()
         super().step(position)
         for name, new_kv in self._new_kv.items():
             beams = new_kv.shape[2]
@@ -184,6 +205,20 @@ class OpenVinoLoop(HostLoop):
             binding.infer()
         except RuntimeError as error:
             raise BackendError(f"a step failed in OpenVINO: {_first_line(error)}") from error
+
+
+def _restore(compiled: CompiledFile) -> Any:
+    """Return the compiled model of an earlier start; None if there is none, or OpenVINO cannot read it."""
+    found = compiled.read(lambda size: openvino.Tensor(openvino.Type.u8, [size]))
+    if found is None:
+        return None
+    content, config = found
+    try:
+        return _CORE.import_model(content, "CPU", config)
+    except RuntimeError as error:
+        logger.debug("a compiled graph cannot be read: %s", _first_line(error))
+        compiled.delete()
+        return None
 
 
 def _emit_new_kv(model: Any) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from rsicrc.backends.cuda import device_count, device_number
+from rsicrc.backends.onnx_file import check_graphs
 from rsicrc.backends.protocol import Backend
 from rsicrc.backends.table import BACKENDS, CPU, CUDA, PRECISIONS, BackendDescriptor, OpenOptions, on_device
 from rsicrc.errors import ArgumentError, BackendError, RsicrcError
@@ -75,6 +76,7 @@ def open_backend(
     Raises:
         BackendError: There is no such backend or device, the backend is not installed, or it cannot compute in this
             precision on this machine.
+        ModelFolderError: A graph is not as rsicrc-export writes graphs; see `rsicrc.backends.onnx_file`.
         ArgumentError: `streams` is given, but the backend has no such setting.
     """
     kinds = _kinds(backend)
@@ -122,6 +124,7 @@ def _open_on_cuda(options: OpenOptions, backend: str, precision: str) -> tuple[B
     _require_streams(options, candidates)
     device_count()  # first: without a driver, the messages of the libraries are misleading
     manifest = at_precision(options.folder, options.manifest, precision, CUDA)
+    check_graphs(options.folder, manifest)
     options = replace(options, manifest=manifest)
     problems = []
     for candidate in candidates:
@@ -138,6 +141,7 @@ def _open_on_cuda(options: OpenOptions, backend: str, precision: str) -> tuple[B
 
 def _open_on_cpu(options: OpenOptions, backend: str, precision: str) -> tuple[Backend, Manifest]:
     manifest = at_precision(options.folder, options.manifest, precision)
+    check_graphs(options.folder, manifest)
     problem = f"no backend computes in {precision} on a CPU"
     for candidate in _candidates(CPU, backend):
         if backend == AUTO and precision not in candidate.precisions:

@@ -80,7 +80,7 @@ class Decoder:
         """Return the finished sentences of each pair, best first."""
         timings = encoded.timings
         with timings.measure("search"):
-            found = beam_search(self._backend, encoded.cross, encoded.pairs, options)
+            found = beam_search(self._backend, encoded.cross, encoded.pairs, options, len(self._vocabulary))
         timings.search -= found.seconds
         timings.decoder += found.seconds
         timings.decoder_steps += found.steps

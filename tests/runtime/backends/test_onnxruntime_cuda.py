@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,8 @@ class CpuProviderBackend(OnnxRuntimeCudaBackend):
     def _require_provider(self) -> None:
         pass
 
-    def _providers(self, limits: Any, captures: bool) -> list[tuple[str, dict[str, str]]]:
-        self.settings = super()._providers(limits, captures)
+    def _providers(self, limits: Any, captures: bool, cache: Path | None) -> list[tuple[str, dict[str, str]]]:
+        self.settings = super()._providers(limits, captures, cache)
         return [("CPUExecutionProvider", {})]
 
 
@@ -122,6 +123,13 @@ def test_providers_get_their_settings(fake: FakeCuda, model_folder: Path, pairs:
     assert name == "TensorrtExecutionProvider"
     assert settings["trt_profile_max_shapes"] == "input_ids:256x12"
     assert settings["trt_fp16_enable"] == settings["trt_cuda_graph_enable"] == "0"
+    cache = Path(settings["trt_engine_cache_path"])
+    assert cache.is_relative_to(os.environ["RSICRC_CACHE"])
+    assert cache.parent.name == engine.manifest.files["text_encoder.onnx"].sha256
+    assert settings["trt_timing_cache_path"] == str(cache)
+    (cache / "planted.engine").write_bytes(b"not recorded")
+    engine_of(model_folder, Profile((1, 2, 4), (1, 2, 3))).embed_texts(["trees"])
+    assert [path.name for path in cache.iterdir()] == ["record.json"]
     with pytest.raises(BackendError, match=r"profile of image_encoder takes images from \[1, 2.* lower batch size"):
         engine.embed_images(pairs[:5])
 

@@ -19,7 +19,6 @@ import rsicrc
 from rsicrc import ArgumentError, BackendError, ModelFolderError
 from rsicrc.backends import table
 from rsicrc.cpu import has_bf16
-from rsicrc.files import cache_folder
 from rsicrc.manifest import EXACT, Manifest, sha256_file
 from tests.runtime.conftest import Command
 
@@ -199,20 +198,6 @@ def test_openvino_errors_name_the_graph(model_folder: Path, tmp_path: Path) -> N
     (copy / "text_encoder.onnx").write_bytes(b"no graph")
     with pytest.raises(ModelFolderError, match=r"text_encoder\.onnx: OpenVINO cannot open this graph: "):
         engine.embed_texts(["the road"])
-
-
-def test_compiled_graphs_are_cached(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    copy = shutil.copytree(model_folder, tmp_path / "model", ignore=shutil.ignore_patterns("engines"))
-    first = rsicrc.load(copy, backend="openvino", threads=1).embed_texts(["the road"])
-    (cached,) = (copy / "engines").iterdir()
-    blobs = sorted(path.name for path in cached.iterdir())
-    assert len(blobs) == 1
-    again = rsicrc.load(copy, backend="openvino", threads=1).embed_texts(["the road"])
-    assert np.array_equal(first, again)
-    assert sorted(path.name for path in cached.iterdir()) == blobs
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("os.access", lambda path, mode: False)
-    assert cache_folder(copy, "name") == tmp_path / "cache" / "rsicrc" / "name"
 
 
 def test_cached_graph_is_not_used_for_a_changed_file(model_folder: Path, tmp_path: Path) -> None:

@@ -140,3 +140,52 @@ def test_timings_cover_the_steps(engine: Engine, pairs: Any) -> None:
     total = sum(vars(captions[0].timings).values())
     captions[0].timings.add(captions[8].timings)
     assert sum(vars(captions[0].timings).values()) == pytest.approx(total + sum(vars(captions[8].timings).values()))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("parents", 10**9, r"parents of 1000000000, not 0 to 2"),
+        ("parents", 3, "parents of 3, not 0 to 2"),
+        ("parents", -1, "parents of -1, not 0 to 2"),
+        ("tokens", 999_999, r"tokens of 999999, not 0 to \d+"),
+        ("tokens", -1, r"tokens of -1, not 0 to \d+"),
+        ("finished_lengths", 10**9, r"finished_lengths of 1000000000, not 1 to \d+"),
+        ("finished_lengths", 0, r"finished_lengths of 0, not 1 to \d+"),
+        ("finished_tokens", -5, r"tokens of -5, not 0 to \d+"),
+        ("finished_parents", 3, "parents of 3, not 0 to 2"),
+        ("unfinished", -1, r"unfinished of -1, not 0 to 12"),
+        ("unfinished", 13, r"unfinished of 13, not 0 to 12"),
+    ],
+)
+def test_results_out_of_range_are_an_error(
+    engine: Engine, pairs: list[Any], monkeypatch: pytest.MonkeyPatch, name: str, value: int, message: str
+) -> None:
+    """A damaged graph may return such results; the next step must not read them."""
+    begin = engine.backend.loop
+
+    def loop(*arguments: Any) -> Loop:
+        begun = begin(*arguments)
+        read = begun.read
+        monkeypatch.setattr(begun, "read", lambda each: np.full_like(read(each), value) if each == name else read(each))
+        return begun
+
+    monkeypatch.setattr(engine.backend, "loop", loop)
+    with pytest.raises(rsicrc.BackendError, match=f"the decoder returned {message}: its graph is damaged"):
+        engine.caption(pairs, beams=3)
+
+
+def test_pairs_that_never_finish_are_an_error(
+    engine: Engine, pairs: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = engine.backend.loop
+
+    def loop(*arguments: Any) -> Loop:
+        begun = begin(*arguments)
+        read = begun.read
+        monkeypatch.setattr(begun, "read", lambda each: np.array(PAIRS) if each == "unfinished" else read(each))
+        return begun
+
+    monkeypatch.setattr(engine.backend, "loop", loop)
+    with pytest.raises(rsicrc.BackendError, match="finished_lengths of 0, not 1 to"):
+        engine.caption(pairs, beams=3)

@@ -27,23 +27,23 @@ def _differences(
 
 def absolute(found: NDArray[Any], expected: NDArray[Any]) -> NDArray[Any]:
     """Return the absolute differences of two arrays."""
-    return np.abs(found - expected)
+    return np.asarray(np.abs(found - expected))
 
 
 def distances(found: NDArray[Any], expected: NDArray[Any]) -> NDArray[Any]:
     """Return the distances between the rows of two arrays."""
-    return np.linalg.norm(found - expected, axis=-1)
+    return np.asarray(np.linalg.norm(found - expected, axis=-1))
 
 
 def relative_distances(found: NDArray[Any], expected: NDArray[Any]) -> NDArray[Any]:
     """Return the distances between the values of each pair, relative to the length of the expected values."""
     rows = expected.reshape(len(expected), -1)
-    return distances(found.reshape(rows.shape), rows) / np.linalg.norm(rows, axis=1)
+    return np.asarray(distances(found.reshape(rows.shape), rows) / np.linalg.norm(rows, axis=1))
 
 
 def log_prob_differences(found: NDArray[Any], expected: NDArray[Any]) -> NDArray[Any]:
     """Return differences of log-probabilities, relative to the expected one where that is below -1."""
-    return np.abs(found - expected) / np.maximum(1.0, np.abs(expected))
+    return np.asarray(np.abs(found - expected) / np.maximum(1.0, np.abs(expected)))
 
 
 def regrets(chosen: NDArray[Any], log_probs: NDArray[Any]) -> NDArray[Any]:
@@ -53,12 +53,12 @@ def regrets(chosen: NDArray[Any], log_probs: NDArray[Any]) -> NDArray[Any]:
         chosen: The chosen tokens [n].
         log_probs: The log-probabilities of all tokens [n, V].
     """
-    return log_probs.max(axis=1) - np.take_along_axis(log_probs, chosen[:, None], axis=1)[:, 0]
+    return np.asarray(log_probs.max(axis=1) - np.take_along_axis(log_probs, chosen[:, None], axis=1)[:, 0])
 
 
 def largest_per_position(found: NDArray[Any], expected: NDArray[Any]) -> NDArray[Any]:
     """Return the largest difference of log-probabilities [n, V] at each position."""
-    return np.abs(found - expected).max(axis=1)
+    return np.asarray(np.abs(found - expected).max(axis=1))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ random, from a fixed seed. Each difference has a fixed tolerance. Where weights 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,13 +92,14 @@ def check_parity(model: RSICRC, manifest: Manifest, backend: Backend) -> dict[st
     references = References(model)
     with torch.no_grad():
         examples = [_example(model, backend, pairs) for pairs in PAIRS]
-        for prepare in (
+        prepare_checks: tuple[Callable[[], GraphCheck], ...] = (
             lambda: _image_encoder(model, examples),
             lambda: _text_encoder(model, backend),
             lambda: _scorer(model, examples, backend),
             lambda: _decoder(examples, manifest, backend),
-        ):
-            check = prepare()
+        )
+        for prepare_check in prepare_checks:
+            check = prepare_check()
             comparisons = check.run(model, references)
             results[check.graph] = [comparison.to_dict() for comparison in comparisons]
             for comparison in comparisons:

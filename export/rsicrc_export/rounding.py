@@ -101,6 +101,8 @@ def compare_rounding(graph: NDArray[np.float64], models: Sequence[NDArray[np.flo
             each input counts.
         tolerance: The tolerance of the quantity.
     """
-    distances = [(float(values.max()), float(np.median(values))) for values in (graph, np.max(models, axis=0))]
-    largest, median = (FACTOR * distance + FLOOR * tolerance for distance in distances[1])
-    return Rounding(*distances, (largest, median))
+    from_graph, from_model = (
+        (float(values.max()), float(np.median(values))) for values in (graph, np.max(models, axis=0))
+    )
+    largest, median = (FACTOR * distance + FLOOR * tolerance for distance in from_model)
+    return Rounding(from_graph, from_model, (largest, median))

@@ -67,7 +67,8 @@ def test_correct_export_of_amplifying_weights_passes(large: tuple[Path, Checkpoi
 
 
 def parameter(model: RSICRC, name: str) -> torch.Tensor:
-    return model.state_dict()[name]
+    tensor: torch.Tensor = model.state_dict()[name]
+    return tensor
 
 
 def swap_query_and_key(name: str) -> Callable[[RSICRC], None]:
@@ -99,15 +100,15 @@ def swap(first: str, second: str) -> Callable[[RSICRC], None]:
     return plant
 
 
-def drop(name: str) -> Callable[[RSICRC], None]:
+def drop(name: str) -> Callable[[RSICRC], object]:
     return lambda model: parameter(model, name).zero_()
 
 
-def transpose(name: str) -> Callable[[RSICRC], None]:
+def transpose(name: str) -> Callable[[RSICRC], object]:
     return lambda model: parameter(model, name).copy_(parameter(model, name).transpose(-1, -2).clone())
 
 
-def scale(name: str) -> Callable[[RSICRC], None]:
+def scale(name: str) -> Callable[[RSICRC], object]:
     return lambda model: parameter(model, name).mul_(1.01)
 
 
@@ -170,7 +171,7 @@ def test_float64_is_computed_only_where_a_tolerance_is_broken(
 
     class Recorded(rounding.References):
         @property
-        def double(self) -> RSICRC:  # type: ignore[override]
+        def double(self) -> RSICRC:
             made.append(super().double)
             return made[-1]
 

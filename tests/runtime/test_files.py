@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,7 +80,7 @@ def test_user_without_a_name_and_home_has_no_cache(monkeypatch: pytest.MonkeyPat
 
 def test_compiled_folder_depends_on_each_argument(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RSICRC_CACHE", "/cache")
-    arguments = ("00ff", "openvino", "2026.4", "CPU", {"threads": 1})
+    arguments: tuple[Any, ...] = ("00ff", "openvino", "2026.4", "CPU", {"threads": 1})
     others = ("00fe", "tensorrt", "2026.5", "GPU: a/b", {"threads": 2})
     changed = [(*arguments[:number], other, *arguments[number + 1 :]) for number, other in enumerate(others)]
     folders = [compiled_folder(*each) for each in (arguments, *changed)]

@@ -226,7 +226,7 @@ def test_interrupted_output_is_continued(
 def test_json_of_a_name_that_is_not_utf8_is_valid(model_folder: Path, pictures: Path, tmp_path: Path) -> None:
     name = os.fsencode(tmp_path) + b"/caf\xe9.png"
     Path(os.fsdecode(name)).write_bytes((pictures / "1a.png").read_bytes())
-    command = [*RUN, name, str(pictures / "1b.png"), "--model", str(model_folder), "--json", *CPU]
+    command: list[str | bytes] = [*RUN, name, str(pictures / "1b.png"), "--model", str(model_folder), "--json", *CPU]
     ended = subprocess.run(command, capture_output=True, check=True, env=environment())
     assert os.fsencode(json.loads(ended.stdout.decode("utf-8"))["before"]) == name
 

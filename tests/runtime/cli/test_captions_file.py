@@ -13,11 +13,11 @@ from typing import Any, cast
 
 import pytest
 
-from rsicrc.cli import captions_file
 from rsicrc.cli.captions_file import CaptionsFile, caption_rows, require_json_lines
 from rsicrc.decoding.options import CaptionOptions
 from rsicrc.engine import Engine
 from rsicrc.errors import ArgumentError, ImageError, PairsError
+from rsicrc.files import try_lock
 from rsicrc.inputs.pair_table import PairRow
 from rsicrc.progress import ignore_progress
 from rsicrc.results import Caption, Hypothesis, PairFailure
@@ -322,15 +322,15 @@ def test_file_that_is_replaced_before_it_is_locked_is_opened_again(
 ) -> None:
     path, rows = tmp_path / "out.jsonl", table(tmp_path)
     run(path, rows)
-    lock = captions_file.try_lock
+    lock = try_lock
 
     def replace_and_lock(file: Any) -> bool:
-        monkeypatch.setattr(captions_file, "try_lock", lock)
+        monkeypatch.setattr("rsicrc.cli.captions_file.try_lock", lock)
         (tmp_path / "other").write_bytes(path.read_bytes())
         (tmp_path / "other").replace(path)
         return lock(file)
 
-    monkeypatch.setattr(captions_file, "try_lock", replace_and_lock)
+    monkeypatch.setattr("rsicrc.cli.captions_file.try_lock", replace_and_lock)
     with CaptionsFile(path, rows, PROVENANCE) as output:
         output.append(rows[0], {"caption": "again"})
     assert [record["caption"] for record in records(path)][-1] == "again"

@@ -143,7 +143,7 @@ def test_command_refuses_wrong_calibration_options(
 ) -> None:
     assert run_export(checkpoint_file, "-o", tmp_path / "model", "--precision", "int8") == 2
     err = capsys.readouterr().err
-    assert "--precision int8 needs --calibration: a couple of hundred real pairs" in err
+    assert "--precision int8 needs --calibration: a few hundred real pairs" in err
     assert run_export(checkpoint_file, "-o", tmp_path / "model", "--calibration", tmp_path) == 2
     err = capsys.readouterr().err
     assert "--calibration goes with --precision int8, fp16 or bf16" in err

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rsicrc import __version__
 from rsicrc.backends.compiled_file import CompiledFile
 from rsicrc.backends.fork_guard import ForkGuard
 from rsicrc.backends.host_loop import CACHES, NEXT, ROWS, HostBackend, HostLoop, HostStateLease, shape_of
@@ -31,6 +30,7 @@ logger = logging.getLogger("rsicrc")
 # exit of a child process) kills the process (OpenVINO 2026.4.1).
 _CORE = openvino.Core()
 _FORK_GUARD = ForkGuard("OpenVINO", _CORE)
+_GRAPH_CHANGES = 1  # to be increased when this module changes graphs in another way before they are compiled
 _BLOCKWISE = 3  # number of axes of int8 weights with block-wise scales: outputs, blocks, weights of a block
 
 
@@ -127,7 +127,7 @@ class OpenVinoBackend(HostBackend):
         try:
             # The home folder may be shared by machines with different processors. The name of the graph and the version
             # of rsicrc stand for the changes that are made to the graph before it is compiled.
-            settings = [config, graph, __version__, _CORE.get_property("CPU", "FULL_DEVICE_NAME")]
+            settings = [config, graph, _GRAPH_CHANGES, _CORE.get_property("CPU", "FULL_DEVICE_NAME")]
             compiled = CompiledFile(
                 compiled_folder(self._manifest.files[file].sha256, "openvino", openvino.__version__, "CPU", settings)
             )

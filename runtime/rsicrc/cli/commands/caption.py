@@ -126,8 +126,10 @@ def caption(
         return
     if before is None or after is None:
         raise UsageError("give two images, BEFORE and AFTER, or a table of them with --pairs")
-    if output is not None or force or match is not None:
-        raise UsageError("-o, --force and --match go with --pairs or two folders")
+    if output is not None or force:
+        raise UsageError("-o and --force go with --pairs or two folders")
+    if match is not None:
+        raise UsageError("--match goes with --pairs or two folders")
     if tile and heatmap is not None:
         raise UsageError("--heatmap does not go with --tile")
     if heatmap is not None and heatmap.suffix.lower() not in _PICTURES:

@@ -274,7 +274,7 @@ def test_bad_published_files_are_refused(tmp_path: Path) -> None:
             name = rng.choice(list(state))
             state[name] = hostile_tensor(state[name], rng)
         part = options if kind == 1 else ids
-        value = rng.choice(
+        value: Any = rng.choice(
             [None, True, -1, 2**63, 10**30, 1.5, math.nan, math.inf, "", "x" * 10**5, [], {}, [[1]], "é"]
         )
         if kind > 0:

@@ -15,7 +15,7 @@ from rsicrc.datasets.levir_cc import CaptionedPair, read_levir
 from rsicrc.errors import DataError, ImageError
 from rsicrc.preprocessing import Preprocessing
 from rsicrc.text.vocabulary import SPECIAL_WORDS, Vocabulary
-from rsicrc_train.data import PairDataset, build_vocabulary, collate, no_change_sentences
+from rsicrc_train.data import PairDataset, build_vocabulary, collate, describe_unused, no_change_sentences
 
 
 def test_vocabulary_has_words_seen_more_than_five_times_by_frequency_then_alphabet() -> None:
@@ -82,3 +82,13 @@ def test_unusable_data_sets_are_refused(tmp_path: Path, content: str | None, mes
         (tmp_path / "LevirCCcaptions.json").write_text(content)
     with pytest.raises(DataError, match=message):
         read_levir(tmp_path, "train")
+
+
+def test_unused_pairs_and_rare_words_are_described() -> None:
+    pairs = [CaptionedPair(Path("a.png"), Path("b.png"), ("a road", f"villa{number} a"), True) for number in range(8)]
+    vocabulary = Vocabulary.from_words(build_vocabulary(text for pair in pairs for text in pair.sentences))
+    assert vocabulary.words == (*SPECIAL_WORDS, "a", "road")
+    (left, rare) = describe_unused(pairs, vocabulary, 3)
+    assert left.startswith("each epoch leaves out 2 of the 8 training pairs")
+    assert rare.startswith("8 of the 32 words in the training captions are too rare")
+    assert describe_unused([pairs[0]] * 8, Vocabulary.from_words((*vocabulary.words, "villa0")), 4) == []

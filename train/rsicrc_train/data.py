@@ -22,6 +22,7 @@ from rsicrc.text.vocabulary import SPECIAL_WORDS, Vocabulary
 from rsicrc_train.augment import TURNS, Augmentation, Turn, jitter, turn_images, turn_sentence
 
 _RARE = 5  # tokens of the published vocabulary occur more often than this
+_MANY_UNKNOWN = 0.2  # share of the words of all training captions
 
 
 class TrainingBatch(NamedTuple):
@@ -161,6 +162,31 @@ def training_vocabulary(pairs: Sequence[CaptionedPair], data: Path) -> tuple[str
             "so the vocabulary would be empty: add pairs with captions"
         )
     return vocabulary
+
+
+def describe_unused(pairs: Sequence[CaptionedPair], vocabulary: Vocabulary, step: int) -> list[str]:
+    """Return warnings about training data that have no effect: pairs that fill no step, and rare words if many.
+
+    Args:
+        pairs: Pairs of the training split.
+        vocabulary: Vocabulary of the model.
+        step: Number of pairs in an optimizer step.
+    """
+    warnings = []
+    if left := len(pairs) % step:
+        warnings.append(
+            f"each epoch leaves out {left} of the {len(pairs)} training pairs, other pairs each time, because they do "
+            f"not fill a step of {step} pairs"
+        )
+    known = set(vocabulary.words)
+    words = [word for pair in pairs for sentence in pair.sentences for word in sentence.split()]
+    unknown = sum(word not in known for word in words)
+    if unknown > _MANY_UNKNOWN * len(words):
+        warnings.append(
+            f"{unknown} of the {len(words)} words in the training captions are too rare for the vocabulary and become "
+            "UNK: more captions would help"
+        )
+    return warnings
 
 
 def no_change_sentences(pairs: Iterable[CaptionedPair]) -> tuple[str, ...]:

@@ -64,6 +64,29 @@ def check_resumed_options(folder: Path, reference: str | None, overrides: Mappin
         raise _ignored(folder, "; ".join(differences))
 
 
+def check_resumed_data(
+    folder: Path, data: Path, recorded: Mapping[str, Any], pairs: int, origin: Mapping[str, Any]
+) -> None:
+    """Check that a run is resumed on its data.
+
+    Args:
+        folder: Folder of the run.
+        data: Path of the given data set.
+        recorded: Training record of the run; runs of earlier versions recorded only the number of training pairs.
+        pairs: Number of training pairs in `data`.
+        origin: Record of `data`, with its `fingerprint` as `data_sha256`.
+
+    Raises:
+        DataError: The run was trained on other data.
+    """
+    known = {"pairs": pairs, "data_sha256": origin["data_sha256"]}
+    if any(recorded.get(name, value) != value for name, value in known.items()):
+        raise DataError(
+            f"{folder} was trained on {quote(recorded.get('pairs'))} pairs of other data than {data} with {pairs} "
+            "training pairs: resume on its data, or start a new run in another folder"
+        )
+
+
 def check_resumed_init(folder: Path, init: str | None, recorded: object) -> None:
     """Check that an `--init` given together with `--resume` is that of the run.
 

@@ -23,12 +23,11 @@ from rsicrc_train import checkpoint as checkpoints, distributed
 from rsicrc_train.augment import Augmentation
 from rsicrc_train.batches import BatchLoader
 from rsicrc_train.checkpoint import Checkpoint
-from rsicrc_train.data import PairDataset, TrainingBatch, no_change_sentences, training_vocabulary
+from rsicrc_train.data import PairDataset, TrainingBatch, describe_unused, no_change_sentences, training_vocabulary
 from rsicrc_train.ema import ExponentialMovingAverage
 from rsicrc_train.model import RSICRC
 from rsicrc_train.objective import Objective, sentence_similarity
 from rsicrc_train.pretrained import initialize_trunk
-from rsicrc_train.quoting import quote
 from rsicrc_train.recipes import Recipe
 from rsicrc_train.run_folder import (
     BEST,
@@ -37,6 +36,7 @@ from rsicrc_train.run_folder import (
     LOG,
     RECIPE,
     STARTS,
+    check_resumed_data,
     check_resumed_init,
     fingerprint,
     name_of,
@@ -47,7 +47,6 @@ from rsicrc_train.schedule import learning_rate, steps_per_epoch
 
 _LOGGER = logging.getLogger("rsicrc.train")
 _DRAW_EVERY = 60.0  # seconds between two drawings of the curves
-_MANY_UNKNOWN = 0.2  # share of the words of all training captions
 
 
 @dataclass
@@ -170,9 +169,14 @@ class Trainer:
             f"{len(self.datasets['train'])} training pairs, {self.total_steps} steps"
         )
         if self.state.step >= self.total_steps:
-            self._warn(f"{self.folder} is finished after {self.total_steps} steps: there is nothing left to train")
+            self._report(
+                f"{self.folder} is finished after {self.total_steps} steps: there is nothing left to train",
+                logging.WARNING,
+            )
         else:
-            self._warn_of_unused_data()
+            step = self.training.batch_size * self.training.accumulate
+            for message in describe_unused(self.datasets["train"].pairs, self.vocabulary, step):
+                self._report(message, logging.WARNING)
         drawn = time.monotonic()
         started = drawn - self.state.seconds
         while self.state.step < self.total_steps:
@@ -183,23 +187,6 @@ class Trainer:
         if self.is_main_process:
             draw_curves(self.folder / LOG, self.folder / CURVES)
         return self.folder / BEST
-
-    def _warn_of_unused_data(self) -> None:
-        """Warn of training pairs that are left out, and of many words that are not in the vocabulary."""
-        pairs, step = self.datasets["train"].pairs, self.training.batch_size * self.training.accumulate
-        if left := len(pairs) % step:
-            self._warn(
-                f"each epoch leaves out {left} of the {len(pairs)} training pairs, other pairs each time, because they "
-                f"do not fill a step of {step} pairs"
-            )
-        known = set(self.vocabulary.words)
-        words = [word for pair in pairs for sentence in pair.sentences for word in sentence.split()]
-        unknown = sum(word not in known for word in words)
-        if unknown > _MANY_UNKNOWN * len(words):
-            self._warn(
-                f"{unknown} of the {len(words)} words in the training captions are too rare for the vocabulary and "
-                "become UNK: more captions would help"
-            )
 
     def _train_epoch(self, advance: ProgressCallback, started: float) -> None:
         """Train to the end of the current epoch, of which a resumed run may have done some steps, and validate."""
@@ -341,21 +328,14 @@ class Trainer:
             raise DataError(
                 f"{self.folder} was trained with another vocabulary than the one of {self.data}: resume on its data"
             )
-        pairs = len(self.datasets["train"])
-        # Runs of earlier versions recorded only the number of training pairs.
-        known = {"pairs": pairs, **self.origin}
-        if any(last.training.get(name, known[name]) != known[name] for name in ("pairs", "data_sha256")):
-            raise DataError(
-                f"{self.folder} was trained on {quote(last.training.get('pairs'))} pairs of other data than "
-                f"{self.data} with {pairs} training pairs: resume on its data, or start a new run in another folder"
-            )
+        check_resumed_data(self.folder, self.data, last.training, len(self.datasets["train"]), self.origin)
         check_resumed_init(self.folder, init, last.training.get("init"))
         self.origin["init"] = last.training.get("init")
         return last
 
     def _restore(self, last: Checkpoint) -> None:
         try:
-            # A copy, because tensors of a checkpoint may be mapped from its file, which is replaced later.
+            # A copy, because tensors of the progress are mapped from the file, which is replaced later.
             state: dict[str, Any] = copy.deepcopy(last.progress)
             checkpoints.load_tensors(self.raw_model, last.state_dict)
             self.optimizer.load_state_dict(state["optimizer"])
@@ -366,8 +346,6 @@ class Trainer:
             distributed.restore_random_states(self.fabric, state)
             self.state = RunState(**{name: state[name] for name in asdict(RunState())})
         except (AttributeError, IndexError, KeyError, RecursionError, RuntimeError, TypeError, ValueError) as error:
-            if isinstance(error, CheckpointError):
-                raise
             raise CheckpointError(
                 f"{self.folder / LAST} holds no state to resume from ({error}): start a new run in another folder"
             ) from error
@@ -380,13 +358,9 @@ class Trainer:
         record_start(self.folder / STARTS, step, fabric.world_size, _device_name(fabric.device))
         self.log = RunLog(self.folder / LOG, step, tensorboard=self.training.tensorboard)
 
-    def _report(self, message: str) -> None:
+    def _report(self, message: str, level: int = logging.INFO) -> None:
         if self.is_main_process:
-            _LOGGER.info(message)
-
-    def _warn(self, message: str) -> None:
-        if self.is_main_process:
-            _LOGGER.warning(message)
+            _LOGGER.log(level, message)
 
     def _diverged(self, problem: str, indices: list[int] | None = None) -> DataError:
         """Describe a NaN or infinite value, and the pairs of its batch if they are known."""

@@ -32,11 +32,23 @@ _MAX_TAG_BYTES = 1 << 26  # color profiles and editors' data take some megabytes
 _MAX_PAGES = 256
 
 _SUBFILE, _OLD_SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 255, 256, 257, 258, 259, 262
-_FILL_ORDER, _STRIPS, _SAMPLES, _ROWS, _STRIP_BYTES, _PLANAR, _COLORS = 266, 273, 277, 278, 279, 284, 320
-_TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES, _INKS, _EXTRA, _FORMAT = 322, 323, 324, 325, 332, 338, 339
+_FILL_ORDER, _STRIPS, _SAMPLES, _ROWS, _STRIP_BYTES, _PLANAR, _PREDICTOR = 266, 273, 277, 278, 279, 284, 317
+_COLORS, _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES, _INKS, _EXTRA, _FORMAT = 320, 322, 323, 324, 325, 332, 338, 339
 _READ = frozenset(
     {_SUBFILE, _OLD_SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _STRIPS, _SAMPLES, _ROWS}
-    | {_STRIP_BYTES, _PLANAR, _COLORS, _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES, _INKS, _EXTRA, _FORMAT}
+    | {
+        _STRIP_BYTES,
+        _PLANAR,
+        _PREDICTOR,
+        _COLORS,
+        _TILE_WIDTH,
+        _TILE_HEIGHT,
+        _TILES,
+        _TILE_BYTES,
+        _INKS,
+        _EXTRA,
+        _FORMAT,
+    }
 )
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _BYTE_TYPES = frozenset({1, 2, 6, 7})
@@ -49,6 +61,7 @@ _COLOR_NAMES = {4: "a transparency mask", 8: "Lab", 9: "Lab", 10: "Lab", 32803: 
 _FORMAT_NAMES = {2: "signed integers", 3: "floating-point numbers", 5: "complex integers", 6: "complex numbers"}
 _NONE, _JPEG = 1, 7
 _LOSSLESS = frozenset({5, 8, 32773, 32946, 34925, 50000})  # LZW, Deflate, PackBits, Deflate, LZMA, Zstandard
+_PREDICTED = _LOSSLESS - {32773}
 _FAX = frozenset({2, 3, 4})
 
 
@@ -214,7 +227,9 @@ def _check_bands(photometric: int, samples: int, bits: tuple[int, ...], extra: t
 def _check_coding(tags: Tags, photometric: int, bits: tuple[int, ...], name: str) -> None:
     compression = tags.get(_COMPRESSION, (_NONE,))[0]
     planar = tags.get(_PLANAR, (1,))[0]
-    if planar not in (1, 2) or tags.get(_FILL_ORDER, (1,))[0] != 1:
+    # Pillow decodes a single plane as black-is-zero with 8 bits.
+    inexact = planar == 2 and len(bits) == 1 and (photometric == 0 or bits[0] < 8)
+    if planar not in (1, 2) or inexact or tags.get(_FILL_ORDER, (1,))[0] != 1:
         raise ImageError(f"{name}: a TIFF with a rare order of samples or bits. {_REWRITE_ADVICE}")
     # Pillow decodes separate planes with a declared alpha band; other surplus bands become noise or fail.
     alpha = photometric == _RGB and tags.get(_EXTRA) == (2,) and len(bits) == 4
@@ -231,6 +246,9 @@ def _check_coding(tags: Tags, photometric: int, bits: tuple[int, ...], name: str
             f"{name}: a TIFF with the unsupported compression {compression}. "
             "Write it again, for example `gdal_translate -co COMPRESS=DEFLATE in.tif out.tif`"
         )
+    predictor = tags.get(_PREDICTOR, (1,))[0]
+    if predictor != 1 and (predictor != 2 or compression not in _PREDICTED):
+        raise ImageError(f"{name}: a TIFF with predictor {predictor} and compression {compression}. {_REWRITE_ADVICE}")
     colors = tags.get(_COLORS, ())
     if photometric == _PALETTE and (len(colors) != 3 << bits[0] or 0 < max(colors) < 256):
         raise ImageError(f"{name}: a palette TIFF whose colors do not have 16 bits. {_RGB_ADVICE}")
@@ -242,7 +260,8 @@ def _check_segments(tags: Tags, size: int | None, name: str) -> None:
     samples, bits = tags.get(_SAMPLES, (1,))[0], tags.get(_BITS, (1,))[0]
     planes = samples if tags.get(_PLANAR, (1,))[0] == 2 else 1
     tiled = _TILES in tags
-    if tiled == (_STRIPS in tags):
+    others = (_STRIPS, _STRIP_BYTES) if tiled else (_TILE_WIDTH, _TILE_HEIGHT, _TILE_BYTES)
+    if not (tiled or _STRIPS in tags) or any(tag in tags for tag in others):
         raise ImageError(f"{name}: damaged (needs either strips or tiles). {_COPY_ADVICE}")
     across, down = width, min(tags.get(_ROWS, (height,))[0], height)
     if tiled:
@@ -252,20 +271,19 @@ def _check_segments(tags: Tags, size: int | None, name: str) -> None:
     if not across or not down:
         raise ImageError(f"{name}: damaged (empty strips or tiles). {_COPY_ADVICE}")
     columns, rows = -(-width // across), -(-height // down)
-    offsets, lengths = tags[_TILES if tiled else _STRIPS], tags.get(_TILE_BYTES if tiled else _STRIP_BYTES)
+    offsets, lengths = tags[_TILES if tiled else _STRIPS], tags.get(_TILE_BYTES if tiled else _STRIP_BYTES, ())
     kind = "tiles" if tiled else "strips"
     if columns * rows * planes > MAX_SEGMENTS:
         raise ImageError(f"{name}: more than {MAX_SEGMENTS} {kind}. {_REWRITE_ADVICE}")
-    if len(offsets) != columns * rows * planes or (lengths is not None and len(lengths) != len(offsets)):
+    if len(offsets) != columns * rows * planes or len(lengths) != len(offsets):
         raise ImageError(f"{name}: damaged ({len(offsets)} {kind}, not {columns * rows * planes}). {_COPY_ADVICE}")
-    if not all(offsets) or (lengths is not None and not all(lengths)):
+    if not all(offsets) or not all(lengths):
         raise ImageError(f"{name}: a sparse TIFF, some {kind} have no data. {_REWRITE_ADVICE}")
     line = -(-across * bits * (1 if planes > 1 else samples) // 8)
     plain = tags.get(_COMPRESSION, (_NONE,))[0] == _NONE
-    for number, offset in enumerate(offsets):
+    for number, (offset, length) in enumerate(zip(offsets, lengths, strict=True)):
         lines = down if tiled else min(down, height - number % rows * down)
         needed = line * lines if plain else 1
-        length = needed if lengths is None else lengths[number]
         if length < needed:
             raise ImageError(f"{name}: damaged ({kind} of {length} bytes that need {needed}). {_COPY_ADVICE}")
         if size is not None and offset + max(needed, 0 if plain else length) > size:

@@ -69,6 +69,12 @@ def test_bands_after_the_colors_are_dropped(samples: int, photometric: int, extr
                 load_image(image)
 
 
+@pytest.mark.parametrize("options", [{"photometric": 0}, {"photometric": 1, "tags": {258: (4,)}}])
+def test_single_plane_of_another_scale_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ImageError, match="rare order"):
+        load_image(tiff(pixels(1), planar=2, **options))
+
+
 def test_gray_of_both_directions_is_exact() -> None:
     gray = pixels(1)
     for layout in LAYOUTS:
@@ -105,6 +111,10 @@ def test_gray_of_both_directions_is_exact() -> None:
         ({"tags": {257: (400,)}}, "damaged"),
         ({"tags": {273: None}}, "either strips or tiles"),
         ({"tags": {324: (8,)}}, "either strips or tiles"),
+        ({"tags": {322: (16,), 323: (16,)}}, "either strips or tiles"),
+        ({"tags": {279: None}}, "damaged"),
+        ({"tags": {317: (2,)}}, "predictor 2"),
+        ({"deflate": True, "tags": {317: (3,)}}, "predictor 3"),
     ],
 )
 def test_doubtful_layouts_are_refused(options: dict[str, Any], message: str) -> None:

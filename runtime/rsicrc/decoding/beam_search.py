@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsicrc.backends import Backend
+from rsicrc.decoding.numbers import require_numbers
 from rsicrc.decoding.options import BeamSearchOptions
 from rsicrc.manifest import DECODER
 from rsicrc.text.vocabulary import START
@@ -78,6 +79,9 @@ def beam_search(backend: Backend, cross: Mapping[str, Any], pairs: int, options:
 
     Returns:
         The `n_best` sentences of each pair, with the number of steps and the time in the graph.
+
+    Raises:
+        BackendError: The model gave NaN, or failed.
     """
     fixed = {
         **cross,
@@ -103,6 +107,7 @@ def beam_search(backend: Backend, cross: Mapping[str, Any], pairs: int, options:
             decoding += time.perf_counter() - started
             unfinished = int(loop.read("unfinished"))
             steps.append(_Step(*(_scatter(loop.read(name), active_rows, first[name]) for name in _BEAMS)))
+            require_numbers(steps[-1].scores, "the score of a beam")
             if unfinished <= SHRINK_SHARE * len(active_rows):
                 for name, values in finished.items():
                     values[active_rows] = loop.read(name)

@@ -27,7 +27,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "inputs",
         "manifest",
         "preprocessing results text",
-        "cpu files progress timings tuning",
+        "cpu files progress timings tuning untrusted",
         "errors",
     )
 )

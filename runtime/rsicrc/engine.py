@@ -17,6 +17,7 @@ from PIL import Image
 from rsicrc.backends import Backend
 from rsicrc.backends.arrays import DeviceArray, ForeignArray, is_array, take_pixels
 from rsicrc.decoding.decoder import Decoder, Encoded
+from rsicrc.decoding.numbers import require_numbers
 from rsicrc.decoding.options import BeamSearchOptions, CaptionOptions, CaptionSettings
 from rsicrc.errors import ArgumentError, DeviceMemoryError, ModelFolderError
 from rsicrc.inputs.images import Pair, load_pair
@@ -438,7 +439,8 @@ class Engine:
         self, encoded: Encoded, search: BeamSearchOptions | None, ids: Sequence[list[int]]
     ) -> list[EncodedPair]:
         # Copied, so that a caller who keeps one pair does not keep its batch.
-        embeddings = [row.copy() for row in self.backend.numpy(encoded.outputs["image_embedding"])]
+        vectors = require_numbers(self.backend.numpy(encoded.outputs["image_embedding"]), "the embedding of a pair")
+        embeddings = [row.copy() for row in vectors]
         captions = [None] * encoded.pairs if search is None else self._decoder.captions(encoded, search)
         log_probs = map(tuple, self._decoder.log_probabilities(encoded, ids).tolist())
         return [EncodedPair(*parts) for parts in zip(embeddings, captions, log_probs, strict=True)]
@@ -449,7 +451,7 @@ class Engine:
         if on_device:
             joined: NDArray[np.float32] | DeviceArray = self.backend.joined(rows or [self.backend.take(empty)])
             return joined
-        return np.concatenate([empty, *(self.backend.numpy(row) for row in rows)])
+        return require_numbers(np.concatenate([empty, *(self.backend.numpy(row) for row in rows)]), "an embedding")
 
 
 def _caption_options(options: CaptionOptions | None, settings: CaptionSettings) -> CaptionOptions:

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
+import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 from rsicrc.cpu import available_cpus
 from rsicrc.errors import ModelFolderError, ModelNotFoundError
 from rsicrc.files import replacing
 from rsicrc.preprocessing import Preprocessing
-from rsicrc.text.vocabulary import SPECIAL_IDS
+from rsicrc.text.vocabulary import MOST_LENGTH, MOST_WORDS, SPECIAL_IDS
+from rsicrc.untrusted.fields import file_name, flag, mapping, number, sequence, shown, text, whole
+from rsicrc.untrusted.signatures import check_signatures
+from rsicrc.untrusted.strict_json import parse_json, read_text
 
 FORMAT = "rsicrc-model"
 FORMAT_VERSION = 1
@@ -32,6 +35,15 @@ FP16, BF16, INT8 = "fp16", "bf16", "int8"
 INT8_FP16 = f"{INT8}-{FP16}"  # int8 on a GPU: the image encoder in int8, all other computation in fp16
 ON_GPU = {EXACT: EXACT, FP16: FP16, BF16: BF16, INT8: INT8_FP16}  # precision → the variant that a GPU uses for it
 CHANGE_THRESHOLD = 0.5
+DTYPES = ("float32", "float16", "bfloat16", "int64", "uint8", "bool")
+# Bounds of a manifest from a stranger, far above those of real models.
+_MOST_FIELDS = 1000
+_MOST_FILES, _MOST_VARIANTS, _MOST_TENSORS = 1000, 16, 400
+_MOST_AXES, _MOST_SIZE, _LONGEST_DIMENSION = 8, 1 << 24, 20
+_MOST_BEAMS, _MOST_PENALTY = 1024, 100
+_MOST_SENTENCES, _LONGEST_SENTENCE = 1000, 1000
+_MOST_BYTES = 1 << 50
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def sha256_file(path: Path) -> str:
@@ -55,7 +67,10 @@ class TensorSpec:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> TensorSpec:
         """Read the output of `to_dict`."""
-        return cls(str(fields["dtype"]), tuple(_dimension(value) for value in fields["shape"]))
+        dtype, shape = fields["dtype"], tuple(sequence(fields["shape"], "shape", _MOST_AXES))
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {shown(dtype)}")
+        return cls(dtype, tuple(_dimension(value) for value in shape))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain containers for JSON."""
@@ -73,10 +88,11 @@ class GraphSpec:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> GraphSpec:
         """Read the output of `to_dict`."""
+        inputs, outputs = (mapping(fields[name], name, _MOST_TENSORS) for name in ("inputs", "outputs"))
         return cls(
-            str(fields["file"]),
-            {str(name): TensorSpec.from_dict(spec) for name, spec in fields["inputs"].items()},
-            {str(name): TensorSpec.from_dict(spec) for name, spec in fields["outputs"].items()},
+            text(fields["file"], "file"),
+            {name: TensorSpec.from_dict(mapping(spec, name, _MOST_FIELDS)) for name, spec in inputs.items()},
+            {name: TensorSpec.from_dict(mapping(spec, name, _MOST_FIELDS)) for name, spec in outputs.items()},
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -104,7 +120,7 @@ class Variant:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Variant:
         """Read the output of `to_dict`."""
-        return cls(_graphs(fields["graphs"]), dict(fields["parity"]))
+        return cls(_graphs(fields["graphs"]), mapping(fields["parity"], "parity", _MOST_FIELDS))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain containers for JSON."""
@@ -121,7 +137,10 @@ class FileRecord:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> FileRecord:
         """Read the output of `to_dict`."""
-        return cls(str(fields["sha256"]), int(fields["bytes"]))
+        digest = text(fields["sha256"], "sha256")
+        if not _SHA256.fullmatch(digest):
+            raise ValueError(f"sha256 must be 64 hexadecimal digits, not {shown(digest)}")
+        return cls(digest, whole(fields["bytes"], "bytes", 0, _MOST_BYTES))
 
     @classmethod
     def of(cls, path: Path) -> FileRecord:
@@ -144,10 +163,11 @@ class SearchDefaults:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> SearchDefaults:
         """Read the output of `to_dict`."""
-        defaults = cls(int(fields["beams"]), float(fields["length_penalty"]), bool(fields["early_stopping"]))
-        if defaults.beams < 1 or not math.isfinite(defaults.length_penalty):
-            raise ValueError(f"search defaults out of range: {dict(fields)}")
-        return defaults
+        return cls(
+            whole(fields["beams"], "search.beams", 1, _MOST_BEAMS),
+            number(fields["length_penalty"], "search.length_penalty", -_MOST_PENALTY, _MOST_PENALTY),
+            flag(fields["early_stopping"], "search.early_stopping"),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain containers for JSON."""
@@ -215,14 +235,14 @@ class Manifest:
         return manifest
 
     @classmethod
-    def from_json(cls, text: str, path: Path) -> Manifest:
+    def from_json(cls, document: str, path: Path) -> Manifest:
         """Parse the text of a manifest; `path` is used in messages.
 
         Raises:
             ModelFolderError: The text is not a manifest, has another format version, or has missing or wrong fields.
         """
         try:
-            fields = json.loads(text)
+            fields = parse_json(document)
         except ValueError as error:
             raise ModelFolderError(f"{path}: not valid JSON ({error}): export the model again") from error
         if not isinstance(fields, dict) or fields.get("format") != FORMAT:
@@ -244,35 +264,46 @@ class Manifest:
 
     @classmethod
     def _from_fields(cls, fields: Mapping[str, Any]) -> Manifest:
-        if dict(fields["special_ids"]) != SPECIAL_IDS:
+        if fields["special_ids"] != SPECIAL_IDS:
             raise ValueError(f"special_ids must be {SPECIAL_IDS}")
         manifest = cls(
-            model=dict(fields["model"]),
-            preprocessing=Preprocessing.from_dict(fields["preprocessing"]),
-            max_len=int(fields["max_len"]),
-            vocab_size=int(fields["vocab_size"]),
-            no_change_sentences=tuple(str(sentence) for sentence in fields["no_change_sentences"]),
+            model=mapping(fields["model"], "model", _MOST_FIELDS),
+            preprocessing=Preprocessing.from_dict(mapping(fields["preprocessing"], "preprocessing", _MOST_FIELDS)),
+            max_len=whole(fields["max_len"], "max_len", 3, MOST_LENGTH),
+            vocab_size=whole(fields["vocab_size"], "vocab_size", len(SPECIAL_IDS), MOST_WORDS),
+            no_change_sentences=_sentences(fields["no_change_sentences"]),
             graphs=_graphs(fields["graphs"]),
-            files={str(name): FileRecord.from_dict(record) for name, record in fields["files"].items()},
-            search=SearchDefaults.from_dict(fields["search"]),
+            files=_files(fields["files"]),
+            search=SearchDefaults.from_dict(mapping(fields["search"], "search", _MOST_FIELDS)),
             # Older folders have no threshold.
-            change_threshold=_probability(fields.get("change", {}).get("threshold", CHANGE_THRESHOLD)),
-            precision=str(fields["precision"]),
+            change_threshold=_threshold(mapping(fields.get("change", {}), "change", _MOST_FIELDS)),
+            precision=text(fields["precision"], "precision"),
             # Older folders have no variants.
-            variants={str(name): Variant.from_dict(each) for name, each in fields.get("variants", {}).items()},
-            checkpoint=dict(fields["checkpoint"]),
-            producers={str(name): str(version) for name, version in fields["producers"].items()},
-            parity=dict(fields["parity"]),
+            variants={
+                name: Variant.from_dict(mapping(each, name, _MOST_FIELDS))
+                for name, each in mapping(fields.get("variants", {}), "variants", _MOST_VARIANTS).items()
+            },
+            checkpoint=mapping(fields["checkpoint"], "checkpoint", _MOST_FIELDS),
+            producers={
+                name: text(version, f"producers.{name}")
+                for name, version in mapping(fields["producers"], "producers", _MOST_FIELDS).items()
+            },
+            parity=mapping(fields["parity"], "parity", _MOST_FIELDS),
         )
-        if manifest.max_len < 3:
-            raise ValueError(f"max_len must be at least 3, not {manifest.max_len}")
-        for name in manifest.files:
-            _require_plain_name(name)
+        if 2 * manifest.search.beams > manifest.vocab_size:
+            raise ValueError(f"search.beams must be at most vocab_size / 2, not {manifest.search.beams}")
+        if not isinstance(manifest.checkpoint.get("sha256", ""), str):
+            raise ValueError("checkpoint.sha256 must be a text")
         needed = [TOKENIZER_FILE]
-        for graphs in (manifest.graphs, *(variant.graphs for variant in manifest.variants.values())):
+        for precision in manifest.precisions:
+            graphs = manifest.at(precision).graphs
             missing = [name for name in GRAPH_NAMES if name not in graphs]
             if missing:
                 raise ValueError(f"graphs not declared: {', '.join(missing)}")
+            try:
+                check_signatures(graphs, manifest.preprocessing.size)
+            except ValueError as error:
+                raise ValueError(f"{precision} graphs: {error}") from error
             needed += [graph.file for graph in graphs.values()]
         undeclared = [name for name in needed if name not in manifest.files]
         if undeclared:
@@ -314,32 +345,57 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Write `manifest.json` into a folder, atomically."""
-        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+        document = json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
         with replacing(folder / MANIFEST_FILE) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(document, encoding="utf-8")
 
 
-def _graphs(fields: Mapping[str, Any]) -> dict[str, GraphSpec]:
-    return {str(name): GraphSpec.from_dict(graph) for name, graph in fields.items()}
+def _graphs(fields: Any) -> dict[str, GraphSpec]:
+    graphs = {}
+    for name, graph in mapping(fields, "graphs", _MOST_FIELDS).items():
+        try:
+            graphs[name] = GraphSpec.from_dict(mapping(graph, name, _MOST_FIELDS))
+        except ValueError as error:
+            raise ValueError(f"graphs.{name}: {error}") from error
+    return graphs
 
 
-def _probability(value: Any) -> float:
-    number = float(value)
-    if not 0 <= number <= 1:
-        raise ValueError(f"change.threshold must be from 0 to 1, not {number}")
-    return number
+def _files(fields: Any) -> dict[str, FileRecord]:
+    return {
+        file_name(name): FileRecord.from_dict(mapping(record, name, _MOST_FIELDS))
+        for name, record in mapping(fields, "files", _MOST_FILES).items()
+    }
+
+
+def _sentences(values: Any) -> tuple[str, ...]:
+    name = "no_change_sentences"
+    sentences = tuple(text(value, name, _LONGEST_SENTENCE) for value in sequence(values, name, _MOST_SENTENCES))
+    if not all(sentence.strip() for sentence in sentences):
+        raise ValueError(f"{name} has an empty sentence")
+    return sentences
+
+
+def _threshold(fields: Mapping[str, Any]) -> float:
+    return number(fields.get("threshold", CHANGE_THRESHOLD), "change.threshold", 0, 1)
 
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
     except FileNotFoundError as error:
         raise ModelFolderError(f"{path}: missing, so {path.parent} is not a model folder") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ModelFolderError(f"{path}: cannot be read ({error})") from error
 
 
 def _check_file(path: Path, record: FileRecord, verify: bool) -> None:
+    try:
+        _compare_file(path, record, verify)
+    except OSError as error:
+        raise ModelFolderError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _compare_file(path: Path, record: FileRecord, verify: bool) -> None:
     if not path.is_file():
         raise ModelFolderError(f"{path}: missing, though the manifest declares it: copy or export the folder again")
     size = path.stat().st_size
@@ -351,13 +407,9 @@ def _check_file(path: Path, record: FileRecord, verify: bool) -> None:
         raise ModelFolderError(f"{path}: changed since the export (SHA-256 differs): copy or export the folder again")
 
 
-def _require_plain_name(name: str) -> None:
-    # A manifest from an untrusted source must not open files outside its folder, on any operating system.
-    if name in ("", ".", "..") or PurePosixPath(name).name != name or PureWindowsPath(name).name != name:
-        raise ValueError(f"{name!r} is not a plain file name")
-
-
 def _dimension(value: Any) -> int | str:
     if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise TypeError(f"a dimension must be a number or a name, not {value!r}")
-    return value
+        raise ValueError(f"a dimension must be a number or a name, not {shown(value)}")
+    if isinstance(value, int):
+        return whole(value, "a dimension", 1, _MOST_SIZE)
+    return text(value, "a dimension", _LONGEST_DIMENSION)

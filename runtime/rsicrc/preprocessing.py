@@ -7,18 +7,21 @@ part of the graphs, which take uint8 images. Training and export use this module
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rsicrc.untrusted.fields import number, sequence, whole
+
 if TYPE_CHECKING:
     from PIL import Image
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+_MOST_PIXELS = 4096
 
 
 def resized_size(width: int, height: int, size: int) -> tuple[int, int]:
@@ -49,10 +52,8 @@ class Preprocessing:
         Raises:
             KeyError, TypeError, ValueError: A field is missing or has the wrong type.
         """
-        size = int(fields["size"])
-        if size < 1:
-            raise ValueError(f"size must be positive, not {size}")
-        return cls(size=size, mean=_three(fields["mean"]), std=_three(fields["std"]))
+        mean, std = (sequence(fields[name], name, 3) for name in ("mean", "std"))
+        return cls(whole(fields["size"], "size", 1, _MOST_PIXELS), _three(mean, "mean", -1e3), _three(std, "std", 1e-6))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain containers for JSON."""
@@ -108,6 +109,8 @@ class Preprocessing:
         return (images.astype(np.float32) / np.float32(255) - mean) / std
 
 
-def _three(values: Any) -> tuple[float, float, float]:
-    red, green, blue = (float(value) for value in values)
+def _three(values: Sequence[Any], name: str, low: float) -> tuple[float, float, float]:
+    if len(values) != 3:
+        raise ValueError(f"{name} must be three numbers, not {len(values)}")
+    red, green, blue = (number(value, name, low, 1e3) for value in values)
     return red, green, blue

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,8 @@ import numpy as np
 import pytest
 
 import rsicrc
-from rsicrc.manifest import IMAGE_ENCODER
+from rsicrc.errors import BackendError
+from rsicrc.manifest import IMAGE_ENCODER, FileRecord, Manifest
 from rsicrc.results import EncodedPair, PairFailure
 
 TEXTS = ["a road is built", "no change"]
@@ -55,3 +58,38 @@ def test_encode_stream_refuses_wrong_settings_at_the_call(model_folder: Path) ->
         engine.encode_stream([], batch_size=0)
     with pytest.raises(rsicrc.ArgumentError, match="empty"):
         engine.encode_stream([], texts=[""])
+
+
+def test_nan_from_a_model_is_an_error_and_not_a_caption(model_copy: Path, pictures: Path) -> None:
+    for graph, calls in {
+        "image_encoder": ("caption", "embed_images", "score", "encode_stream"),
+        "text_encoder": ("embed_texts",),
+        "decoder": ("caption",),
+        "scorer": ("score",),
+    }.items():
+        folder = shutil.copytree(model_copy, model_copy.with_name(f"nan-{graph}"))
+        _fill_with_nan(folder, graph)
+        engine = rsicrc.load(folder, backend="onnxruntime", threads=1)
+        pair = (pictures / "1a.png", pictures / "1b.png")
+        arguments = {
+            "caption": ([pair],),
+            "embed_images": ([pair],),
+            "score": ([pair], ["a road is built"]),
+            "encode_stream": ([pair],),
+            "embed_texts": (["a road is built"],),
+        }
+        for call in calls:
+            with pytest.raises(BackendError, match=r"the model gave NaN \(not a number\) for "):
+                list(getattr(engine, call)(*arguments[call]))
+
+
+def _fill_with_nan(folder: Path, graph: str) -> None:
+    onnx = pytest.importorskip("onnx", reason="needs rsicrc[export]")
+    path = folder / f"{graph}.onnx"
+    model = onnx.load(path)
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            tensor.raw_data = np.full(len(tensor.raw_data) // 4, np.nan, np.float32).tobytes()
+    manifest = Manifest.load(folder)
+    path.write_bytes(model.SerializeToString())
+    replace(manifest, files={**manifest.files, path.name: FileRecord.of(path)}).write(folder)

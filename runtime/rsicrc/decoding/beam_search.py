@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsicrc.backends import Backend
+from rsicrc.decoding.numbers import require_numbers
 from rsicrc.decoding.options import BeamSearchOptions
 from rsicrc.errors import BackendError
 from rsicrc.manifest import DECODER
@@ -89,7 +90,7 @@ def beam_search(
         The `n_best` sentences of each pair, with the number of steps and the time in the graph.
 
     Raises:
-        BackendError: The graph failed, or its results are out of their ranges, so the model folder is damaged.
+        BackendError: The graph failed, gave NaN, or its results are out of their ranges: the model folder is damaged.
     """
     limits = _Limits(options.beams, sys.maxsize if vocab_size is None else vocab_size)
     fixed = {
@@ -119,6 +120,7 @@ def beam_search(
             _check_range("unfinished", unfinished, 0, len(active_rows))
             limits.check(loop.read("tokens"), loop.read("parents"))
             steps.append(_Step(*(_scatter(loop.read(name), active_rows, first[name]) for name in _BEAMS)))
+            require_numbers(steps[-1].scores, "the score of a beam")
             if unfinished <= SHRINK_SHARE * len(active_rows):
                 for name, values in finished.items():
                     values[active_rows] = loop.read(name)

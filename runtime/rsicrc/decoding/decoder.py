@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from rsicrc.backends import Backend
 from rsicrc.decoding.beam_search import FinishedBeam, beam_search
+from rsicrc.decoding.numbers import require_numbers
 from rsicrc.decoding.options import BeamSearchOptions
 from rsicrc.manifest import SCORER
 from rsicrc.results import Caption, Hypothesis, View
@@ -95,6 +96,9 @@ class Decoder:
 
         Returns:
             float64 [N, M], summed over the tokens and END.
+
+        Raises:
+            BackendError: The model gave NaN.
         """
         result = np.zeros((encoded.pairs, len(ids)), np.float64)
         step = max(1, TEXTS_PER_RUN // encoded.pairs)
@@ -102,6 +106,7 @@ class Decoder:
             feeds = {"input_ids": pad(ids[start : start + step]), **encoded.cross}
             log_probs = self._backend.numpy(self._backend.run(SCORER, feeds, ["log_probs"])["log_probs"])
             result[:, start : start + step] = log_probs.sum(axis=2, dtype=np.float64)
+        require_numbers(result, "the log-probability of a sentence")
         return result
 
     def attention(self, encoded: Encoded, ids: list[int]) -> NDArray[np.float32]:

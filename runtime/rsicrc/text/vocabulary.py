@@ -1,6 +1,7 @@
 """The word-level vocabulary: encoding of sentences as ids, and decoding.
 
-The file format is that of Hugging Face `tokenizers` (`tokenizer.json`), which has bindings for other languages.
+The file format is that of Hugging Face `tokenizers` (`tokenizer.json`), which has bindings for other languages. Only
+files that `Vocabulary.save` could have written are read: another file could hold a regular expression that takes hours.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Regex, Tokenizer
 from tokenizers.models import WordLevel
@@ -17,10 +19,14 @@ from tokenizers.processors import TemplateProcessing
 
 from rsicrc.errors import ArgumentError, ModelFolderError
 from rsicrc.files import replacing
+from rsicrc.untrusted.fields import is_printable, mapping, shown, text as checked_text, whole
+from rsicrc.untrusted.strict_json import parse_json, read_text
 
 PAD, START, UNK, END = 0, 1, 2, 3
 SPECIAL_WORDS = ("PAD", "START", "UNK", "END")
 SPECIAL_IDS = {"pad": PAD, "start": START, "unk": UNK, "end": END}
+MOST_WORDS, MOST_LENGTH = 1_000_000, 4096
+_LONGEST_WORD = 200
 # Lower case ensures that no text contains a special word, because special words are upper case. Punctuation becomes a
 # space, so that "road,trees" is two words; hyphens and apostrophes inside a word stay ("t-shaped", "road's").
 _NORMALIZER = NormalizerSequence(
@@ -45,14 +51,9 @@ class Vocabulary:
         max_len: Maximum length of a sequence of ids, including START and END; `encode` truncates to this length.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        ids = tokenizer.get_vocab(with_added_tokens=False)
-        self.words: tuple[str, ...] = tuple(sorted(ids, key=lambda word: ids[word]))
-        if [ids[word] for word in self.words] != list(range(len(ids))) or self.words[:4] != SPECIAL_WORDS:
-            raise ModelFolderError(f"a vocabulary has the ids 0, 1, 2, … and begins with {', '.join(SPECIAL_WORDS)}")
-        if tokenizer.truncation is None:
-            raise ModelFolderError("a vocabulary must set the maximum length of a sentence (truncation)")
-        self.max_len = int(tokenizer.truncation["max_length"])
+    def __init__(self, tokenizer: Tokenizer, words: Sequence[str], max_len: int) -> None:
+        self.words: tuple[str, ...] = tuple(words)
+        self.max_len = max_len
         self._tokenizer = tokenizer
 
     @classmethod
@@ -64,23 +65,20 @@ class Vocabulary:
             max_len: Maximum length of a sequence of ids, including START and END.
 
         Raises:
-            ArgumentError: The special words are not at the beginning, a word occurs twice, or `max_len` is under 3.
+            ArgumentError: The special words are not at the beginning, a word occurs twice or has a control character,
+                or `max_len` is under 3.
         """
         if tuple(words[:4]) != SPECIAL_WORDS:
             raise ArgumentError(f"a vocabulary begins with {', '.join(SPECIAL_WORDS)}, not {', '.join(words[:4])}")
         if max_len < 3:
             raise ArgumentError(f"max_len must be at least 3 (START, a word and END), not {max_len}")
+        for word in words:
+            if not is_printable(word):
+                raise ArgumentError(f"a word of a vocabulary has a control character: {word!a}")
         ids = {word: number for number, word in enumerate(words)}
         if len(ids) != len(words):
             raise ArgumentError("a vocabulary contains a word twice")
-        tokenizer = Tokenizer(WordLevel(ids, unk_token=SPECIAL_WORDS[UNK]))
-        tokenizer.normalizer = _NORMALIZER
-        tokenizer.pre_tokenizer = WhitespaceSplit()
-        # Part of the file, so that bindings for other languages return the same ids.
-        special = [(SPECIAL_WORDS[START], START), (SPECIAL_WORDS[END], END)]
-        tokenizer.post_processor = TemplateProcessing(single="START $A END", special_tokens=special)
-        tokenizer.enable_truncation(max_len)
-        return cls(tokenizer)
+        return cls(_build(ids, max_len), words, max_len)
 
     @classmethod
     def load(cls, path: Path | str) -> Vocabulary:
@@ -90,9 +88,11 @@ class Vocabulary:
             ModelFolderError: The file is not a vocabulary.
         """
         try:
-            return cls(Tokenizer.from_file(str(path)))
-        except Exception as error:  # tokenizers raises a bare Exception for everything
-            raise ModelFolderError(f"{path}: not a vocabulary ({error}): export the model again") from error
+            words, max_len = _parse(parse_json(read_text(Path(path))))
+            return cls.from_words(words, max_len)
+        except (OSError, KeyError, ValueError) as error:
+            reason = f"no field {error}" if isinstance(error, KeyError) else error
+            raise ModelFolderError(f"{path}: not a vocabulary ({reason}): export the model again") from error
 
     def save(self, path: Path | str) -> None:
         """Write `tokenizer.json`, atomically."""
@@ -129,3 +129,43 @@ class Vocabulary:
         encoding = self._tokenizer.encode(text)
         spans = zip(encoding.ids, encoding.offsets, strict=True)
         return list(dict.fromkeys(text[begin:end].lower() for number, (begin, end) in spans if number == UNK))
+
+
+def _build(ids: dict[str, int], max_len: int) -> Tokenizer:
+    tokenizer = Tokenizer(WordLevel(ids, unk_token=SPECIAL_WORDS[UNK]))
+    tokenizer.normalizer = _NORMALIZER
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    # Part of the file, so that bindings for other languages return the same ids.
+    special = [(SPECIAL_WORDS[START], START), (SPECIAL_WORDS[END], END)]
+    tokenizer.post_processor = TemplateProcessing(single="START $A END", special_tokens=special)
+    tokenizer.enable_truncation(max_len)
+    return tokenizer
+
+
+def _parse(document: Any) -> tuple[list[str], int]:
+    """Return the words and the maximum length of a parsed `tokenizer.json`.
+
+    Raises:
+        KeyError, ValueError: It is not a tokenizer of `Vocabulary.from_words`.
+    """
+    fields = mapping(document, "the document", 20)
+    model = mapping(fields["model"], "model", 20)
+    vocabulary = mapping(model["vocab"], "model.vocab", MOST_WORDS)
+    for word in vocabulary:
+        checked_text(word, "a word", _LONGEST_WORD)
+    ids = {word: whole(number, "an id", 0, MOST_WORDS) for word, number in vocabulary.items()}
+    words = sorted(ids, key=lambda word: ids[word])
+    if [ids[word] for word in words] != list(range(len(ids))):
+        raise ValueError("the ids are not 0, 1, 2, …")
+    if tuple(words[:4]) != SPECIAL_WORDS:
+        raise ValueError(f"it begins with {', '.join(words[:4])}; a vocabulary begins with PAD, START, UNK, END")
+    truncation = mapping(fields["truncation"], "truncation", 20)
+    expected = json.loads(_build(dict(zip(SPECIAL_WORDS, range(4), strict=True)), 3).to_str())
+    for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder", "added_tokens", "padding"):
+        if fields.get(name) != expected[name]:
+            raise ValueError(f"another {name} than that of rsicrc: {shown(fields.get(name))}")
+    if (model.get("type"), model.get("unk_token")) != ("WordLevel", SPECIAL_WORDS[UNK]):
+        raise ValueError(f"another model than that of rsicrc: {shown(model.get('type'))}")
+    if truncation.get("stride", 0) != 0 or truncation.get("direction", "Right") != "Right":
+        raise ValueError("another truncation than that of rsicrc")
+    return words, whole(truncation["max_length"], "truncation.max_length", 3, MOST_LENGTH)

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,6 +83,60 @@ def test_other_files_are_refused(content: str, tmp_path: Path) -> None:
         Vocabulary.load(path)
 
 
+def edited(vocabulary: Vocabulary, folder: Path, edit: Callable[[Any], None]) -> Path:
+    path = folder / "tokenizer.json"
+    vocabulary.save(path)
+    document = json.loads(path.read_text())
+    edit(document)
+    path.write_text(json.dumps(document))
+    return path
+
+
+def regex(pattern: str) -> dict[str, Any]:
+    return {"type": "Replace", "pattern": {"Regex": pattern}, "content": ""}
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda t: t.update(normalizer=regex("(a+)+$")), "another normalizer"),
+        (lambda t: t["normalizer"]["normalizers"].append(regex("((a{9999}){9999}){9999}")), "another normalizer"),
+        (lambda t: t.update(normalizer={"type": "Prepend", "prepend": "x" * 1000}), "another normalizer"),
+        (lambda t: t.update(normalizer=None), "another normalizer"),
+        (lambda t: t.update(pre_tokenizer={"type": "Split", "pattern": {"Regex": "(a+)+$"}}), "another pre_tokenizer"),
+        (lambda t: t.update(post_processor=None), "another post_processor"),
+        (lambda t: t.update(decoder={"type": "Replace"}), "another decoder"),
+        (lambda t: t["added_tokens"].append({"id": 500, "content": "house"}), "another added_tokens"),
+        (lambda t: t["model"].update(type="BPE", merges=[]), "another model"),
+        (lambda t: t["model"].update(unk_token="nope"), "another model"),
+        (lambda t: t["truncation"].update(stride=30), "another truncation"),
+        (lambda t: t["truncation"].update(max_length=10**15), "from 3 to 4096"),
+        (lambda t: t["truncation"].update(max_length=8.5), "from 3 to 4096"),
+        (lambda t: t["model"]["vocab"].update(zzz=4294967295), "from 0 to 1000000"),
+        (lambda t: t["model"]["vocab"].update(zzz=13), "the ids are not 0, 1, 2"),
+        (lambda t: t["model"]["vocab"].update({"\x1b]0;pwn\x07": 12}), "has a control character"),
+        (lambda t: t["model"]["vocab"].update({"\u202eevil": 12}), "has a control character"),
+        (lambda t: t["model"]["vocab"].update({"\ud800": 12}), "not valid Unicode"),
+        (lambda t: t["model"]["vocab"].update({"x" * 300: 12}), "longer than 200"),
+        (lambda t: t.pop("truncation"), "no field 'truncation'"),
+    ],
+)
+def test_files_that_save_does_not_write_are_refused(
+    vocabulary: Vocabulary, tmp_path: Path, edit: Callable[[Any], None], message: str
+) -> None:
+    path = edited(vocabulary, tmp_path, edit)
+    with pytest.raises(ModelFolderError, match=message) as caught:
+        Vocabulary.load(path)
+    assert str(caught.value).startswith(f"{path}: not a vocabulary (")
+    assert str(caught.value).isprintable()
+
+
+def test_tokenizer_that_is_no_regular_file_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "nowhere", Path("/dev/zero")):
+        with pytest.raises(ModelFolderError, match="not a vocabulary"):
+            Vocabulary.load(path)
+
+
 def test_other_tokenizers_are_refused(tmp_path: Path) -> None:
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
@@ -95,6 +152,7 @@ def test_other_tokenizers_are_refused(tmp_path: Path) -> None:
         (("the", "road"), 8, "begins with"),
         ((*SPECIAL_WORDS, "a", "a"), 8, "twice"),
         ((*SPECIAL_WORDS, "a"), 2, "max_len"),
+        ((*SPECIAL_WORDS, "a\x1b[2J"), 8, "control character"),
     ],
 )
 def test_wrong_words_are_refused(words: tuple[str, ...], max_len: int, message: str) -> None:

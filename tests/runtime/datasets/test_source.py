@@ -8,7 +8,6 @@ import pytest
 
 from rsicrc.datasets.source import read_source
 from rsicrc.errors import PairsError
-from rsicrc.index.source import read_source as read_index_source
 from rsicrc.inputs.pair_table import RESULT_COLUMNS
 
 
@@ -82,6 +81,9 @@ def test_folders_without_common_names_are_refused(tmp_path: Path) -> None:
 
 
 def test_types_are_the_same_for_captions_and_indexes(tmp_path: Path) -> None:
+    pytest.importorskip("lancedb", reason="needs rsicrc[search]")
+    from rsicrc.index.source import read_source as read_index_source
+
     table = tmp_path / "t.csv"
     table.write_text("before,after,year,share,ok,tile\na,b,2020,0.5,true,007\n")
     (row,), (indexed,) = read_source(table, taken=RESULT_COLUMNS), read_index_source(table)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,28 @@ def save_graph(path: Path, operator: str, **attributes: Any) -> Path:
 
 
 SHAPES = {"x": ((1, 4), (2, 4), (8, 4))}
+
+
+def test_old_builder_is_not_collected_in_the_logger(library: Library, tmp_path: Path) -> None:
+    """TensorRT calls the logger with a lock held that the destructor of a builder takes."""
+    code = """
+import gc, sys
+from pathlib import Path
+from rsicrc.backends.tensorrt.building import build_plan
+from rsicrc.backends.tensorrt.library import make_logger, open_library
+library = open_library("tensorrt_rtx")
+gc.disable()
+cycle = [library.module.Builder(make_logger(library))]
+cycle.append(cycle)
+del cycle
+gc.set_threshold(1)
+gc.enable()
+build_plan(library, Path(sys.argv[1]), {"x": ((1, 4), (2, 4), (8, 4))}, library_log=lambda line: [].append([line]))
+print("built", gc.isenabled())
+"""
+    path = save_graph(tmp_path / "relu.onnx", "Relu")
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "built True\n"), done.stderr
 
 
 def test_plan_is_built_for_the_shapes(library: Library, tmp_path: Path) -> None:

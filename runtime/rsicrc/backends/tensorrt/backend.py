@@ -12,7 +12,7 @@ from rsicrc.backends.cuda import Stream
 from rsicrc.backends.device import DeviceBackend
 from rsicrc.backends.host_loop import ROWS
 from rsicrc.backends.program import Tensors
-from rsicrc.backends.tensorrt.library import Library, make_logger, one_line
+from rsicrc.backends.tensorrt.library import Library, make_logger, one_line, paused_garbage_collection
 from rsicrc.errors import BackendError, DeviceMemoryError, ModelFolderError
 from rsicrc.manifest import GraphSpec, Manifest
 
@@ -52,7 +52,8 @@ class TensorRtBackend(DeviceBackend):
         self._plans = plans(self._device.title)
         self._logger = make_logger(library)
         try:
-            self._runtime = library.module.Runtime(self._logger)
+            with paused_garbage_collection():
+                self._runtime = library.module.Runtime(self._logger)
         except (TypeError, RuntimeError) as error:  # the bindings raise TypeError for a null pointer
             reason = self._logger.reason if self._logger.errors else one_line(str(error))
             raise BackendError(f"{library.name} {library.version} cannot start on {self.device}: {reason}") from error
@@ -60,7 +61,8 @@ class TensorRtBackend(DeviceBackend):
     def _open(self, graph: str) -> _Engine:
         path = self._plans[graph]
         try:
-            engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
+            with paused_garbage_collection():
+                engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         except OSError as error:
             raise ModelFolderError(f"{path}: cannot be read ({error}): remove {path.parent} and load again") from error
         if engine is None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rsicrc.backends.tensorrt.library import Library, LogFunction, make_logger, one_line
+from rsicrc.backends.tensorrt.library import Library, LogFunction, make_logger, one_line, paused_garbage_collection
 from rsicrc.backends.tensorrt.profiles import Shapes
 from rsicrc.errors import BackendError
 from rsicrc.files import replacing
@@ -15,6 +15,7 @@ from rsicrc.files import replacing
 _SECONDS_BETWEEN_LINES = 5.0
 
 
+@paused_garbage_collection()
 def build_plan(
     library: Library,
     graph: Path,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.util
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -20,6 +23,9 @@ _INSTALL = {
 }
 
 LogFunction: TypeAlias = Callable[[str], None]
+
+_collector_lock = threading.Lock()
+_collector_pauses: list[bool] = []  # of each block in `paused_garbage_collection`: was the collector enabled before?
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,27 @@ def open_library(name: str | None = None) -> Library:
         oldest = ".".join(map(str, _OLDEST[chosen]))
         raise BackendError(f"{chosen} {module.__version__} is too old: `pip install -U '{chosen}>={oldest}'`")
     return Library(chosen, ".".join(map(str, version)), module)
+
+
+@contextmanager
+def paused_garbage_collection() -> Iterator[None]:
+    """Pause Python's garbage collector while the block calls TensorRT; usable as a decorator, too.
+
+    TensorRT holds a lock while it calls the logger. If the collector ran in the logger and destroyed an old builder or
+    runtime, which takes the same lock, the process would wait for ever (tensorrt_rtx 1.7).
+    """
+    with _collector_lock:
+        _collector_pauses.append(gc.isenabled())
+        gc.disable()
+    try:
+        yield
+    finally:
+        with _collector_lock:
+            # The first block of overlapping blocks has seen the state to restore; the last one restores it.
+            was_enabled = _collector_pauses[0]
+            _collector_pauses.pop()
+            if not _collector_pauses and was_enabled:
+                gc.enable()
 
 
 def make_logger(library: Library, library_log: LogFunction | None = None) -> Any:

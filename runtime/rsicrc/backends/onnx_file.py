@@ -19,7 +19,7 @@ OPERATORS = frozenset(
     "Add And AveragePool Cast Clip Concat Conv DequantizeLinear Div Equal Erf Expand Floor Gather GatherElements "  # noqa: SIM905
     "GatherND Gelu Gemm Greater GreaterOrEqual LayerNormalization Less LogSoftmax MatMul MaxPool Mul Not Or Pow "
     "QuantizeLinear Range ReduceL2 ReduceMean ReduceMin ReduceSum Relu Reshape ScatterND Shape Slice Softmax Split "
-    "Sqrt Squeeze Sub TopK Transpose Unsqueeze Where com.microsoft:MatMulNBits".split()
+    "Sigmoid Sqrt Squeeze Sub TopK Transpose Unsqueeze Where com.microsoft:MatMulNBits".split()
 )
 MOST_NODES = 10_000
 

@@ -339,7 +339,10 @@ def test_empty_text_and_single_string_are_refused(engine: Engine, pairs: list[An
         engine.score(pairs, "the road")
 
 
-def test_graphs_are_opened_at_their_first_use(model_folder: Path, pairs: list[Any], tmp_path: Path) -> None:
+def test_graphs_are_opened_at_their_first_use(
+    model_folder: Path, pairs: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RSICRC_CACHE", str(tmp_path / "cache"))  # a compiled graph would be used without the file
     folder = tmp_path / "model"
     shutil.copytree(model_folder, folder)
     engine = rsicrc.load(folder, threads=1)

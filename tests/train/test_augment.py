@@ -76,7 +76,7 @@ def test_jitter_changes_brightness_and_keeps_the_order_of_levels() -> None:
         other = jitter(ramp, 1.0, np.random.default_rng(seed)).astype(int)
         assert (np.diff(other, axis=1) >= 0).all()
         assert 0 < np.abs(other - ramp).mean() < 90
-    with pytest.raises(DataError, match="jitter is from 0 to 1"):
+    with pytest.raises(DataError, match="jitter must be a number from 0 to 1"):
         Training(jitter=2.0)
 
 

@@ -132,9 +132,8 @@ def test_parity_report_is_in_the_manifest(model_folder: Path) -> None:
 def test_parity_fails_when_weights_differ(
     name: str, graphs: set[str], broken: float, model_folder: Path, checkpoint_file: Path
 ) -> None:
-    source = checkpoint.load(checkpoint_file)
-    tensors = {**source.state_dict, name: source.state_dict[name] * broken}
-    other = replace(source, state_dict=tensors).build_model().requires_grad_(False)
+    other = checkpoint.load(checkpoint_file).build_model().requires_grad_(False)
+    other.get_parameter(name).mul_(broken)  # a checkpoint with NaN is refused
     manifest = Manifest.load(model_folder)
     with pytest.raises(ExportError, match="do not equal the PyTorch model") as caught:
         check_parity(other, manifest, OnnxRuntimeBackend(model_folder, manifest, 1))

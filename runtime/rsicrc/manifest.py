@@ -16,7 +16,7 @@ from typing import Any
 
 from rsicrc.cpu import available_cpus
 from rsicrc.errors import ModelFolderError, ModelNotFoundError
-from rsicrc.files import replacing
+from rsicrc.files import is_folder, replacing
 from rsicrc.preprocessing import Preprocessing
 from rsicrc.text.vocabulary import MOST_LENGTH, MOST_WORDS, SPECIAL_IDS
 from rsicrc.untrusted.fields import file_name, flag, mapping, number, sequence, shown, text, whole
@@ -224,7 +224,7 @@ class Manifest:
                 or changed.
         """
         folder = Path(folder)
-        if not folder.is_dir():
+        if not is_folder(folder):
             raise ModelNotFoundError(
                 f"{folder}: no such model folder. Make one with `rsicrc-export ckpt.pt -o {folder}`, or name another"
             )

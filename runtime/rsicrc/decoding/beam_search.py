@@ -79,9 +79,6 @@ def beam_search(backend: Backend, cross: Mapping[str, Any], pairs: int, options:
 
     Returns:
         The `n_best` sentences of each pair, with the number of steps and the time in the graph.
-
-    Raises:
-        BackendError: The model gave NaN, or failed.
     """
     fixed = {
         **cross,

@@ -1,7 +1,7 @@
 """The word-level vocabulary: encoding of sentences as ids, and decoding.
 
-The file format is that of Hugging Face `tokenizers` (`tokenizer.json`), which has bindings for other languages. Only files
-that `Vocabulary.save` could have written are read: a file of a stranger could hold a regular expression that takes hours.
+The file format is that of Hugging Face `tokenizers` (`tokenizer.json`), which has bindings for other languages. Only
+files that `Vocabulary.save` could have written are read: a regular expression of a stranger could take hours.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Regex, Tokenizer
+from tokenizers import Encoding, Regex, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.normalizers import Lowercase, Replace, Sequence as NormalizerSequence
 from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -65,8 +65,8 @@ class Vocabulary:
             max_len: Maximum length of a sequence of ids, including START and END.
 
         Raises:
-            ArgumentError: The special words are not at the beginning, a word occurs twice or has a control character, or
-                `max_len` is under 3.
+            ArgumentError: The special words are not at the beginning, a word occurs twice or has a control character,
+                or `max_len` is under 3.
         """
         if tuple(words[:4]) != SPECIAL_WORDS:
             raise ArgumentError(f"a vocabulary begins with {', '.join(SPECIAL_WORDS)}, not {', '.join(words[:4])}")
@@ -107,8 +107,12 @@ class Vocabulary:
         return f"Vocabulary({len(self)} words, max_len={self.max_len})"
 
     def encode(self, text: str) -> list[int]:
-        """Return [START, …, END]: at most `max_len` ids, always with END; words outside the vocabulary are UNK."""
-        return list(self._tokenizer.encode(text).ids)
+        """Return [START, …, END]: at most `max_len` ids, always with END; words outside the vocabulary are UNK.
+
+        Raises:
+            ArgumentError: The text is no string, or not valid Unicode.
+        """
+        return list(self._encoding(text).ids)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Join the words of `ids` by single spaces, up to END; PAD and START are left out."""
@@ -122,13 +126,19 @@ class Vocabulary:
 
     def is_cut(self, text: str) -> bool:
         """Return True if `encode` drops words because the sentence is too long."""
-        return bool(self._tokenizer.encode(text).overflowing)
+        return bool(self._encoding(text).overflowing)
 
     def unknown_words(self, text: str) -> list[str]:
         """Return the words of a sentence that are not in the vocabulary, without duplicates, in order."""
-        encoding = self._tokenizer.encode(text)
+        encoding = self._encoding(text)
         spans = zip(encoding.ids, encoding.offsets, strict=True)
         return list(dict.fromkeys(text[begin:end].lower() for number, (begin, end) in spans if number == UNK))
+
+    def _encoding(self, text: str) -> Encoding:
+        try:
+            return self._tokenizer.encode(text)
+        except TypeError as error:  # also of a lone surrogate, which is half of a character
+            raise ArgumentError(f"not a text of valid Unicode: {shown(text)}") from error
 
 
 def _build(ids: dict[str, int], max_len: int) -> Tokenizer:

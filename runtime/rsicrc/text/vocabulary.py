@@ -1,7 +1,7 @@
 """The word-level vocabulary: encoding of sentences as ids, and decoding.
 
 The file format is that of Hugging Face `tokenizers` (`tokenizer.json`), which has bindings for other languages. Only
-files that `Vocabulary.save` could have written are read: a regular expression of a stranger could take hours.
+files that `Vocabulary.save` could have written are read: another file could hold a regular expression that takes hours.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ from typing import Any
 _SHORT = Repr()
 _SHORT.maxstring = _SHORT.maxother = 60
 _LONGEST_NAME = 200
-_INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})  # Unicode categories
 
 
 def whole(value: Any, name: str, low: int, high: int) -> int:
@@ -75,7 +74,9 @@ def file_name(value: str) -> str:
 
 def is_printable(value: str) -> bool:
     """Return True if a text has no control characters, invisible formatting characters or surrogates."""
-    return value.isprintable() or not any(unicodedata.category(each) in _INVISIBLE for each in value)
+    return value.isprintable() or not any(
+        unicodedata.category(each) in {"Cc", "Cf", "Cs", "Zl", "Zp"} for each in value
+    )
 
 
 def shown(value: Any) -> str:

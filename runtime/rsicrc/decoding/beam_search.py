@@ -6,6 +6,7 @@ keeps the token and the parent of each beam, and reads one number: how many pair
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import closing
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from rsicrc.backends import Backend
 from rsicrc.decoding.numbers import require_numbers
 from rsicrc.decoding.options import BeamSearchOptions
+from rsicrc.errors import BackendError
 from rsicrc.manifest import DECODER
 from rsicrc.text.vocabulary import START
 from rsicrc.tuning import CACHE_STEPS, SHRINK_SHARE
@@ -65,7 +67,13 @@ class _Step:
     scores: NDArray[np.float32]
 
 
-def beam_search(backend: Backend, cross: Mapping[str, Any], pairs: int, options: BeamSearchOptions) -> BeamSearchResult:
+def beam_search(
+    backend: Backend,
+    cross: Mapping[str, Any],
+    pairs: int,
+    options: BeamSearchOptions,
+    vocab_size: int | None = None,
+) -> BeamSearchResult:
     """Find the best sentences for a batch of pairs.
 
     Finished pairs leave the batch when they are a large part of it, and the caches grow with the sentences, so the cost
@@ -76,10 +84,15 @@ def beam_search(backend: Backend, cross: Mapping[str, Any], pairs: int, options:
         cross: `cross_keys_*` and `cross_values_*` of the pairs, from the image encoder.
         pairs: Number of pairs in the batch (B).
         options: Options of the search.
+        vocab_size: Number of tokens in the vocabulary; None accepts every token id from 0.
 
     Returns:
         The `n_best` sentences of each pair, with the number of steps and the time in the graph.
+
+    Raises:
+        BackendError: The graph failed, gave NaN, or its results are out of their ranges: the model folder is damaged.
     """
+    limits = _Limits(options.beams, sys.maxsize if vocab_size is None else vocab_size)
     fixed = {
         **cross,
         "length_penalty": np.array(options.length_penalty, np.float32),
@@ -103,6 +116,9 @@ def beam_search(backend: Backend, cross: Mapping[str, Any], pairs: int, options:
             loop.step(position)
             decoding += time.perf_counter() - started
             unfinished = int(loop.read("unfinished"))
+            # The graph reads its own results in the next step, and libraries crash at an index out of range.
+            _check_range("unfinished", unfinished, 0, len(active_rows))
+            limits.check(loop.read("tokens"), loop.read("parents"))
             steps.append(_Step(*(_scatter(loop.read(name), active_rows, first[name]) for name in _BEAMS)))
             require_numbers(steps[-1].scores, "the score of a beam")
             if unfinished <= SHRINK_SHARE * len(active_rows):
@@ -111,10 +127,41 @@ def beam_search(backend: Backend, cross: Mapping[str, Any], pairs: int, options:
                 if unfinished == 0:
                     break
                 rows = np.flatnonzero(~loop.read("done"))
+                _check_range("unfinished", unfinished, len(rows), len(rows))
                 loop.select_rows(rows, {})
                 active_rows = active_rows[rows]
+    best = {name: values[:, : options.n_best] for name, values in finished.items()}
+    limits.check(best["finished_tokens"], best["finished_parents"])
+    _check_range("finished_lengths", best["finished_lengths"], 1, len(steps))
     sentences = [[_backtrack(finished, steps, pair, rank) for rank in range(options.n_best)] for pair in range(pairs)]
     return BeamSearchResult(sentences, len(steps), decoding)
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """Ranges of the results of a decoder graph.
+
+    Attributes:
+        beams: Number of beams.
+        tokens: Number of tokens in the vocabulary.
+    """
+
+    beams: int
+    tokens: int
+
+    def check(self, tokens: NDArray[np.int64], parents: NDArray[np.int64]) -> None:
+        _check_range("tokens", tokens, 0, self.tokens - 1)
+        _check_range("parents", parents, 0, self.beams - 1)
+
+
+def _check_range(name: str, values: Any, least: int, most: int) -> None:
+    """Raise an error if one of the results with this name is out of its range."""
+    lowest, highest = int(np.min(values)), int(np.max(values))
+    if lowest < least or highest > most:
+        raise BackendError(
+            f"the decoder returned {name} of {lowest if lowest < least else highest}, not {least} to {most}: "
+            "its graph is damaged, export the model again"
+        )
 
 
 def _first_state(axes: Mapping[str, int]) -> dict[str, NDArray[Any]]:

@@ -94,11 +94,14 @@ class Vocabulary:
             reason = f"no field {error}" if isinstance(error, KeyError) else error
             raise ModelFolderError(f"{path}: not a vocabulary ({reason}): export the model again") from error
 
+    def to_json(self) -> str:
+        """Return the text of `tokenizer.json`."""
+        return json.dumps(json.loads(self._tokenizer.to_str()), ensure_ascii=False, indent=1) + "\n"
+
     def save(self, path: Path | str) -> None:
         """Write `tokenizer.json`, atomically."""
-        text = json.dumps(json.loads(self._tokenizer.to_str()), ensure_ascii=False, indent=1) + "\n"
         with replacing(Path(path)) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(self.to_json(), encoding="utf-8")
 
     def __len__(self) -> int:
         return len(self.words)

@@ -72,6 +72,22 @@ class EmptySplitError(DataError):
     """A data set has no pairs in the requested split."""
 
 
+def printable(text: str) -> str:
+    """Return a text in which control characters and bytes that are not UTF-8 are escaped, for a line of a message."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def is_utf8(text: str) -> bool:
+    """Return True if a text can be stored as UTF-8: it has no lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def describe_os_error(error: OSError) -> str:
     """Return `file: reason`, without the error number at the start of `str(error)`."""
     if error.strerror is None:

@@ -38,9 +38,7 @@ def main() -> int:
     for name in arguments.targets or targets:
         folder = root / name
         folder.mkdir(parents=True, exist_ok=True)
-        report = fuzz(
-            targets[name](), folder, seed=arguments.seed, seconds=arguments.seconds, inputs=arguments.inputs
-        )
+        report = fuzz(targets[name](), folder, seed=arguments.seed, seconds=arguments.seconds, inputs=arguments.inputs)
         sys.stdout.write(f"{report}\n")
         sys.stdout.writelines(f"  {fault}\n" for fault in report.faults)
         sys.stdout.flush()

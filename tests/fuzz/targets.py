@@ -242,4 +242,3 @@ def _checkpoints() -> Target:
 
 def _as_json(value: Any) -> Any:
     return json.loads(json.dumps(value, default=str))
-

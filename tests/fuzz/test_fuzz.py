@@ -37,11 +37,11 @@ def test_faults_are_found_and_kept(tmp_path: Path) -> None:
     def read(path: Path) -> None:
         if path.read_bytes() == b"2":
             raise KeyError("a bug")
-        raise ImageError("refused" if path.read_bytes() == b"1" else "two\nlines")
+        raise ImageError("refused" if path.read_bytes() == b"1" else "x" * 9999)
 
     numbers = iter((b"1", b"2", b"3"))
     report = fuzz(Target("t", lambda rng: ("f", next(numbers)), read), tmp_path, seed=0, seconds=9, inputs=3)
     assert (report.accepted, report.refused, len(report.faults)) == (0, 2, 2)
     assert "KeyError: 'a bug'" in report.faults[0]
-    assert "not one line" in report.faults[1]
+    assert "a message of 9999 characters" in report.faults[1]
     assert (tmp_path / "fault-1-f").read_bytes() == b"2"

@@ -116,11 +116,11 @@ def beam_search(
             loop.step(position)
             decoding += time.perf_counter() - started
             unfinished = int(loop.read("unfinished"))
+            require_numbers(loop.read("scores"), "the score of a beam")
             # The graph reads its own results in the next step, and libraries crash at an index out of range.
             _check_range("unfinished", unfinished, 0, len(active_rows))
             limits.check(loop.read("tokens"), loop.read("parents"))
             steps.append(_Step(*(_scatter(loop.read(name), active_rows, first[name]) for name in _BEAMS)))
-            require_numbers(steps[-1].scores, "the score of a beam")
             if unfinished <= SHRINK_SHARE * len(active_rows):
                 for name, values in finished.items():
                     values[active_rows] = loop.read(name)

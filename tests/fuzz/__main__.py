@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import logging
+import os
 import resource
 import sys
 import tempfile
@@ -29,7 +30,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if unknown := set(arguments.targets) - set(targets):
         parser.error(f"no target {', '.join(sorted(unknown))}")
-    faulthandler.enable()
+    faulthandler.enable(os.dup(sys.stderr.fileno()))
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # libtiff writes a line for each damaged file
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     resource.setrlimit(resource.RLIMIT_AS, (_MOST_MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))

@@ -9,6 +9,7 @@ import random
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,8 @@ def _tables() -> Target:
 
 
 def _conditions() -> Target:
+    if find_spec("lancedb") is None:  # a package of the index; its import takes more than a second
+        raise ModuleNotFoundError("lancedb is not installed", name="lancedb")
     from rsicrc.errors import ArgumentError
     from rsicrc.index.condition import ConditionError, normalize_condition
 

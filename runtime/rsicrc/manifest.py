@@ -249,10 +249,10 @@ class Manifest:
             raise ModelFolderError(f"{path}: not the manifest of an rsicrc model folder (no 'format': '{FORMAT}')")
         version = fields.get("format_version")
         if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-            raise ModelFolderError(f"{path}: format_version is {version!r}, not a number: export the model again")
+            raise ModelFolderError(f"{path}: format_version is {shown(version)}, not a number: export the model again")
         if version > FORMAT_VERSION:
             raise ModelFolderError(
-                f"{path}: made by a newer rsicrc (format {version}; this one reads {FORMAT_VERSION}): "
+                f"{path}: made by a newer rsicrc (format {shown(version)}; this one reads {FORMAT_VERSION}): "
                 "upgrade with `pip install -U rsicrc`"
             )
         try:

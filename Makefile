@@ -6,6 +6,8 @@
 #                PYTHON=python3 names the Python to use, and steps whose packages are missing are skipped.
 #                GPU_MODEL=folder names an exported model folder; GPU_OPTIONS="--steps tests --device cuda:1" are passed
 #                to benchmarks/gpu.py
+# make fuzz      fuzz the readers of images, manifests, tokenizers, tables, conditions and checkpoints, SECONDS=60 for each;
+#                the exit code is 1 if one raises another exception than those of rsicrc
 # make lint      ruff, mypy, clang-format, and the tests of the import graph and of the prose
 # make wheel     build the wheel
 # make example   train examples/tiny.pt again (about 90 minutes)
@@ -14,8 +16,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 MODEL := demo/model
+SECONDS := 60
 
-.PHONY: demo test test-slow test-gpu lint wheel example install clean
+.PHONY: demo test test-slow test-gpu fuzz lint wheel example install clean
 
 install: $(VENV)/.installed
 
@@ -51,6 +54,9 @@ test-gpu:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "rsicrc needs Python 3.11 or newer: make test-gpu PYTHON=/path/to/python3.11 …" >&2; exit 2; }
 	@$(PYTHON) benchmarks/gpu.py $(if $(GPU_MODEL),--model $(GPU_MODEL)) $(GPU_OPTIONS)
+
+fuzz: install
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
 lint: install
 	$(BIN)/ruff check .

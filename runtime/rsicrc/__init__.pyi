@@ -11,6 +11,7 @@ from .errors import (
     ExportError as ExportError,
     ImageError as ImageError,
     IndexFolderError as IndexFolderError,
+    IndexWriteError as IndexWriteError,
     ModelFolderError as ModelFolderError,
     ModelNotFoundError as ModelNotFoundError,
     PairsError as PairsError,

@@ -33,6 +33,21 @@ class IndexFolderError(RsicrcError, ValueError):
     """An index of pairs is missing, damaged, or was made with another model."""
 
 
+class IndexWriteError(RsicrcError, OSError):
+    """An index could not be written, for example because the disk is full; earlier commits are kept.
+
+    Attributes:
+        filename: Folder of the index.
+        strerror: The reason.
+    """
+
+    def __init__(self, reason: str, folder: str) -> None:
+        super().__init__(None, reason, folder)
+
+    def __str__(self) -> str:
+        return f"{self.filename}: {self.strerror}"
+
+
 class BackendError(RsicrcError, RuntimeError):
     """A backend or device is not available, or it failed."""
 

@@ -74,6 +74,14 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def is_folder(path: Path) -> bool:
+    """Return True if a path names a folder; unlike `Path.is_dir`, a name that is too long is no error."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 def try_lock(file: IO[bytes]) -> bool:
     """Lock an open file for this writer, without waiting.
 

@@ -9,12 +9,15 @@ from pathlib import Path
 from rsicrc.backends.selection import open_backend
 from rsicrc.engine import Engine
 from rsicrc.errors import ArgumentError, ModelNotFoundError
-from rsicrc.manifest import EXACT, Manifest
+from rsicrc.files import is_folder
+from rsicrc.manifest import EXACT, MANIFEST_FILE, Manifest
 
 logger = logging.getLogger("rsicrc")
 
 MODEL_VARIABLE = "RSICRC_MODEL"
 DEFAULT_MODEL = "model"
+_CHECKPOINTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
+_HUB = "hf:"
 
 
 def find_model(model: str | Path | None = None) -> Path:
@@ -30,12 +33,20 @@ def find_model(model: str | Path | None = None) -> Path:
         folder, source = Path(variable), f"from ${MODEL_VARIABLE}"
     else:
         folder, source = Path(DEFAULT_MODEL), f"the default; ${MODEL_VARIABLE} is not set"
-    if not folder.is_dir():
+    if is_folder(folder):
+        return folder
+    if folder.suffix.lower() in _CHECKPOINTS or str(folder).startswith(_HUB):
+        name = str(model or variable)
         raise ModelNotFoundError(
-            f"{folder}: no such model folder ({source}). Make one with `rsicrc-export ckpt.pt -o {folder}`, "
-            f"or name another with --model, model= or ${MODEL_VARIABLE}"
+            f"{name:.200}: this is a checkpoint, not a model folder: export it first with "
+            f"`rsicrc-export {name:.200} -o {DEFAULT_MODEL}`, then name the folder {DEFAULT_MODEL}"
         )
-    return folder
+    if folder.name == MANIFEST_FILE:
+        raise ModelNotFoundError(f"{folder}: a file of a model folder ({source}). Name the folder")
+    raise ModelNotFoundError(
+        f"{folder!s:.200}: no such model folder ({source}). Make one with `rsicrc-export ckpt.pt -o {folder!s:.200}`, "
+        f"or name another with --model, model= or ${MODEL_VARIABLE}"
+    )
 
 
 def load(

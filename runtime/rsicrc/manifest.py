@@ -16,7 +16,7 @@ from typing import Any
 
 from rsicrc.cpu import available_cpus
 from rsicrc.errors import ModelFolderError, ModelNotFoundError
-from rsicrc.files import replacing
+from rsicrc.files import is_folder, replacing
 from rsicrc.preprocessing import Preprocessing
 from rsicrc.text.vocabulary import MOST_LENGTH, MOST_WORDS, SPECIAL_IDS
 from rsicrc.untrusted.fields import file_name, flag, mapping, number, sequence, shown, text, whole
@@ -224,7 +224,7 @@ class Manifest:
                 or changed.
         """
         folder = Path(folder)
-        if not folder.is_dir():
+        if not is_folder(folder):
             raise ModelNotFoundError(
                 f"{folder}: no such model folder. Make one with `rsicrc-export ckpt.pt -o {folder}`, or name another"
             )
@@ -249,10 +249,10 @@ class Manifest:
             raise ModelFolderError(f"{path}: not the manifest of an rsicrc model folder (no 'format': '{FORMAT}')")
         version = fields.get("format_version")
         if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-            raise ModelFolderError(f"{path}: format_version is {version!r}, not a number: export the model again")
+            raise ModelFolderError(f"{path}: format_version is {shown(version)}, not a number: export the model again")
         if version > FORMAT_VERSION:
             raise ModelFolderError(
-                f"{path}: made by a newer rsicrc (format {version}; this one reads {FORMAT_VERSION}): "
+                f"{path}: made by a newer rsicrc (format {shown(version)}; this one reads {FORMAT_VERSION}): "
                 "upgrade with `pip install -U rsicrc`"
             )
         try:

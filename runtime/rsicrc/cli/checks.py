@@ -7,7 +7,7 @@ import importlib.util
 import os
 import platform
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from importlib import metadata
@@ -17,6 +17,7 @@ import rsicrc
 from rsicrc.backends.cuda import Device, device_count, driver_version
 from rsicrc.cpu import available_cpus, cpu_fields, cpu_flags, has_bf16
 from rsicrc.errors import BackendError, ModelNotFoundError, RsicrcError
+from rsicrc.files import user_cache
 
 LIBRARIES = ("numpy", "pillow", "tokenizers")
 # All of these distributions install a module named onnxruntime into the same folder.
@@ -70,18 +71,22 @@ def examine(model: Path | None = None) -> list[Finding]:
         model: The model folder to check; by default the folder that `rsicrc.load` opens.
     """
     installed = installed_distributions()
+    gpus = list(check_gpus())
+    openvino, tensorrt = check_openvino(installed), check_tensorrt(has_gpu=any(gpu.level is Level.OK for gpu in gpus))
+    others = [finding.topic for finding in (openvino, tensorrt) if finding.level is Level.OK]
     return [
         Finding("rsicrc", Level.OK, rsicrc.__version__),
         Finding("python", Level.OK, f"{platform.python_version()} ({sys.executable})"),
         *check_libraries(installed),
-        *check_onnx_runtimes(installed),
-        check_onnx_runtime_module(),
-        check_openvino(installed),
-        *check_gpus(),
-        check_tensorrt(),
+        *check_onnx_runtimes(installed, others),
+        *([check_onnx_runtime_module()] if any(name in installed for name in ONNX_RUNTIMES) else []),
+        openvino,
+        *gpus,
+        tensorrt,
         check_cpu(),
         check_threads(),
         check_memory(),
+        check_cache(),
         check_model(model),
     ]
 
@@ -101,15 +106,18 @@ def check_libraries(installed: Mapping[str, str]) -> Iterator[Finding]:
             yield Finding(name, Level.PROBLEM, "not installed", "pip install --force-reinstall rsicrc")
 
 
-def check_onnx_runtimes(installed: Mapping[str, str]) -> Iterator[Finding]:
-    """Check that exactly one ONNX Runtime is installed.
+def check_onnx_runtimes(installed: Mapping[str, str], others: Sequence[str] = ()) -> Iterator[Finding]:
+    """Check that exactly one ONNX Runtime is installed, or none if another library runs models.
 
     Args:
         installed: Version by distribution name, from `installed_distributions`.
+        others: Names of other libraries that work on this machine.
     """
     found = [name for name in ONNX_RUNTIMES if name in installed]
     text = ", ".join(f"{name} {installed[name]}" for name in found)
-    if not found:
+    if not found and others:
+        yield Finding("onnxruntime", Level.NOTE, f"not installed; models run on {' and '.join(others)}")
+    elif not found:
         advice = "pip install 'rsicrc[cpu]'"
         yield Finding("onnxruntime", Level.PROBLEM, "not installed, so no model can run", advice)
     elif len(found) > 1:
@@ -177,12 +185,18 @@ def check_gpus() -> Iterator[Finding]:
         yield Finding("gpu", Level.NOTE if driver is None else Level.PROBLEM, str(error))
 
 
-def check_tensorrt() -> Finding:
-    """Import the TensorRT library, if one is installed."""
+def check_tensorrt(*, has_gpu: bool = True) -> Finding:
+    """Import the TensorRT library, if one is installed.
+
+    Args:
+        has_gpu: False on a machine without a usable GPU, where TensorRT cannot work and is not needed.
+    """
     from rsicrc.backends.tensorrt.library import LIBRARIES, open_library
 
     topic = "tensorrt"
     installed = any(importlib.util.find_spec(name) is not None for name in LIBRARIES)
+    if installed and not has_gpu:
+        return Finding(topic, Level.NOTE, "installed, but not used without a GPU")
     try:
         library = open_library()
     except BackendError as error:
@@ -219,6 +233,21 @@ def check_memory(meminfo: Path = Path("/proc/meminfo"), limit: Path = Path("/sys
     if free < _LITTLE_MEMORY:
         return Finding("memory", Level.NOTE, text, "Large models may not fit: lower --batch-size and --threads")
     return Finding("memory", Level.OK, text)
+
+
+def check_cache() -> Finding:
+    """Report the folder for compiled graphs."""
+    topic, advice = "cache", "set RSICRC_CACHE to a folder that you can write: models open faster"
+    try:
+        folder = user_cache()
+    except RuntimeError:
+        folder = None
+    if folder is None:
+        return Finding(topic, Level.NOTE, "no home folder, so compiled graphs are not kept", advice)
+    existing = next((each for each in (folder, *folder.parents) if each.exists()), folder)
+    if not os.access(existing, os.W_OK):
+        return Finding(topic, Level.NOTE, f"{folder}: cannot be written, so compiled graphs are not kept", advice)
+    return Finding(topic, Level.OK, str(folder))
 
 
 def check_model(model: Path | None) -> Finding:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 from typer.main import get_command
 
-from rsicrc.errors import ArgumentError, RsicrcError, describe_os_error
+from rsicrc.errors import ArgumentError, RsicrcError, describe_os_error, printable
 from rsicrc.progress import ProgressCallback, ignore_progress
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def _report_typer_error(error: typer.TyperException, name: str) -> int:
 
 
 def _report_error(message: str, name: str) -> int:
-    typer.echo(f"{name}: error: {' '.join(message.splitlines())}", err=True)
+    typer.echo(f"{name}: error: {printable(' '.join(message.splitlines()))}", err=True)
     return FAILED
 
 

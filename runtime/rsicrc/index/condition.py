@@ -25,6 +25,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, NoReturn
 
+from rsicrc.untrusted.fields import shown
+
 # A name or number directly after a number (`1_000`, `0x1F`) is a mistake, so it belongs to the token.
 _TOKEN = re.compile(
     r"(?P<space>\s+)"
@@ -306,8 +308,8 @@ class _Parser:
         if not found and not exact:
             found = [each for each in self._columns if each.lower() == name.lower()]
         if len(found) > 1:
-            self._fail(f"'{name[:_SHOWN]}' fits {' and '.join(found)}", "put the column into backticks", token=token)
+            self._fail(f"{shown(name)} fits {' and '.join(found)}", "put the column into backticks", token=token)
         if not found:
             hint = "put text into single quotes" if token.text[0] == '"' else ""
-            self._fail(f"no column '{name[:_SHOWN]}'", hint, token=token)
+            self._fail(f"no column {shown(name)}", hint, token=token)
         return f"`{found[0]}`"

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from rsicrc.engine import Engine
 from rsicrc.errors import ArgumentError, IndexFolderError
+from rsicrc.files import is_folder
 from rsicrc.index.exact_search import Ranked, Vectors
 from rsicrc.index.hits import Hits
 from rsicrc.index.ingest import AddResult, add_rows
@@ -70,7 +71,7 @@ class Index:
         Raises:
             IndexFolderError: The folder contains other files, or an index that was made with another model.
             ModelNotFoundError, ModelFolderError, BackendError: The model cannot be loaded.
-            OSError: The folder cannot be written.
+            IndexWriteError: The folder cannot be written.
         """
         if is_index(Path(folder)):
             return cls.open(folder, engine, **settings)
@@ -93,7 +94,7 @@ class Index:
         """
         store = Store.open(Path(folder))
         if not isinstance(engine, Engine):
-            stored = store.identity.model if Path(store.identity.model).is_dir() else None
+            stored = store.identity.model if is_folder(Path(store.identity.model)) else None
             engine = load(_optional(engine) or stored, **settings)
         return cls(store, engine)
 
@@ -130,7 +131,7 @@ class Index:
 
         Raises:
             PairsError: There are no pairs, an id occurs twice, or a column does not match the index. Nothing was added.
-            OSError: The index could not be written. Earlier commits are kept.
+            IndexWriteError: The index could not be written. Earlier commits are kept.
         """
         rows = rows_from_pairs(pairs)
         self._vectors = None

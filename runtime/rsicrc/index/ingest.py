@@ -106,7 +106,7 @@ def add_rows(
 
     Raises:
         PairsError: A column does not match the index. Nothing was added.
-        OSError: The index could not be written. Earlier commits are kept.
+        IndexWriteError: The index could not be written. Earlier commits are kept.
     """
     types = {**column_types(rows), **{name: store.schema.field(name).type for name in user_columns(store.schema)}}
     details = {row.id: _columns_of(row, types) for row in rows}
@@ -134,6 +134,8 @@ def add_rows(
                 caption = result.caption
                 record |= {"caption": caption.text, "score": caption.score, "change_score": caption.change_score}
             writer.finish(_Update(update.row, update.kind, record))
+    except OSError:  # also an IndexWriteError: another commit would fail too
+        raise
     except (KeyboardInterrupt, RsicrcError):  # keep the finished rows
         writer.commit()
         raise

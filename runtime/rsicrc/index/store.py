@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -20,10 +19,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from rsicrc.errors import ArgumentError, IndexFolderError
+from rsicrc.errors import IndexFolderError, IndexWriteError, PairsError
 from rsicrc.index.columns import base_schema, user_columns
-from rsicrc.index.condition import ConditionError, normalize_condition
+from rsicrc.index.condition import normalize_condition
 from rsicrc.index.exact_search import Ranked
+from rsicrc.index.failures import filtering, reading, writing
+from rsicrc.untrusted.fields import shown, whole
+from rsicrc.untrusted.strict_json import parse_json
 
 FORMAT_VERSION = 1
 # Number of rows from which an approximate index is built, because a scan of all vectors takes too long.
@@ -32,13 +34,11 @@ _TABLE = "pairs"
 _LOCK = ".lock"
 _METADATA = b"rsicrc"
 _READ_ROWS = 8192
+_MOST_WIDTH = 16_384
 # Measured on a million vectors (docs/measurements/search.md): with fewer lists or candidates, recall@10 is below 0.99.
 _PROBES = 32
 _REFINE = 4
 _ITERATIONS = 10
-_SYSTEM_ERROR = re.compile(r"([A-Z][a-z][A-Za-z ]+) \(os error \d+\)")
-_SYNTAX_ERROR = re.compile(r"\((sql parser error: .*)\)")
-_NOISE = re.compile(r"^(lance error: |Invalid input, |Schema error: )*|\. Valid fields are.*|,? ?/\S+\.rs:\d+(:\d+)?")
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,8 @@ class Store:
         """
         if not is_index(folder):
             raise IndexFolderError(f"{folder}: no index here. Make one with `rsicrc-run index PAIRS -o {folder}`")
-        try:
+        with reading(folder):
             return cls(folder, _connect(folder).open_table(_TABLE))
-        except (ValueError, RuntimeError, OSError) as error:
-            if isinstance(error, IndexFolderError):
-                raise
-            raise IndexFolderError(f"{folder}: damaged ({_reason(error)}). Remove it and index again") from error
 
     @classmethod
     def create(cls, folder: Path, identity: Identity) -> Store:
@@ -93,25 +89,29 @@ class Store:
 
         Raises:
             IndexFolderError: The folder contains other files.
-            OSError: The folder cannot be written.
+            IndexWriteError: The folder cannot be written.
         """
-        if folder.exists() and not folder.is_dir():
+        if folder.is_file():
             raise IndexFolderError(f"{folder}: a file. An index is a folder: give another name")
         if folder.is_dir() and not is_index(folder):
             others = {path.name for path in folder.iterdir()} - {_LOCK, f"{_TABLE}.lance"}
             if others:
                 raise IndexFolderError(f"{folder}: not an index, and not empty ('{min(others)}'). Give another name")
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (OSError, ValueError) as error:
+            raise IndexWriteError(f"cannot be made ({getattr(error, 'strerror', error)})", str(folder)) from error
         with _locked(folder):
             if not is_index(folder):
                 fields = {"format_version": FORMAT_VERSION, **asdict(identity)}
                 schema = base_schema(identity.width, {_METADATA: json.dumps(fields).encode()})
-                with _writing(folder):
+                with writing(folder):
                     _connect(folder).create_table(_TABLE, schema=schema)
         return cls.open(folder)
 
     def __len__(self) -> int:
-        return int(self._table.count_rows())
+        with reading(self.folder):
+            return int(self._table.count_rows())
 
     @property
     def schema(self) -> pa.Schema:
@@ -120,33 +120,36 @@ class Store:
 
     def refresh(self) -> None:
         """Include rows that other processes have written since the table was opened."""
-        self._table.checkout_latest()
-        self.approximate = self._has_vector_index()
+        with reading(self.folder):
+            self._table.checkout_latest()
+            self.approximate = self._has_vector_index()
 
     def columns(self, names: Sequence[str]) -> pa.Table:
         """Read whole columns."""
-        return self._table.search().select(list(names)).to_arrow()
+        with reading(self.folder):
+            return self._table.search().select(list(names)).to_arrow()
 
     def add_columns(self, types: Mapping[str, pa.DataType]) -> None:
         """Add columns with these names and types; existing columns keep their types.
 
         Raises:
-            OSError: The table could not be written.
+            IndexWriteError: The table could not be written.
         """
         with _locked(self.folder):
             self.refresh()
             missing = [pa.field(name, kind) for name, kind in types.items() if name not in self.schema.names]
             if missing:
-                with _writing(self.folder):
+                with writing(self.folder):
                     self._table.add_columns(pa.schema(missing))
 
     def upsert(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write rows in one commit: new ids are added, existing ids are replaced. Missing columns become null.
 
         Raises:
-            OSError: Nothing was written.
+            IndexWriteError: Nothing was written.
+            PairsError: A value cannot be stored.
         """
-        self.merge(pa.Table.from_pylist([dict(row) for row in rows], schema=self._table.schema))
+        self.merge(_to_table(rows, self._table.schema))
 
     def merge(self, rows: pa.Table) -> None:
         """Write rows like `upsert`, from an Arrow table with all columns."""
@@ -156,18 +159,19 @@ class Store:
         """Write some columns of existing rows in one commit; all rows have the same columns, including `id`.
 
         Raises:
-            OSError: Nothing was written.
+            IndexWriteError: Nothing was written.
+            PairsError: A value cannot be stored.
         """
         schema = pa.schema([self._table.schema.field(name) for name in rows[0]])
-        self._merge(pa.Table.from_pylist([dict(row) for row in rows], schema=schema), insert=False)
+        self._merge(_to_table(rows, schema), insert=False)
 
     def tidy(self) -> None:
         """Merge small fragments, and build or extend the approximate index of a large table.
 
         Raises:
-            OSError: The table could not be written; it is still valid.
+            IndexWriteError: The table could not be written; it is still valid.
         """
-        with _locked(self.folder), _writing(self.folder):
+        with _locked(self.folder), writing(self.folder):
             self._table.optimize()
             if len(self) >= APPROXIMATE_FROM and not self.approximate:
                 from lancedb.index import IvfSq
@@ -182,11 +186,12 @@ class Store:
         matrix = np.empty((self.identity.width, len(self)), np.float32)
         numbers = np.empty(matrix.shape[1], np.int64)
         start = 0
-        for batch in self._table.search().select(["vector"]).with_row_id(True).to_batches(_READ_ROWS):
-            part = batch.column("vector").flatten().to_numpy().reshape(-1, self.identity.width)
-            matrix[:, start : start + len(part)] = part.T
-            numbers[start : start + len(part)] = batch.column("_rowid").to_numpy()
-            start += len(part)
+        with reading(self.folder):
+            for batch in self._table.search().select(["vector"]).with_row_id(True).to_batches(_READ_ROWS):
+                part = batch.column("vector").flatten().to_numpy().reshape(-1, self.identity.width)
+                matrix[:, start : start + len(part)] = part.T
+                numbers[start : start + len(part)] = batch.column("_rowid").to_numpy()
+                start += len(part)
         if start != len(numbers):
             raise IndexFolderError(
                 f"{self.folder}: damaged ({start} of {len(numbers)} rows). Remove it and index again"
@@ -202,7 +207,9 @@ class Store:
         Raises:
             ArgumentError: `where` is not a condition on the columns of the table.
         """
-        with self._filtering(where) as condition:
+        condition, columns = self._condition(where)
+        self._require_files()
+        with filtering(where, columns):
             found = self._table.search().where(condition).select(["_rowid"]).with_row_id(True).to_arrow()
         return np.sort(found.column("_rowid").to_numpy().astype(np.int64))
 
@@ -217,9 +224,12 @@ class Store:
         query = query.minimum_nprobes(_PROBES).maximum_nprobes(_PROBES if where is None else 0).refine_factor(_REFINE)
         query = query.select(["_rowid", "_distance"]).with_row_id(True)
         if where is None:
-            found = query.to_arrow()
+            with reading(self.folder):
+                found = query.to_arrow()
         else:
-            with self._filtering(where) as condition:
+            condition, columns = self._condition(where)
+            self._require_files()
+            with filtering(where, columns):
                 found = query.where(condition, prefilter=True).to_arrow()
         distances = found.column("_distance").to_numpy()  # for dot products, the distance is 1 - the product
         return Ranked(found.column("_rowid").to_numpy().astype(np.int64), 1 - distances.astype(np.float32))
@@ -229,36 +239,46 @@ class Store:
         names = ["id", "before", "after", "caption", "score", "change_score", *user_columns(self._table.schema)]
         if not len(numbers):
             return self._table.schema.empty_table().select(names)
-        query = self._table.take_row_ids([int(number) for number in numbers])
-        rows = query.select(names).with_row_id().to_arrow()
+        with reading(self.folder):
+            query = self._table.take_row_ids([int(number) for number in numbers])
+            rows = query.select(names).with_row_id().to_arrow()
         position = {number: row for row, number in enumerate(rows.column("_rowid").to_pylist())}
         return rows.take([position[int(number)] for number in numbers]).select(names)
+
+    def _require_files(self) -> None:
+        """Check that the table still exists, so that an error in a condition is about the condition."""
+        if not is_index(self.folder):
+            raise IndexFolderError(f"{self.folder}: removed while it is open. Index again")
 
     def _has_vector_index(self) -> bool:
         return any("vector" in index.columns for index in self._table.list_indices())
 
     def _merge(self, data: pa.Table, insert: bool) -> None:
-        with _locked(self.folder), _writing(self.folder):
+        with _locked(self.folder), writing(self.folder):
             self.refresh()
             merge = self._table.merge_insert("id").when_matched_update_all()
             (merge.when_not_matched_insert_all() if insert else merge).execute(data)
 
-    @contextmanager
-    def _filtering(self, where: str) -> Iterator[str]:
-        """Yield the condition for LanceDB, and convert errors in the condition to an ArgumentError."""
+    def _condition(self, where: str) -> tuple[str, list[str]]:
+        """Return a condition as LanceDB reads it, and the names of the columns it may use."""
         columns = [name for name in self._table.schema.names if name not in ("vector", "stamp")]
-        try:
-            yield normalize_condition(where, columns)
-        except Exception as error:  # LanceDB also raises classes of its own
-            reason = str(error) if isinstance(error, ConditionError) else _reason(error)
-            raise ArgumentError(
-                f"where {where!r:.200}: {reason}. It is an SQL condition on the columns {', '.join(columns)}"
-            ) from error
+        with filtering(where, columns):
+            return normalize_condition(where, columns), columns
 
 
 def is_index(folder: Path) -> bool:
     """Return True if a folder contains an index, or a LanceDB table with the name of an index."""
-    return any((folder / f"{_TABLE}.lance" / "_versions").glob("*.manifest"))
+    try:
+        return any((folder / f"{_TABLE}.lance" / "_versions").glob("*.manifest"))
+    except (OSError, ValueError):  # a name that is too long, or has a NUL character
+        return False
+
+
+def _to_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    try:
+        return pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+        raise PairsError(f"a value of the table cannot be stored in an index ({error})") from error
 
 
 def _connect(folder: Path) -> Any:
@@ -269,40 +289,35 @@ def _connect(folder: Path) -> Any:
 
 def _read_identity(folder: Path, schema: pa.Schema) -> Identity:
     try:
-        fields = json.loads((schema.metadata or {})[_METADATA])
-        version = fields.pop("format_version")
-        identity = Identity(**fields)
+        fields = parse_json((schema.metadata or {})[_METADATA].decode())
+        version = fields["format_version"]
+        checkpoint, model = fields["checkpoint"], fields["model"]
+        width = whole(fields["width"], "width", 1, _MOST_WIDTH)
+        if not isinstance(checkpoint, str) or not isinstance(model, str):
+            raise ValueError("checkpoint and model must be texts")
     except (KeyError, TypeError, ValueError) as error:
         raise IndexFolderError(f"{folder}: a LanceDB table, but not an index of rsicrc. Name another folder") from error
     if version != FORMAT_VERSION:
         raise IndexFolderError(
-            f"{folder}: made by another rsicrc (index format {version}; this one reads {FORMAT_VERSION}). Index again"
+            f"{folder}: made by another rsicrc (index format {shown(version)}; this one reads {FORMAT_VERSION}). "
+            "Index again"
         )
-    return identity
+    types = dict(zip(schema.names, schema.types, strict=True))
+    for field in base_schema(width, {}):
+        if types.get(field.name) != field.type:
+            raise IndexFolderError(
+                f"{folder}: damaged (the column {field.name} is not of type {field.type}). Index again"
+            )
+    return Identity(checkpoint, model, width)
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Hold the lock of the index. The operating system releases the lock of a process that ends."""
-    with (folder / _LOCK).open("wb") as file:
+    try:
+        file = (folder / _LOCK).open("wb")
+    except OSError as error:
+        raise IndexWriteError(f"cannot be written ({error.strerror})", str(folder)) from error
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Convert errors of LanceDB to an OSError that names the index and the reason; a failed commit changes nothing."""
-    try:
-        yield
-    except (RuntimeError, OSError, ValueError) as error:
-        reason = f"{_reason(error)}; earlier commits are kept, run the same command again to continue"
-        raise OSError(None, reason, str(folder)) from error
-
-
-def _reason(error: Exception) -> str:
-    """Return the message of LanceDB in one line, without source locations and lists of columns."""
-    text = " ".join(str(error).split())
-    for pattern in (_SYSTEM_ERROR, _SYNTAX_ERROR):
-        if found := pattern.search(text):
-            return found.group(1)
-    return _NOISE.sub("", text).rstrip(" .") or type(error).__name__

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Regex, Tokenizer
+from tokenizers import Encoding, Regex, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.normalizers import Lowercase, Replace, Sequence as NormalizerSequence
 from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -94,11 +94,14 @@ class Vocabulary:
             reason = f"no field {error}" if isinstance(error, KeyError) else error
             raise ModelFolderError(f"{path}: not a vocabulary ({reason}): export the model again") from error
 
+    def to_json(self) -> str:
+        """Return the text of `tokenizer.json`."""
+        return json.dumps(json.loads(self._tokenizer.to_str()), ensure_ascii=False, indent=1) + "\n"
+
     def save(self, path: Path | str) -> None:
         """Write `tokenizer.json`, atomically."""
-        text = json.dumps(json.loads(self._tokenizer.to_str()), ensure_ascii=False, indent=1) + "\n"
         with replacing(Path(path)) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(self.to_json(), encoding="utf-8")
 
     def __len__(self) -> int:
         return len(self.words)
@@ -107,8 +110,12 @@ class Vocabulary:
         return f"Vocabulary({len(self)} words, max_len={self.max_len})"
 
     def encode(self, text: str) -> list[int]:
-        """Return [START, …, END]: at most `max_len` ids, always with END; words outside the vocabulary are UNK."""
-        return list(self._tokenizer.encode(text).ids)
+        """Return [START, …, END]: at most `max_len` ids, always with END; words outside the vocabulary are UNK.
+
+        Raises:
+            ArgumentError: The text is no string, or not valid Unicode.
+        """
+        return list(self._encoding(text).ids)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Join the words of `ids` by single spaces, up to END; PAD and START are left out."""
@@ -122,13 +129,19 @@ class Vocabulary:
 
     def is_cut(self, text: str) -> bool:
         """Return True if `encode` drops words because the sentence is too long."""
-        return bool(self._tokenizer.encode(text).overflowing)
+        return bool(self._encoding(text).overflowing)
 
     def unknown_words(self, text: str) -> list[str]:
         """Return the words of a sentence that are not in the vocabulary, without duplicates, in order."""
-        encoding = self._tokenizer.encode(text)
+        encoding = self._encoding(text)
         spans = zip(encoding.ids, encoding.offsets, strict=True)
         return list(dict.fromkeys(text[begin:end].lower() for number, (begin, end) in spans if number == UNK))
+
+    def _encoding(self, text: str) -> Encoding:
+        try:
+            return self._tokenizer.encode(text)
+        except TypeError as error:  # also of a lone surrogate, which is half of a character
+            raise ArgumentError(f"not a text of valid Unicode: {shown(text)}") from error
 
 
 def _build(ids: dict[str, int], max_len: int) -> Tokenizer:

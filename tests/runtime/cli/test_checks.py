@@ -12,7 +12,7 @@ import pytest
 from rsicrc.backends import cuda
 from rsicrc.backends.tensorrt import library
 from rsicrc.cli import checks as doctor
-from rsicrc.cli.checks import Level
+from rsicrc.cli.checks import Finding, Level
 from tests.runtime.fake_cuda import FakeCuda
 
 
@@ -33,6 +33,67 @@ def test_two_onnxruntimes_clash_and_the_advice_repairs_it() -> None:
 def test_missing_onnxruntime_is_a_problem() -> None:
     (finding,) = doctor.check_onnx_runtimes({})
     assert (finding.level, finding.advice) == (Level.PROBLEM, "pip install 'rsicrc[cpu]'")
+
+
+def test_openvino_alone_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the extra `openvino` alone there is no ONNX Runtime, and models run."""
+    (finding,) = doctor.check_onnx_runtimes({"openvino": "2026.2.0"}, ["openvino"])
+    assert (finding.level, finding.text) == (Level.NOTE, "not installed; models run on openvino")
+    installed = {"numpy": "2.0", "pillow": "11", "tokenizers": "0.20", "openvino": "2026.2.0"}
+    monkeypatch.setattr(doctor, "installed_distributions", lambda: installed)
+    monkeypatch.setattr(doctor, "check_openvino", lambda _: Finding("openvino", Level.OK, "openvino 2026.2.0"))
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    findings = doctor.examine(None)
+    assert [finding.topic for finding in findings if finding.level is Level.PROBLEM] == []
+    monkeypatch.setattr(doctor, "check_openvino", lambda _: Finding("openvino", Level.PROBLEM, "cannot be used"))
+    problems = [finding for finding in doctor.examine(None) if finding.level is Level.PROBLEM]
+    assert [finding.topic for finding in problems] == ["onnxruntime", "openvino"]
+    assert problems[0].text == "not installed, so no model can run"
+
+
+def test_tensorrt_without_a_gpu_is_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("tensorrt")
+    module.__version__ = "8.6.1"  # type: ignore[attr-defined]
+    module.__spec__ = importlib.machinery.ModuleSpec("tensorrt", None)
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    assert doctor.check_tensorrt(has_gpu=False).level is Level.NOTE
+    assert doctor.check_tensorrt().level is Level.PROBLEM
+
+
+def test_user_without_a_name_and_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_name(number: int) -> object:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    for variable in ("HOME", "XDG_CACHE_HOME", "RSICRC_CACHE"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", no_name)
+    (finding,) = [finding for finding in doctor.examine(None) if finding.topic == "cache"]
+    assert (finding.level, finding.text) == (Level.NOTE, "no home folder, so compiled graphs are not kept")
+    assert "RSICRC_CACHE" in finding.advice
+
+
+def test_cache_that_cannot_be_written_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("RSICRC_CACHE", raising=False)
+    assert (doctor.check_cache().level, doctor.check_cache().text) == (Level.OK, str(tmp_path / "rsicrc"))
+    monkeypatch.setattr("os.access", lambda *_: False)
+    assert doctor.check_cache().level is Level.NOTE
+
+
+@pytest.mark.parametrize("name", ["tiny.pt", "weights.PTH", "pytorch_model.bin", "model.safetensors", "hf:owner/repo"])
+def test_checkpoint_in_place_of_a_model_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    if not name.startswith("hf:"):
+        Path(name).write_bytes(b"PK")
+    finding = doctor.check_model(Path(name))
+    assert finding.level is Level.PROBLEM
+    assert finding.text.startswith(f"{name}: this is a checkpoint, not a model folder: export it first with ")
+    assert f"`rsicrc-export {name} -o model`" in finding.text
+
+
+def test_names_that_cannot_be_folders_are_a_problem() -> None:
+    for name in ("x" * 5000, "a\0b", "\udcff"):
+        assert doctor.check_model(Path(name)).level is Level.PROBLEM
 
 
 def test_distribution_names_are_normalized() -> None:

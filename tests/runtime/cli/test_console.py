@@ -49,6 +49,7 @@ def leave(code: int) -> Callable[[], None]:
     ("error", "code", "line"),
     [
         (ImageError("a.png: the file\nis empty"), 1, "rsicrc-test: error: a.png: the file is empty"),
+        (ImageError("\x1b]0;a\x07\u202e.png: bad"), 1, r"rsicrc-test: error: \x1b]0;a\x07\u202e.png: bad"),
         (ArgumentError("n_best is more than beams"), 2, "rsicrc-test: error: n_best is more than beams"),
         (OSError(errno.ENOSPC, "No space left", "o.jsonl"), 1, "rsicrc-test: error: o.jsonl: No space left"),
         (OSError(errno.EIO, "Input/output error"), 1, "rsicrc-test: error: Input/output error"),

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rsicrc.errors import BackendError, IndexFolderError
+from rsicrc.errors import BackendError, IndexFolderError, IndexWriteError
 from rsicrc.index import store as store_module
 from rsicrc.index.exact_search import Vectors
 from rsicrc.index.store import Identity, Store
@@ -150,6 +150,8 @@ def test_full_disk_error_keeps_the_table(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert caught.value.filename == str(folder)
+    assert isinstance(caught.value, IndexWriteError)
+    assert str(caught.value).startswith(f"{folder}: File too large; earlier commits are kept")
     assert len(Store.open(folder)) == 10
     store.upsert(records(range(20)))
     assert len(Store.open(folder)) == 20

@@ -1,0 +1,47 @@
+"""A short fuzzing run of each target. `make fuzz SECONDS=60` runs them longer."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from pathlib import Path
+
+import pytest
+
+from rsicrc.errors import ImageError
+from tests.fuzz.mutation import mutate_bytes, mutate_json
+from tests.fuzz.run import fuzz
+from tests.fuzz.targets import Target, make_targets
+
+SECONDS = 3.0
+
+
+@pytest.mark.parametrize("name", list(make_targets()))
+def test_changed_files_raise_only_errors_of_rsicrc(name: str, tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        report = fuzz(make_targets()[name](), tmp_path, seed=1, seconds=SECONDS)
+    assert not report.faults, "\n".join(report.faults)
+    assert report.refused > 0
+
+
+def test_same_seed_gives_the_same_inputs() -> None:
+    document = {"a": [1, 2, {"b": "c"}], "d": None}
+    for mutate in (lambda rng: mutate_json(rng, document), lambda rng: mutate_bytes(rng, b"abc" * 9)):
+        assert [mutate(random.Random(n)) for n in range(50)] == [mutate(random.Random(n)) for n in range(50)]
+        assert len({mutate(random.Random(n)) for n in range(50)}) > 25
+    assert document == {"a": [1, 2, {"b": "c"}], "d": None}
+
+
+def test_faults_are_found_and_kept(tmp_path: Path) -> None:
+    def read(path: Path) -> None:
+        if path.read_bytes() == b"2":
+            raise KeyError("a bug")
+        raise ImageError("refused" if path.read_bytes() == b"1" else "x" * 9999)
+
+    numbers = iter((b"1", b"2", b"3"))
+    report = fuzz(Target("t", lambda rng: ("f", next(numbers)), read), tmp_path, seed=0, seconds=9, inputs=3)
+    assert (report.accepted, report.refused, len(report.faults)) == (0, 2, 2)
+    assert "KeyError: 'a bug'" in report.faults[0]
+    assert "a message of 9999 characters" in report.faults[1]
+    assert (tmp_path / "fault-1-f").read_bytes() == b"2"

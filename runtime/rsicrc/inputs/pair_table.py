@@ -13,16 +13,17 @@ import json
 import re
 import sys
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rsicrc.errors import PairsError
+from rsicrc.errors import PairsError, printable
 from rsicrc.inputs.cell_types import infer_types
 
 STDIN = Path("-")
 COLUMNS = ("before", "after")
+_LISTED = 20
 # Columns that a captions file adds to a row. A table must not have columns with these names.
 RESULT_COLUMNS = (
     "caption",
@@ -158,15 +159,25 @@ def _parquet_rows(content: bytes, name: str) -> Iterator[tuple[int, dict[Any, An
         raise PairsError(f"{name}: Parquet needs pyarrow: `pip install 'rsicrc[search]'`") from error
     try:
         table = read_table(BufferReader(content))
-    except (ArrowException, OSError) as error:
-        raise PairsError(f"{name}: not a Parquet file ({error})") from error
-    names = [_column_name(column) for column in table.column_names]
+        table.validate(full=True)  # texts that are not UTF-8, offsets outside the data
+        names = [_column_name(column) for column in table.column_names]
+        columns = [column.to_pylist() for column in table.columns]
+    except (ArrowException, OSError, ValueError, TypeError, OverflowError) as error:
+        reason = printable(" ".join(str(error).split()))
+        raise PairsError(f"{name}: not a Parquet file, or damaged ({reason:.200})") from error
     missing = [column for column in COLUMNS if column not in names]
     if missing:
-        raise PairsError(f"{name}: no column '{missing[0]}', only {', '.join(map(repr, table.column_names))}")
+        raise PairsError(f"{name}: no column '{missing[0]}', only {_listed(names)}")
     if len(set(names)) < len(names):
         raise PairsError(f"{name}: a column name occurs twice. Rename one")
-    yield from enumerate(table.rename_columns(names).to_pylist(), start=1)
+    rows = zip(*columns, strict=True)
+    yield from enumerate((dict(zip(names, row, strict=True)) for row in rows), start=1)
+
+
+def _listed(names: Sequence[Any]) -> str:
+    """Return the first names for a message."""
+    more = ", …" if len(names) > _LISTED else ""
+    return ", ".join(f"'{printable(str(name)[:60])}'" for name in names[:_LISTED]) + more
 
 
 def _csv_rows(text: str, name: str) -> list[tuple[int, dict[Any, Any]]]:
@@ -187,9 +198,8 @@ def _csv_rows(text: str, name: str) -> list[tuple[int, dict[Any, Any]]]:
     header = [_column_name(cell) for cell in first]
     missing = [column for column in COLUMNS if column not in header]
     if missing:
-        found = ", ".join(f"'{column}'" for column in header)
         raise PairsError(
-            f"{name}: no column '{missing[0]}' in the header, only {found}. "
+            f"{name}: no column '{missing[0]}' in the header, only {_listed(header)}. "
             "The first line must name the columns, separated by commas, semicolons or tabs"
         )
     used = [column for column in header if column]

@@ -163,3 +163,30 @@ def test_table_is_read_from_standard_input(content: str, monkeypatch: pytest.Mon
 def test_deeply_nested_json_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PairsError, match="line 1 is not JSON"):
         read_pairs(write(tmp_path, '{"before": ' + "[" * 200_000, "p.jsonl"))
+
+
+def test_damaged_parquet_is_one_short_message(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow", reason="needs rsicrc[search]")
+    from pyarrow import parquet
+
+    path = tmp_path / "t.parquet"
+    parquet.write_table(pa.table({"before": ["a.png"], "after": ["b.png"], "place": ["Graz"]}), path)
+    content = path.read_bytes()
+    for changed in (
+        content.replace(b"Graz", b"\xffraz"),
+        content[: len(content) // 2],
+        content.replace(b"place", b"\xfflace"),
+    ):
+        path.write_bytes(changed)
+        with pytest.raises(PairsError, match=r"t\.parquet: not a Parquet file, or damaged \(") as caught:
+            read_pairs(path)
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 500
+
+
+def test_names_of_many_columns_are_not_all_listed(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(",".join(f"column {number}" for number in range(1000)) + "\n1,2\n")
+    with pytest.raises(PairsError, match=r"no column 'before' in the header, only 'column 0', .*, …\. The") as caught:
+        read_pairs(path)
+    assert len(str(caught.value)) < 1000

@@ -6,8 +6,8 @@
 #                PYTHON=python3 names the Python to use, and steps whose packages are missing are skipped.
 #                GPU_MODEL=folder names an exported model folder; GPU_OPTIONS="--steps tests --device cuda:1" are passed
 #                to benchmarks/gpu.py
-# make fuzz      fuzz the readers of images, manifests, tokenizers, tables, conditions and checkpoints, SECONDS=60 for each;
-#                the exit code is 1 if one raises another exception than those of rsicrc
+# make fuzz      fuzz the readers of images, manifests, tokenizers, tables, conditions and checkpoints, SECONDS=60 for each,
+#                two at the same time; the exit code is 1 if one raises another exception than those of rsicrc
 # make lint      ruff, mypy, clang-format, and the tests of the import graph and of the prose
 # make wheel     build the wheel
 # make example   train examples/tiny.pt again (about 90 minutes)

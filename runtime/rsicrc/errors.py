@@ -79,6 +79,12 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def shortened(value: object, most: int = 80) -> str:
+    """Return a value from a file as text for a message: printable, and cut after `most` characters."""
+    text = str(value)
+    return printable(text[:most]) + ("…" if len(text) > most else "")
+
+
 def is_utf8(text: str) -> bool:
     """Return True if a text can be stored as UTF-8: it has no lone surrogates."""
     try:

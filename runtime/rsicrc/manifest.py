@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rsicrc.cpu import available_cpus
-from rsicrc.errors import ModelFolderError, ModelNotFoundError
+from rsicrc.errors import ModelFolderError, ModelNotFoundError, shortened
 from rsicrc.files import is_folder, replacing
 from rsicrc.preprocessing import Preprocessing
 from rsicrc.text.vocabulary import MOST_LENGTH, MOST_WORDS, SPECIAL_IDS
@@ -385,7 +385,7 @@ def _read(path: Path) -> str:
     except FileNotFoundError as error:
         raise ModelFolderError(f"{path}: missing, so {path.parent} is not a model folder") from error
     except (OSError, ValueError) as error:
-        raise ModelFolderError(f"{path}: cannot be read ({error})") from error
+        raise ModelFolderError(f"{path}: cannot be read ({shortened(error, 200)})") from error
 
 
 def _check_file(path: Path, record: FileRecord, verify: bool) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rsicrc.errors import RsicrcError
 from tests.fuzz.targets import Target
 
-LONGEST = 10.0  # seconds that one small input may take
+LONGEST = 10.0  # seconds of CPU time that one small input may take
 _MOST_FAULTS = 20
 _LONGEST_MESSAGE = 2000
 
@@ -24,7 +25,7 @@ class Report:
         name: Name of the target.
         accepted: Number of inputs that were read.
         refused: Number of inputs that raised an error of rsicrc.
-        slowest: Seconds of the slowest input.
+        slowest: Seconds of CPU time of the slowest input.
         faults: Description of each failing input.
     """
 
@@ -41,7 +42,16 @@ class Report:
         )
 
 
-def fuzz(target: Target, folder: Path, *, seed: int, seconds: float, inputs: int | None = None) -> Report:
+def fuzz(
+    target: Target,
+    folder: Path,
+    *,
+    seed: int,
+    seconds: float = 0.0,
+    inputs: int | None = None,
+    first: int = 0,
+    before_each: Callable[[], None] = lambda: None,
+) -> Report:
     """Read changed files until the time is over, or until a number of inputs is reached.
 
     Args:
@@ -50,15 +60,18 @@ def fuzz(target: Target, folder: Path, *, seed: int, seconds: float, inputs: int
         seed: Seed of the mutations: the n-th input depends on the seed and n only.
         seconds: Duration.
         inputs: Number of inputs instead of a duration.
+        first: Number of the first input.
+        before_each: Called before each input.
     """
     report = Report(target.name)
     started = time.perf_counter()
-    number = 0
-    while number < inputs if inputs is not None else time.perf_counter() - started < seconds:
+    number = first
+    while number < first + inputs if inputs is not None else time.perf_counter() - started < seconds:
         name, content = target.mutate(random.Random(f"{target.name} {seed} {number}"))
         path = folder / name
         path.write_bytes(content)
-        begin = time.perf_counter()
+        before_each()
+        begin = time.process_time()
         problem = ""
         try:
             target.read(path)
@@ -69,7 +82,7 @@ def fuzz(target: Target, folder: Path, *, seed: int, seconds: float, inputs: int
                 problem = f"a message of {len(str(error))} characters: {str(error)[:500]!r}"
         except Exception:
             problem = traceback.format_exc()
-        duration = time.perf_counter() - begin
+        duration = time.process_time() - begin
         report.slowest = max(report.slowest, duration)
         if duration > LONGEST:
             problem = f"{duration:.1f} s. {problem}"

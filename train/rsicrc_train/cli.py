@@ -10,6 +10,7 @@ import typer
 from rsicrc.cli.console import FAILED, UsageError, progress, run_command
 from rsicrc.cli.options import APP_SETTINGS, Json, Verbose, Version, require_command
 from rsicrc.cli.plugins import plugin_group
+from rsicrc_train.quoting import quote
 
 # `evaluate` exports a checkpoint and belongs to rsicrc_export, which registers the command by an entry point.
 app = typer.Typer(cls=plugin_group("rsicrc_train.commands", {"evaluate": "export"}), **APP_SETTINGS)
@@ -55,7 +56,7 @@ def synth(
     try:
         shares = {name: float(share) for name, share in (part.split("=") for part in splits.split(","))}
     except ValueError:
-        raise UsageError(f"--splits {splits!r} is not of the form train=0.8,val=0.1,test=0.1") from None
+        raise UsageError(f"--splits {quote(splits)} is not of the form train=0.8,val=0.1,test=0.1") from None
     with progress(pairs, "drawing") as advance:
         generate(directory, pairs, seed, shares, workers, advance, grounds.split(","))
     typer.echo(directory)

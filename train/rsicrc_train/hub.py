@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rsicrc.errors import CheckpointError
-from rsicrc_train.quoting import quote
+from rsicrc_train.quoting import quote, quote_name
 
 _PREFIX = "hf:"
 _REFERENCE = re.compile(
@@ -80,14 +80,16 @@ def find(repository: str, file: str, revision: str | None = None) -> Path | None
         raise CheckpointError(f"{repository} is gated: accept its terms on the hub, then `hf auth login`") from error
     except RepositoryNotFoundError as error:
         raise CheckpointError(
-            f"the hub has no repository {repository}; for a private one, log in with `hf auth login`"
+            f"the hub has no repository {quote_name(repository)}; for a private one, log in with `hf auth login`"
         ) from error
     except RevisionNotFoundError as error:
         raise CheckpointError(
-            f"{repository} has no revision {revision}: see its branches and tags on the hub"
+            f"{repository} has no revision {quote_name(revision)}: see its branches and tags on the hub"
         ) from error
     except HFValidationError as error:
-        raise CheckpointError(f"{repository!r} cannot be the name of a hub repository: {error}") from error
+        raise CheckpointError(
+            f"{quote(repository)} cannot be the name of a hub repository: {quote(str(error))}"
+        ) from error
     except Exception as error:  # of the network and of the cache, whose types differ between versions of the library
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise CheckpointError(f"{file} of {repository} could not be downloaded: {reason}") from error

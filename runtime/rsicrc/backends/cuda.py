@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsicrc.errors import BackendError, DeviceMemoryError
+from rsicrc.untrusted.fields import shown
 
 _NO_DEVICE = 100  # cudaErrorNoDevice
 _OLD_DRIVER = 35  # cudaErrorInsufficientDriver
@@ -36,7 +37,7 @@ def device_number(device: str) -> int:
     """
     kind, _, number = device.partition(":")
     if kind != "cuda" or (number == "" and ":" in device) or not (number or "0").isdecimal():
-        raise BackendError(f"no device {device!r}: there is cpu, cuda, cuda:0, cuda:1, …, and 'auto' chooses")
+        raise BackendError(f"no device {shown(device)}: there is cpu, cuda, cuda:0, cuda:1, …, and 'auto' chooses")
     return int(number or 0)
 
 

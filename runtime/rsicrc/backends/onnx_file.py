@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rsicrc.errors import ModelFolderError
 from rsicrc.manifest import FileRecord, Manifest
+from rsicrc.untrusted.fields import shown
 
 # All operators that rsicrc-export writes, in all precisions. There is none with a graph inside (If, Loop, Scan).
 OPERATORS = frozenset(
@@ -105,7 +106,7 @@ def _check_node(node: memoryview, files: Mapping[str, FileRecord]) -> None:
                     _check_tensor(_message(attribute), files)
     name = operator if domain in ("", "ai.onnx") else f"{domain}:{operator}"
     if name not in OPERATORS:
-        raise _RefusedError(f"has the operator {name!r}, which rsicrc-export does not write")
+        raise _RefusedError(f"has the operator {shown(name)}, which rsicrc-export does not write")
 
 
 def _check_tensor(tensor: memoryview, files: Mapping[str, FileRecord]) -> None:
@@ -124,10 +125,10 @@ def _check_tensor(tensor: memoryview, files: Mapping[str, FileRecord]) -> None:
     if external or location == _EXTERNAL:
         name = external.get("location", "")
         if name not in files:
-            raise _RefusedError(f"reads data from the file {name!r}, which the manifest does not declare")
+            raise _RefusedError(f"reads data from the file {shown(name)}, which the manifest does not declare")
         size = files[name].bytes
     if math.prod(dims) > size * _PACKED_PER_BYTE:
-        raise _RefusedError(f"has a tensor of the shape {dims[:8]} with less data than that")
+        raise _RefusedError(f"has a tensor of the shape {shown(dims)} with less data than that")
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:

@@ -15,6 +15,7 @@ from rsicrc.backends.table import BACKENDS, CPU, CUDA, PRECISIONS, BackendDescri
 from rsicrc.errors import ArgumentError, BackendError, RsicrcError
 from rsicrc.manifest import BF16, EXACT, INT8, ON_GPU, TEXT_ENCODER, Manifest
 from rsicrc.text.vocabulary import END, START
+from rsicrc.untrusted.fields import shown
 
 logger = logging.getLogger("rsicrc")
 
@@ -104,7 +105,7 @@ def _kinds(backend: str) -> list[str]:
     kinds = [each.device for each in BACKENDS if backend in (AUTO, each.name)]
     if not kinds:
         names = dict.fromkeys(each.name for each in BACKENDS)
-        raise BackendError(f"no backend {backend!r}: there is {', '.join(names)}, and 'auto'")
+        raise BackendError(f"no backend {shown(backend)}: there is {', '.join(names)}, and 'auto'")
     return kinds
 
 
@@ -156,7 +157,7 @@ def _open_on_cpu(options: OpenOptions, backend: str, precision: str) -> tuple[Ba
 
 def _require_precision(precision: str) -> None:
     if precision not in PRECISIONS:
-        raise BackendError(f"no precision {precision!r}: there is {', '.join(PRECISIONS)}")
+        raise BackendError(f"no precision {shown(precision)}: there is {', '.join(PRECISIONS)}")
 
 
 def _require_streams(options: OpenOptions, candidates: list[BackendDescriptor]) -> None:

@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from rsicrc.errors import ArgumentError, PairsError
+from rsicrc.errors import ArgumentError, PairsError, shortened
 from rsicrc.files import replacing, try_lock
 from rsicrc.inputs.pair_table import RESULT_COLUMNS, PairRow
 from rsicrc.results import PairFailure, rounded
@@ -269,11 +269,12 @@ class CaptionsFile:
         for record in records:
             for name, value in self._provenance.items():
                 if "error" not in record and record.get(name) != value:
-                    raise PairsError(
-                        f"{path}: holds captions made with another {name} ({record.get(name)}, now {value}). {advice}"
-                    )
+                    other = f"{shortened(record.get(name))}, now {shortened(value)}"
+                    raise PairsError(f"{path}: holds captions made with another {name} ({other}). {advice}")
             if record["id"] not in rows:
-                raise PairsError(f"{path}: holds captions of rows that the table lacks (id '{record['id']}'). {advice}")
+                raise PairsError(
+                    f"{path}: holds captions of rows that the table lacks (id '{shortened(record['id'])}'). {advice}"
+                )
 
 
 def _parse(content: bytes, path: Path) -> list[dict[str, Any]]:

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from rsicrc.datasets.levir_cc import CaptionedPair
-from rsicrc.errors import DataError, EmptySplitError
+from rsicrc.errors import DataError, EmptySplitError, shortened
 from rsicrc.inputs.pair_table import RESULT_COLUMNS, PairRow, read_pairs
 from rsicrc.text.no_change import mostly_unchanged
 from rsicrc.text.vocabulary import normalize_text
+from rsicrc.untrusted.fields import shown
 
 SUFFIXES = frozenset({".csv", ".jsonl", ".ndjson", ".parquet"})
 SEPARATOR = "|"
@@ -41,8 +42,10 @@ def read_table(path: Path, split: str) -> list[CaptionedPair]:
     chosen = [row for row in rows if str(row.extra.get("split", "")).strip() == split]
     if not chosen:
         found = sorted({str(row.extra.get("split", "")).strip() for row in rows})
-        raise EmptySplitError(f"{path} has no pairs in the split {split!r}, only in {', '.join(map(repr, found))}")
-    return [_pair(row, f"{path}, row {row.id}") for row in chosen]
+        raise EmptySplitError(
+            f"{path} has no pairs in the split {shown(split)}, only in {shortened(', '.join(map(repr, found)), 200)}"
+        )
+    return [_pair(row, f"{path}, row {shortened(row.id)}") for row in chosen]
 
 
 def _pair(row: PairRow, where: str) -> CaptionedPair:
@@ -57,7 +60,7 @@ def _sentences(value: Any, where: str) -> tuple[str, ...]:
     texts = value.split(SEPARATOR) if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise DataError(
-            f"{where}: 'captions' is a list of sentences, or text with {SEPARATOR} between them, not {value!r}"
+            f"{where}: 'captions' is a list of sentences, or text with {SEPARATOR} between them, not {shown(value)}"
         )
     sentences = tuple(map(normalize_text, texts))
     if not sentences or not all(sentences):
@@ -68,5 +71,5 @@ def _sentences(value: Any, where: str) -> tuple[str, ...]:
 def _flag(value: Any, where: str) -> bool | None:
     text = "" if value is None else str(value).strip().lower()
     if text and text not in _FLAGS:
-        raise DataError(f"{where}: 'changed' is 1 or 0, true or false, not {value!r}")
+        raise DataError(f"{where}: 'changed' is 1 or 0, true or false, not {shown(value)}")
     return _FLAGS.get(text)

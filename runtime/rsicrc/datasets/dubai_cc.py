@@ -13,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rsicrc.datasets.levir_cc import CaptionedPair, raw_sentence, read_json, read_sentences
-from rsicrc.errors import DataError, EmptySplitError
+from rsicrc.errors import DataError, EmptySplitError, shortened
 from rsicrc.text.no_change import mostly_unchanged
 
 BEFORE, AFTER = Path("imgs_tiles/RGB/500_2000"), Path("imgs_tiles/RGB/500_2010")
@@ -47,7 +47,9 @@ def read_dubai(directory: Path, split: str) -> list[CaptionedPair]:
             before, after = (directory / folder / entry["filename"] for folder in (BEFORE, AFTER))
             pairs.append(CaptionedPair(before, after, sentences, changed=not mostly_unchanged(sentences)))
     except (KeyError, TypeError) as error:
-        raise DataError(f"{path} is not in {_LAYOUT}'s layout: {error!r} is missing or misplaced") from error
+        raise DataError(
+            f"{path} is not in {_LAYOUT}'s layout: {shortened(repr(error))} is missing or misplaced"
+        ) from error
     if not pairs:
         raise EmptySplitError(f"{path} has no pairs in the split {split!r}")
     return pairs

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from rsicrc.errors import PairsError, printable
+from rsicrc.errors import PairsError, printable, shortened
 from rsicrc.inputs.pair_table import PairRow
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp"})
@@ -59,14 +59,14 @@ def rows_from_patterns(before: Path, after: Path, patterns: tuple[str, str]) -> 
     first, second = (_matches(folder, pattern) for folder, pattern in zip(folders, patterns, strict=True))
     if not first.keys() & second.keys():
         raise PairsError(
-            f"{before}: no images of the names '{patterns[0]}' and '{patterns[1]}' with the same {_ID} "
-            f"({len(first)} and {len(second)} images match). Check the patterns"
+            f"{before}: no images of the names '{shortened(patterns[0])}' and '{shortened(patterns[1])}' with the same "
+            f"{_ID} ({len(first)} and {len(second)} images match). Check the patterns"
         )
     rows = []
     for name in sorted({*first, *second}):
         problem = None
         if name not in first or name not in second:
-            problem = f"{printable(name)}: no image '{patterns[name in first].replace(_ID, printable(name))}'"
+            problem = f"{shortened(name)}: no image '{shortened(patterns[name in first].replace(_ID, name), 300)}'"
         paths = [
             found.get(name, folder / pattern.replace(_ID, name))
             for found, folder, pattern in zip((first, second), folders, patterns, strict=True)
@@ -78,7 +78,9 @@ def rows_from_patterns(before: Path, after: Path, patterns: tuple[str, str]) -> 
 def _matches(folder: Path, pattern: str) -> dict[str, Path]:
     """Return the files that match a pattern by their ids."""
     if _ID not in pattern or Path(pattern).is_absolute() or ".." in Path(pattern).parts:
-        raise PairsError(f"--match '{pattern}': a pattern is a name in the folder with {_ID} for the common part")
+        raise PairsError(
+            f"--match '{shortened(pattern)}': a pattern is a name in the folder with {_ID} for the common part"
+        )
     first, *rest = (re.escape(part) for part in pattern.split(_ID))
     expression = re.compile(f"{first}(?P<id>[^/]+){'(?P=id)'.join(rest)}", re.DOTALL)
     found = {}

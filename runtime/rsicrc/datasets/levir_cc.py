@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rsicrc.errors import DataError, EmptySplitError
+from rsicrc.errors import DataError, EmptySplitError, shortened
 from rsicrc.text.vocabulary import normalize_text
 
 CAPTIONS_FILE = "LevirCCcaptions.json"
@@ -85,14 +85,16 @@ def read_sentences(entry: Any, path: Path, sentence: Callable[[Any], str]) -> tu
     Raises:
         DataError: The entry has no sentences, or they do not have the structure that `sentence` expects.
     """
-    where = f"{path}, {entry['filename']}"
+    where = f"{path}, {shortened(entry['filename'])}"
     found = entry["sentences"]
     if not isinstance(found, list):
         raise DataError(f"{where}: 'sentences' is a {type(found).__name__}, not a list of sentences")
     try:
         sentences = tuple(map(sentence, found))
     except (KeyError, TypeError) as error:
-        raise DataError(f"{where}: a sentence of another shape ({error}): copy the data set again") from error
+        raise DataError(
+            f"{where}: a sentence of another shape ({shortened(error)}): copy the data set again"
+        ) from error
     if not sentences or not all(sentences):
         raise DataError(f"{where}: no sentence, or an empty one. Every pair needs a caption")
     return sentences
@@ -120,7 +122,9 @@ def _read(path: Path, layout: str, split: str, folder: Path, sentence: Callable[
             if entry["split"] == split
         ]
     except (KeyError, TypeError) as error:
-        raise DataError(f"{path} is not in {layout}'s layout: {error!r} is missing or misplaced") from error
+        raise DataError(
+            f"{path} is not in {layout}'s layout: {shortened(repr(error))} is missing or misplaced"
+        ) from error
     if not pairs:
         raise EmptySplitError(f"{path} has no pairs in the split {split!r}")
     return pairs

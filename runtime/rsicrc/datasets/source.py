@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rsicrc.datasets.folders import rows_from_folders, rows_from_patterns
 from rsicrc.datasets.registry import find_layout, read_splits
-from rsicrc.errors import PairsError
+from rsicrc.errors import PairsError, shortened
 from rsicrc.inputs.pair_table import PairRow, read_pairs
 
 _HASH = 12  # hexadecimal digits, enough to avoid collisions among millions of images with the same name
@@ -74,7 +74,9 @@ def with_ids(rows: Sequence[PairRow]) -> list[PairRow]:
         name = row.id if row.named else _made_id(row)
         if name in result:
             duplicate = (
-                f"id '{name}' stands for two pairs" if row.named else f"{row.before} and {row.after} occur twice"
+                f"id '{shortened(name)}' stands for two pairs"
+                if row.named
+                else f"{shortened(row.before, 300)} and {shortened(row.after, 300)} occur twice"
             )
             raise PairsError(f"{duplicate}. Remove one of them, or give each row a unique id")
         result[name] = replace(row, id=name, named=True)

@@ -9,8 +9,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from rsicrc.errors import PairsError, is_utf8, printable
+from rsicrc.errors import PairsError, is_utf8, shortened
 from rsicrc.inputs.pair_table import PairRow
+from rsicrc.untrusted.fields import shown
 
 CAPTION_COLUMNS = ("caption", "score", "change_score")
 CHECKSUM_COLUMNS = ("before_sha256", "after_sha256", "stamp")
@@ -58,7 +59,7 @@ def column_types(rows: Iterable[PairRow]) -> dict[str, pa.DataType]:
         for name, value in row.extra.items():
             if name in _RESERVED or name.startswith("_") or not name or "." in name or "`" in name or not is_utf8(name):
                 reason = "the name is reserved for a column of the index" if name in _RESERVED else "not a usable name"
-                raise PairsError(f"column '{printable(name)}': {reason}. Rename it in the table")
+                raise PairsError(f"column '{shortened(name)}': {reason}. Rename it in the table")
             if value is not None:
                 found.setdefault(name, set()).add(_type_of(value))
     return {name: _common(types) for name, types in found.items()}
@@ -85,8 +86,8 @@ def convert(value: Any, target: pa.DataType, name: str, row_id: str) -> Any:
     if target == pa.int64() and given == pa.float64() and float(value).is_integer():
         return int(value)
     raise PairsError(
-        f"id '{row_id}': column '{name}' of the index holds {_NAMES[target]}, not {value!r}. "
-        "Correct the table, or rename its column"
+        f"id '{shortened(row_id)}': column '{shortened(name)}' of the index holds {_NAMES[target]}, not "
+        f"{shown(value)}. Correct the table, or rename its column"
     )
 
 

@@ -95,7 +95,7 @@ def _tokens(where: str) -> list[_Token]:
         if found is None or found.lastgroup is None:
             raise ConditionError(_at(where, position, _unreadable(where[position])))
         if found.lastgroup == "comment":
-            raise ConditionError(_at(where, position, f"comments ('{found.group()}') are not accepted"))
+            raise ConditionError(_at(where, position, f"comments ({shown(found.group())}) are not accepted"))
         if found.lastgroup != "space":
             tokens.append(_Token(found.lastgroup, found.group(), position))
         position = found.end()

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from rsicrc.errors import IndexFolderError, IndexWriteError, PairsError
+from rsicrc.errors import IndexFolderError, IndexWriteError, PairsError, shortened
 from rsicrc.index.columns import base_schema, user_columns
 from rsicrc.index.condition import normalize_condition
 from rsicrc.index.exact_search import Ranked
@@ -96,7 +96,9 @@ class Store:
         if folder.is_dir() and not is_index(folder):
             others = {path.name for path in folder.iterdir()} - {_LOCK, f"{_TABLE}.lance"}
             if others:
-                raise IndexFolderError(f"{folder}: not an index, and not empty ('{min(others)}'). Give another name")
+                raise IndexFolderError(
+                    f"{folder}: not an index, and not empty ('{shortened(min(others))}'). Give another name"
+                )
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except (OSError, ValueError) as error:
@@ -278,7 +280,7 @@ def _to_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     try:
         return pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
     except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
-        raise PairsError(f"a value of the table cannot be stored in an index ({error})") from error
+        raise PairsError(f"a value of the table cannot be stored in an index ({shortened(error, 200)})") from error
 
 
 def _connect(folder: Path) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from rsicrc.errors import ImageError, printable
+from rsicrc.errors import ImageError, printable, shortened
 from rsicrc.files import open_regular
 from rsicrc.inputs.headers import check_bmp, check_jpeg, check_png
 from rsicrc.inputs.limits import MAX_PIXELS, MAX_STREAM_BYTES, SCALE_ADVICE, check_size, pixel_budget
@@ -32,6 +32,7 @@ _CHECKS: dict[str, Callable[[IO[bytes], str], None]] = {
     "TIFF": check_tiff,
     "BMP": check_bmp,
 }
+_LONGEST_NAME = 400
 _DAMAGED = "damaged or incomplete. Copy or download it again"
 _ORIENTATION = 0x0112
 # File objects, and Pillow images that a caller opened, are decoded at first use. Two threads must not decode from one
@@ -118,16 +119,16 @@ def check_sizes(pair: Pair, before: tuple[int, int], after: tuple[int, int]) -> 
 def describe(value: Any) -> str:
     """Return a name for an image, or for a value of a wrong type, for use in a message."""
     if isinstance(value, (str, os.PathLike)):
-        return printable(os.fsdecode(value))
+        return shortened(os.fsdecode(value), _LONGEST_NAME)
     if isinstance(value, Image.Image):
-        return printable(str(getattr(value, "filename", ""))) or "the Pillow image"
+        return shortened(getattr(value, "filename", ""), _LONGEST_NAME) or "the Pillow image"
     if isinstance(value, np.ndarray):
         return f"the array of {value.dtype} {list(value.shape)}"
     if isinstance(value, bytes):
         return f"the image of {len(value)} bytes"
     if hasattr(value, "read"):
         name = getattr(value, "name", None)
-        return printable(name) if isinstance(name, str) else "the file object"
+        return shortened(name, _LONGEST_NAME) if isinstance(name, str) else "the file object"
     return printable(f"{type(value).__name__} {value!r:.80}")
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rsicrc.errors import PairsError, printable
+from rsicrc.errors import PairsError, printable, shortened
 from rsicrc.inputs.cell_types import infer_types
 
 STDIN = Path("-")
@@ -110,7 +110,9 @@ def read_pairs(path: Path, taken: Collection[str] = RESULT_COLUMNS) -> list[Pair
     for line, fields in records:
         row = _row(fields, number=len(rows) + 1, folder=path.parent, where=f"{name}: line {line}", taken=taken)
         if row.id in lines:
-            raise PairsError(f"{name}: id '{row.id}' occurs in lines {lines[row.id]} and {line}. Make ids unique")
+            raise PairsError(
+                f"{name}: id '{shortened(row.id)}' occurs in lines {lines[row.id]} and {line}. Make ids unique"
+            )
         lines[row.id] = line
         rows.append(row)
     if not rows:
@@ -177,7 +179,7 @@ def _parquet_rows(content: bytes, name: str) -> Iterator[tuple[int, dict[Any, An
 def _listed(names: Sequence[Any]) -> str:
     """Return the first names for a message."""
     more = ", …" if len(names) > _LISTED else ""
-    return ", ".join(f"'{printable(str(name)[:60])}'" for name in names[:_LISTED]) + more
+    return ", ".join(f"'{shortened(name, 60)}'" for name in names[:_LISTED]) + more
 
 
 def _csv_rows(text: str, name: str) -> list[tuple[int, dict[Any, Any]]]:
@@ -256,7 +258,7 @@ def _json_rows(text: str, name: str) -> Iterator[tuple[int, dict[Any, Any]]]:
         try:
             fields = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise PairsError(f"{name}: line {number} is not JSON ({error})") from error
+            raise PairsError(f"{name}: line {number} is not JSON ({shortened(error, 200)})") from error
         if not isinstance(fields, dict):
             raise PairsError(f"{name}: line {number} is not a JSON object with the keys 'before' and 'after'")
         named = {_column_name(key): value for key, value in fields.items()}

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rsicrc.errors import ArgumentError
+from rsicrc.errors import ArgumentError, shortened
 from rsicrc.text.vocabulary import PAD, Vocabulary
+from rsicrc.untrusted.fields import shown
 
 logger = logging.getLogger("rsicrc")
 
@@ -34,14 +35,14 @@ def encode_sentences(vocabulary: Vocabulary, texts: Sequence[str], *, warn: bool
     for text in texts:
         ids = vocabulary.encode(text)
         if len(ids) == 2:
-            raise ArgumentError(f"an empty sentence ({text!r}) has nothing to be compared with")
+            raise ArgumentError(f"an empty sentence ({shown(text)}) has nothing to be compared with")
         if warn:
             if vocabulary.is_cut(text):
-                logger.warning("cut to the model's %d words: %s", vocabulary.max_len - 2, text)
+                logger.warning("cut to the model's %d words: %s", vocabulary.max_len - 2, shortened(text, 300))
             unknown.update(dict.fromkeys(vocabulary.unknown_words(text)))
         encoded.append(ids)
     if unknown:
-        logger.warning("not in the model's vocabulary, read as UNK: %s", ", ".join(unknown))
+        logger.warning("not in the model's vocabulary, read as UNK: %s", shortened(", ".join(unknown), 300))
     return encoded
 
 

@@ -69,12 +69,12 @@ class Vocabulary:
                 or `max_len` is under 3.
         """
         if tuple(words[:4]) != SPECIAL_WORDS:
-            raise ArgumentError(f"a vocabulary begins with {', '.join(SPECIAL_WORDS)}, not {', '.join(words[:4])}")
+            raise ArgumentError(f"a vocabulary begins with {', '.join(SPECIAL_WORDS)}, not {shown(list(words[:4]))}")
         if max_len < 3:
             raise ArgumentError(f"max_len must be at least 3 (START, a word and END), not {max_len}")
         for word in words:
             if not is_printable(word):
-                raise ArgumentError(f"a word of a vocabulary has a control character: {word!a}")
+                raise ArgumentError(f"a word of a vocabulary has a control character: {shown(word)}")
         ids = {word: number for number, word in enumerate(words)}
         if len(ids) != len(words):
             raise ArgumentError("a vocabulary contains a word twice")
@@ -171,7 +171,7 @@ def _parse(document: Any) -> tuple[list[str], int]:
     if [ids[word] for word in words] != list(range(len(ids))):
         raise ValueError("the ids are not 0, 1, 2, …")
     if tuple(words[:4]) != SPECIAL_WORDS:
-        raise ValueError(f"it begins with {', '.join(words[:4])}; a vocabulary begins with PAD, START, UNK, END")
+        raise ValueError(f"it begins with {shown(words[:4])}; a vocabulary begins with PAD, START, UNK, END")
     truncation = mapping(fields["truncation"], "truncation", 20)
     expected = json.loads(_build(dict(zip(SPECIAL_WORDS, range(4), strict=True)), 3).to_str())
     for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder", "added_tokens", "padding"):

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, TypeAlias
 
+from rsicrc.errors import shortened
+
 _FLOATS = ("float32", "float16", "bfloat16")
 _FINISHED = {"scores": "float32", "sums": "float32", "lengths": "int64", "tokens": "int64", "parents": "int64"}
 _MOST_LAYERS = 64
@@ -133,7 +135,7 @@ def _tensor(specs: Mapping[str, Spec], name: str) -> Spec:
 
 def _compare(place: str, specs: Mapping[str, Spec], expected: Mapping[str, Tensor]) -> None:
     if unknown := specs.keys() - expected.keys():
-        raise ValueError(f"{place}: there is no '{min(unknown)}'")
+        raise ValueError(f"{place}: there is no '{shortened(min(unknown))}'")
     for name, (dtype, shape) in expected.items():
         if name not in specs:
             raise ValueError(f"{place}: '{name}' is not declared")
@@ -145,4 +147,4 @@ def _compare(place: str, specs: Mapping[str, Spec], expected: Mapping[str, Tenso
 
 
 def _text(shape: Sequence[int | str]) -> str:
-    return f"[{', '.join(map(str, shape))}]"
+    return shortened(f"[{', '.join(map(str, shape))}]")

@@ -27,6 +27,7 @@ import yaml
 
 from rsicrc.errors import DataError
 from rsicrc_train.config import ModelConfig
+from rsicrc_train.quoting import list_names, quote
 from rsicrc_train.recipes import Recipe, load_recipe
 from rsicrc_train.synth.change_facts import GROUNDS
 
@@ -107,27 +108,33 @@ def read_study(path: Path) -> Study:
     _check_keys(plain, _STUDY_KEYS, f"{path}")
     seeds = plain.get("seeds", [0])
     if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) for seed in seeds):
-        raise DataError(f"{path}: seeds is a list of whole numbers, not {seeds!r}")
+        raise DataError(f"{path}: seeds is a list of whole numbers, not {quote(seeds)}")
     cells = tuple(_cell(plain, each, path) for each in plain["cells"])
     names = [cell.name for cell in cells]
     if len(set(names)) < len(names):
         raise DataError(f"{path}: two cells have the same name")
     for number, cell in enumerate(cells):
         if cell.run is not None and not any(cell.run == own.name and own.run is None for own in cells[:number]):
-            raise DataError(f"{path}, cell {cell.name!r}: run names an earlier cell that is trained, not {cell.run!r}")
+            raise DataError(
+                f"{path}, cell {quote(cell.name)}: run names an earlier cell that is trained, not {quote(cell.run)}"
+            )
     return Study(str(plain.get("title", path.stem)), tuple(seeds), cells)
 
 
 def _cell(study: Mapping[str, Any], cell: Any, path: Path) -> Cell:
     if not isinstance(cell, dict) or not _NAME.fullmatch(str(cell.get("name", ""))):
-        raise DataError(f"{path}: every cell needs a name of letters, digits, spaces, '.', '+' and '-', not {cell!r}")
-    where = f"{path}, cell {cell['name']!r}"
+        raise DataError(
+            f"{path}: every cell needs a name of letters, digits, spaces, '.', '+' and '-', not {quote(cell)}"
+        )
+    where = f"{path}, cell {quote(cell['name'])}"
     _check_keys(cell, _CELL_KEYS, where)
     options = {}
     for key in _OVERRIDABLE:
         parts = [study.get(key, {}), cell.get(key, {})]
         if not all(isinstance(part, dict) for part in parts):
-            raise DataError(f"{where}: {key} holds options by name, not {parts[0] if parts[1] == {} else parts[1]!r}")
+            raise DataError(
+                f"{where}: {key} holds options by name, not {quote(parts[0] if parts[1] == {} else parts[1])}"
+            )
         # A data set on disk has no options of a generated one.
         options[key] = parts[1] if "path" in parts[1] else {**parts[0], **parts[1]}
     try:
@@ -136,7 +143,7 @@ def _cell(study: Mapping[str, Any], cell: Any, path: Path) -> Cell:
         raise DataError(f"{where}: {error}") from error
     x = cell.get("x")
     if x is not None and not isinstance(x, (int, float)):
-        raise DataError(f"{where}: x is a number, not {x!r}")
+        raise DataError(f"{where}: x is a number, not {quote(x)}")
     init = cell.get("init", study.get("init"))
     return Cell(
         name=str(cell["name"]),
@@ -169,12 +176,12 @@ def _source(options: Mapping[str, Any], where: str, folder: Path) -> Source:
     if (source.path is None) != (source.pairs > 0):
         raise DataError(f"{where}: name either a path, or the number of pairs to generate")
     if not source.grounds or not set(source.grounds) <= set(GROUNDS):
-        raise DataError(f"{where}: grounds are some of {', '.join(GROUNDS)}, not {list(source.grounds)}")
+        raise DataError(f"{where}: grounds are some of {', '.join(GROUNDS)}, not {quote(str(list(source.grounds)))}")
     if not 0 < source.share <= 1:
-        raise DataError(f"{where}: share is above 0 and at most 1, not {source.share}")
+        raise DataError(f"{where}: share is above 0 and at most 1, not {quote(source.share)}")
     return source
 
 
 def _check_keys(given: Mapping[Any, Any], known: frozenset[str], where: str) -> None:
     if unknown := sorted(str(key) for key in given if key not in known):
-        raise DataError(f"{where}: unknown option(s) {', '.join(unknown)}: known are {', '.join(sorted(known))}")
+        raise DataError(f"{where}: unknown option(s) {list_names(unknown)}: known are {', '.join(sorted(known))}")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from rsicrc.datasets.levir_cc import CAPTIONS_FILE
 from rsicrc.errors import ArgumentError
+from rsicrc_train.quoting import quote
 from rsicrc_train.synth.change_facts import GROUNDS
 from rsicrc_train.synth.pairs import make_pair
 
@@ -94,7 +95,7 @@ def split_counts(pairs: int, splits: Mapping[str, float]) -> dict[str, int]:
     if pairs < 1:
         raise ArgumentError(f"pairs must be 1 or more, not {pairs}")
     if unknown := sorted(set(splits) - set(SPLITS)):
-        raise ArgumentError(f"unknown split {unknown[0]!r}: LEVIR-CC has {', '.join(SPLITS)}")
+        raise ArgumentError(f"unknown split {quote(unknown[0])}: LEVIR-CC has {', '.join(SPLITS)}")
     # `not all(share >= 0)` and `not … < 1e-6` also reject NaN.
     if not all(share >= 0 for share in splits.values()) or not abs(sum(splits.values()) - 1) < 1e-6:
         raise ArgumentError(f"the shares of the splits must sum to 1 and none be negative: {dict(splits)}")

@@ -73,7 +73,7 @@ def test_cell_options_override_those_of_the_study(tmp_path: Path, recipe: Recipe
         ({"cells": [{"name": "../a"}]}, "every cell needs a name"),
         ({"cells": [{"name": "a"}, {"name": "a"}]}, "two cells have the same name"),
         ({"cells": [{"name": "a", "training": {"epoch": 1}}]}, "cell 'a': unknown training option"),
-        ({"cells": [{"name": "a", "training": [1]}]}, r"training holds options by name, not \[1\]"),
+        ({"cells": [{"name": "a", "training": [1]}]}, r"training holds options by name, not a list"),
         ({"cells": [{"name": "a", "data": {"pairs": 0}}]}, "data: name either a path, or the number"),
         ({"cells": [{"name": "a", "data": {"grounds": ["sea"]}}]}, "grounds are some of bareland"),
         ({"cells": [{"name": "a", "data": {"share": 2}}]}, "share is above 0 and at most 1"),

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +17,7 @@ import pytest
 from rsicrc.errors import CheckpointError
 from rsicrc_export.hub import HubCheckpoint, resolve
 from tests.export.command import run_export
+from tests.fuzz.mutation import mutate_bytes
 from tests.hub_cache import REVISION, add_repository, use_offline
 
 if TYPE_CHECKING:
@@ -136,3 +141,48 @@ def test_command_reads_the_published_layout_from_the_hub(
     assert exported[0].checkpoint.vocabulary == ours.vocabulary
     assert all(torch.equal(exported[0].checkpoint.state_dict[key], value) for key, value in ours.state_dict.items())
     assert exported[0].sha256 == hashlib.sha256(content[name]).hexdigest()
+
+
+def test_changed_references_and_caches(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_repository(cache, "owner/repo", {**PUBLISHED, "sub/ckpt.pt": b"ours"})
+    good = ("hf:owner/repo", "hf:owner/repo@main", "hf:owner/repo/sub/ckpt.pt")
+    outcomes = Counter(_outcome(_changed_reference(random.Random(number), good)) for number in range(300))
+    assert outcomes["refused"] > 200
+    assert outcomes["found"] > 0
+    for number in range(60):
+        rng = random.Random(number)
+        damaged = tmp_path / str(number)
+        shutil.copytree(cache, damaged, symlinks=True)
+        _damage(rng, rng.choice(sorted(damaged.rglob("*"))))
+        use_offline(damaged, monkeypatch)
+        outcomes[_outcome(rng.choice(good))] += 1
+    assert outcomes["refused"] > 230
+
+
+def _changed_reference(rng: random.Random, references: Sequence[str]) -> str:
+    seeds = [reference.encode() for reference in references]
+    return mutate_bytes(rng, rng.choice(seeds), rng.choice(seeds)).decode("utf-8", "surrogateescape")
+
+
+def _damage(rng: random.Random, path: Path) -> None:
+    """Remove a file or folder of a cache, or put something else in its place."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    makers: tuple[Callable[[], object], ...] = (
+        path.mkdir,
+        lambda: path.write_bytes(rng.randbytes(30)),
+        lambda: path.symlink_to(rng.choice(("/dev/zero", "/nowhere", path.name, ".."))),
+        lambda: path.write_text("main" * 2000),
+        lambda: None,
+    )
+    rng.choice(makers)()
+
+
+def _outcome(reference: str) -> str:
+    try:
+        resolve(reference)
+    except CheckpointError as error:
+        return "refused" if len(str(error)) < 2000 else "a long message"
+    return "found"

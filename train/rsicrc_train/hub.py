@@ -6,10 +6,11 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from rsicrc.errors import CheckpointError
-from rsicrc_train.quoting import quote, quote_name
+from rsicrc.errors import CheckpointError, shortened
+from rsicrc_train.quoting import quote
 
 _PREFIX = "hf:"
+_LONGEST = 500
 _REFERENCE = re.compile(
     r"hf:(?P<repository>[^/@]+/[^/@]+)(?:@(?P<revision>refs/(?:pr|convert)/[\w.-]+|[\w][\w.+-]*))?(?:/(?P<file>.+))?"
 )
@@ -42,7 +43,7 @@ def parse(reference: str) -> HubReference:
         CheckpointError: The reference is not of this form.
     """
     found = _REFERENCE.fullmatch(reference)
-    if found is None or not all(map(_is_plain, (found["file"] or "file").split("/"))):
+    if found is None or len(reference) > _LONGEST or not all(map(_is_plain, (found["file"] or "file").split("/"))):
         raise CheckpointError(
             f"{quote(reference)} is not a hub reference: write hf:owner/repo or hf:owner/repo/file, with a revision as "
             "hf:owner/repo@revision/file"
@@ -80,19 +81,19 @@ def find(repository: str, file: str, revision: str | None = None) -> Path | None
         raise CheckpointError(f"{repository} is gated: accept its terms on the hub, then `hf auth login`") from error
     except RepositoryNotFoundError as error:
         raise CheckpointError(
-            f"the hub has no repository {quote_name(repository)}; for a private one, log in with `hf auth login`"
+            f"the hub has no repository {repository}; for a private one, log in with `hf auth login`"
         ) from error
     except RevisionNotFoundError as error:
         raise CheckpointError(
-            f"{repository} has no revision {quote_name(revision)}: see its branches and tags on the hub"
+            f"{repository} has no revision {revision}: see its branches and tags on the hub"
         ) from error
     except HFValidationError as error:
         raise CheckpointError(
-            f"{quote(repository)} cannot be the name of a hub repository: {quote(str(error))}"
+            f"{quote(repository)} cannot be the name of a hub repository: {shortened(error, 200)}"
         ) from error
     except Exception as error:  # of the network and of the cache, whose types differ between versions of the library
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise CheckpointError(f"{file} of {repository} could not be downloaded: {reason}") from error
+        raise CheckpointError(f"{file} of {repository} could not be downloaded: {shortened(reason, 300)}") from error
 
 
 def download(reference: str) -> Path:

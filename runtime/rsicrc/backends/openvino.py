@@ -14,7 +14,7 @@ from rsicrc.backends.compiled_file import CompiledFile
 from rsicrc.backends.fork_guard import ForkGuard
 from rsicrc.backends.host_loop import CACHES, NEXT, ROWS, HostBackend, HostLoop, HostStateLease, shape_of
 from rsicrc.backends.lazy import LazyGraphs
-from rsicrc.backends.openvino_runtime import openvino
+from rsicrc.backends.openvino_runtime import CORE, openvino
 from rsicrc.backends.protocol import Array
 from rsicrc.cpu import has_bf16
 from rsicrc.errors import BackendError, ModelFolderError
@@ -24,13 +24,11 @@ from rsicrc.tuning import PAIRS_PER_RUN
 
 logger = logging.getLogger("rsicrc")
 
-# One core for the whole process. The CPU plugin of a core installs an alternate signal stack in the thread that
-# creates the core, and removes it when the core is destroyed. If several cores are destroyed in another order than the
-# reverse, or in another thread, a freed signal stack stays installed, and the next signal with a handler (Ctrl-C, the
-# exit of a child process) kills the process (OpenVINO 2026.4.1).
-_CORE = openvino.Core()
-_FORK_GUARD = ForkGuard("OpenVINO", _CORE)
+_FORK_GUARD = ForkGuard("OpenVINO", CORE)
 _GRAPH_CHANGES = 1  # to be increased when this module changes graphs in another way before they are compiled
+# For each new shape of its inputs a graph makes kernels, which OpenVINO keeps: by default 5000 of each kind, so memory
+# grows by hundreds of megabytes while the sizes of batches vary. The runs of one batch use fewer than 64.
+_KEPT_KERNELS = 64
 _BLOCKWISE = 3  # number of axes of int8 weights with block-wise scales: outputs, blocks, weights of a block
 
 
@@ -124,10 +122,12 @@ class OpenVinoBackend(HostBackend):
             # faster than float32.
             "INFERENCE_PRECISION_HINT": "f32" if exact or has_int8_weights or not has_bf16() else "bf16",
         }
+        if graph != IMAGE_ENCODER:  # its inputs have at most PAIRS_PER_RUN shapes, and its layers many kinds of kernels
+            config["CPU_RUNTIME_CACHE_CAPACITY"] = _KEPT_KERNELS
         try:
             # The home folder may be shared by machines with different processors. The name of the graph and the version
             # of rsicrc stand for the changes that are made to the graph before it is compiled.
-            settings = [config, graph, _GRAPH_CHANGES, _CORE.get_property("CPU", "FULL_DEVICE_NAME")]
+            settings = [config, graph, _GRAPH_CHANGES, CORE.get_property("CPU", "FULL_DEVICE_NAME")]
             compiled = CompiledFile(
                 compiled_folder(self._manifest.files[file].sha256, "openvino", openvino.__version__, "CPU", settings)
             )
@@ -138,13 +138,13 @@ class OpenVinoBackend(HostBackend):
     def _compile(self, path: Path, graph: str, config: Mapping[str, Any], compiled: CompiledFile) -> Any:
         """Compile a graph, and store the result for later starts."""
         settings = dict(config)
-        model = _CORE.read_model(path)
+        model = CORE.read_model(path)
         if graph == DECODER:
             _emit_new_kv(model)
         if block := _weight_block(model):
             # Activations are quantized to int8 with one scale for each block of weights.
             settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = block
-        result = _CORE.compile_model(model, "CPU", settings)
+        result = CORE.compile_model(model, "CPU", settings)
         # The result is stored under the hash in the manifest, so the file must not have changed since it was hashed.
         if sha256_file(path) != self._manifest.files[path.name].sha256:
             raise ModelFolderError(f"{path}: changed since the model was loaded: load it again")
@@ -214,7 +214,7 @@ def _restore(compiled: CompiledFile) -> Any:
         return None
     content, config = found
     try:
-        return _CORE.import_model(content, "CPU", config)
+        return CORE.import_model(content, "CPU", config)
     except RuntimeError as error:
         logger.debug("a compiled graph cannot be read: %s", _first_line(error))
         compiled.delete()

@@ -1,4 +1,4 @@
-"""The module `openvino` without its model converter.
+"""The module `openvino` without its model converter, and the core of this process.
 
 `import openvino` also imports `openvino.tools.ovc`, the converter. Inference does not need the converter, whose import
 takes two thirds of the time, sends a usage report over the network, starts a process and writes files in the user's
@@ -41,3 +41,9 @@ def _convert_model(*args: Any, **options: Any) -> Any:
 
 
 openvino: Any = import_openvino()
+
+# One core for the whole process. The CPU plugin of a core installs an alternate signal stack in the thread that
+# creates the core, and removes it when the core is destroyed. If several cores are destroyed in another order than the
+# reverse, or in another thread, a freed signal stack stays installed, and the next signal with a handler (Ctrl-C, the
+# exit of a child process) kills the process (OpenVINO 2026.4.1).
+CORE: Any = openvino.Core()

@@ -157,7 +157,7 @@ def check_openvino(installed: Mapping[str, str]) -> Finding:
         text = "not installed; with it the image encoder is faster on processors with VNNI, AVX-512 BF16 or AMX"
         return Finding(topic, Level.NOTE, text, advice)
     try:
-        devices = importlib.import_module("rsicrc.backends.openvino_runtime").openvino.Core().available_devices
+        devices = importlib.import_module("rsicrc.backends.openvino_runtime").CORE.available_devices
     except (ImportError, OSError, AttributeError, RuntimeError) as error:
         again = "pip install --force-reinstall openvino"
         return Finding(topic, Level.PROBLEM, f"openvino {installed[topic]} cannot be used ({error})", again)

@@ -51,6 +51,14 @@ def test_openvino_alone_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     assert problems[0].text == "not installed, so no model can run"
 
 
+def test_openvino_is_examined_with_the_core_of_the_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second core could be destroyed in another thread, which leaves a freed signal stack."""
+    module = pytest.importorskip("rsicrc.backends.openvino_runtime", reason="needs rsicrc[openvino]")
+    monkeypatch.delattr(module.openvino, "Core")
+    finding = doctor.check_openvino({"openvino": "2026.4.1"})
+    assert (finding.level, finding.text.partition(":")[0]) == (Level.OK, "openvino 2026.4.1")
+
+
 def test_tensorrt_without_a_gpu_is_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("tensorrt")
     module.__version__ = "8.6.1"  # type: ignore[attr-defined]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from typing import IO
 
 from rsicrc.errors import ImageError
-from rsicrc.inputs.limits import MAX_SCANS, SCALE_ADVICE
+from rsicrc.inputs.limits import MAX_PIXELS, MAX_SCANS, SCALE_ADVICE
 
 _MAX_SEGMENTS = 4096  # a color profile takes up to 255 segments
 # Chunks of 8 KiB, the default of libpng, are 24,576 for the largest RGB image.
@@ -21,6 +22,10 @@ _COPY_ADVICE = "Copy or download it again"
 _BLOCK = 1 << 20
 _SCAN, _END = 0xDA, 0xD9
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
+# libjpeg decodes an image of several scans when all scans are read: until then it holds each coefficient in 2 bytes, and
+# the pixels need 4 bytes in Pillow. An image without compression of the largest size has 3 * MAX_PIXELS bytes.
+_MOST_JPEG_BYTES = 2.3 * 3 * MAX_PIXELS
 # A marker in entropy-coded data: not a stuffed byte, a restart marker or a fill byte.
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]", re.DOTALL)
 
@@ -49,13 +54,14 @@ def check_png(file: IO[bytes], name: str) -> None:
 
 
 def check_jpeg(file: IO[bytes], name: str) -> None:
-    """Check the bit depth and the number of scans of a JPEG file.
+    """Check the bit depth, the number of scans and the memory of a JPEG file.
 
     Raises:
-        ImageError: The file has other than 8 bits per channel, too many scans or segments, or no frame.
+        ImageError: The file has other than 8 bits per channel, too many scans or segments, or no frame, or it needs too
+            much memory.
     """
     file.seek(2)
-    depth = None
+    depth, frame, is_progressive = None, b"", False
     for _ in range(_MAX_SEGMENTS):
         marker = file.read(2)
         if len(marker) < 2 or marker[0] != 0xFF:
@@ -70,15 +76,37 @@ def check_jpeg(file: IO[bytes], name: str) -> None:
         if len(segment) < 3 or kind == _END:
             raise ImageError(f"{name}: {_DAMAGED} (no JPEG frame). {_COPY_ADVICE}")
         if kind in _FRAMES:
-            depth = segment[2]
+            depth, is_progressive = segment[2], kind in _PROGRESSIVE
+            frame = file.read(5)
+            frame += file.read(3 * frame[4]) if len(frame) == 5 else b""
+            file.seek(-len(frame), 1)
         file.seek(int.from_bytes(segment[:2]) - 3, 1)
     else:
         raise ImageError(f"{name}: a JPEG of more than {_MAX_SEGMENTS} segments. {_SAVE_ADVICE}")
     if depth is not None and depth != 8:
         raise ImageError(f"{name}: {depth} bits a channel, a JPEG needs 8. {SCALE_ADVICE}")
     start = file.tell() - 2
+    in_scan = file.read(3)[2:]
+    if (is_progressive or in_scan != frame[4:5]) and _bytes_of_scans(frame) > _MOST_JPEG_BYTES:
+        raise ImageError(
+            f"{name}: a progressive JPEG of this size takes too much memory. Save it as a JPEG that is not "
+            "progressive, or as PNG, or cut it into tiles"
+        )
     if count_scan_markers(file, start) > MAX_SCANS and _count_scans(file, start) > MAX_SCANS:
         raise ImageError(f"{name}: a JPEG of more than {MAX_SCANS} scans. {_SAVE_ADVICE}")
+
+
+def _bytes_of_scans(frame: bytes) -> int:
+    """Return the bytes that decoding of several scans needs: coefficients of all components, and the pixels.
+
+    Args:
+        frame: Height, width, number of components, and three bytes for each component, as in the header of a frame.
+    """
+    height, width = struct.unpack(">HH", frame[:4]) if len(frame) >= 4 else (0, 0)
+    factors = [(byte >> 4, byte & 15) for byte in frame[6::3]]
+    across, down = max((h for h, _ in factors), default=0) or 1, max((v for _, v in factors), default=0) or 1
+    blocks = sum(h * v for h, v in factors) * math.ceil(width / (8 * across)) * math.ceil(height / (8 * down))
+    return 2 * 64 * blocks + 4 * width * height
 
 
 def check_bmp(file: IO[bytes], name: str) -> None:

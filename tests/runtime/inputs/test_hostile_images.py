@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from rsicrc.errors import ImageError
-from rsicrc.inputs.headers import MAX_CHUNKS
+from rsicrc.inputs.headers import MAX_CHUNKS, check_jpeg
 from rsicrc.inputs.images import Pair, load_image
 from rsicrc.inputs.limits import MAX_SCANS, PixelBudget
 from rsicrc.inputs.prefetch import PairReader
@@ -220,6 +220,29 @@ def test_large_pairs_of_all_threads_share_one_budget(tmp_path: Path, monkeypatch
     (batch,) = PairReader([(path, path)] * 8, Preprocessing(32), 8, workers=4)
     assert len(batch.images) == 8
     assert peak == 1
+
+
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:0"])
+def test_memory_of_progressive_files_is_bounded(subsampling: str) -> None:
+    """Libjpeg holds all coefficients of a progressive image, so 8192 x 8192 pixels would need 2.4 to 3.4 images."""
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(file, "JPEG", progressive=True, subsampling=subsampling)
+    largest, small = (resized(file.getvalue(), side) for side in (8192, 6144))
+    with pytest.raises(ImageError, match="takes too much memory"):
+        check_jpeg(io.BytesIO(largest), "a.jpg")
+    check_jpeg(io.BytesIO(small), "a.jpg")
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(file, "JPEG", subsampling=subsampling)
+    check_jpeg(io.BytesIO(resized(file.getvalue(), 8192)), "a.jpg")
+    one_component_per_scan = resized(file.getvalue(), 8192).replace(b"\xff\xda\x00\x0c\x03", b"\xff\xda\x00\x08\x01")
+    with pytest.raises(ImageError, match="takes too much memory"):
+        check_jpeg(io.BytesIO(one_component_per_scan), "a.jpg")
+
+
+def resized(jpeg: bytes, side: int) -> bytes:
+    """Return a JPEG file whose header declares another size."""
+    frame = next(at for kind in (0xC0, 0xC2) if (at := jpeg.find(bytes((0xFF, kind, 0, 17, 8)))) > 0) + 5
+    return jpeg[:frame] + struct.pack(">HH", side, side) + jpeg[frame + 4 :]
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])

@@ -23,8 +23,8 @@ _BLOCK = 1 << 20
 _SCAN, _END = 0xDA, 0xD9
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
-# libjpeg decodes an image of several scans when all scans are read: until then it holds each coefficient in 2 bytes. The
-# pixels need 4 bytes in Pillow. An image without compression of the largest size has 3 * MAX_PIXELS bytes.
+# libjpeg decodes an image of several scans when all scans are read: until then it holds each coefficient in 2 bytes.
+# The pixels need 4 bytes in Pillow. An image without compression of the largest size has 3 * MAX_PIXELS bytes.
 _MOST_JPEG_BYTES = 2.3 * 3 * MAX_PIXELS
 # A marker in entropy-coded data: not a stuffed byte, a restart marker or a fill byte.
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]", re.DOTALL)

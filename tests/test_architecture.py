@@ -56,6 +56,14 @@ def test_runtime_units_have_a_layer() -> None:
     assert {unit for name in package_modules() if (unit := _unit(name))} <= frozenset().union(*LAYERS)
 
 
+def test_modules_are_in_the_documentation() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
+    names = {parts[-1] for module in package_modules() if len(parts := module.split(".")) > 1}
+    packages = {parts[-2] for module in package_modules() if len(parts := module.split(".")) > 2}
+    modules = names - packages - {"__main__", "__init__"}
+    assert [name for name in sorted(modules) if f"{name}.py" not in page] == []
+
+
 def test_runtime_imports_run_downward() -> None:
     layer = {unit: number for number, units in enumerate(LAYERS) for unit in units}
     upward = [

@@ -21,6 +21,7 @@ import rsicrc
 from rsicrc import BackendError, DeviceMemoryError, Engine
 from rsicrc.backends import cuda
 from rsicrc.backends.tensorrt import backend as tensorrt
+from rsicrc.backends.tensorrt.plan_list import PlanFile
 from rsicrc.manifest import DECODER, IMAGE_ENCODER, Manifest
 from tests.runtime.fake_cuda import FakeCuda, FakeLogger, FakeTensorRt
 
@@ -48,7 +49,10 @@ def make(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> MakeSetup:
         monkeypatch.setattr(cuda, "_runtime", lambda: fake)
         monkeypatch.setattr(tensorrt, "make_logger", lambda _library: FakeLogger())
         library = FakeTensorRt(fake, dict(manifest.graphs), **options)
-        plans = {name: folder / graph.file for name, graph in manifest.graphs.items()}
+        plans = {
+            name: PlanFile(folder / graph.file, manifest.files[graph.file].sha256)
+            for name, graph in manifest.graphs.items()
+        }
         backend = tensorrt.TensorRtBackend(folder, manifest, "cuda", 1, library.library, lambda _title: plans)
         return Setup(Engine(folder, manifest, backend), backend, fake, library)
 
@@ -289,14 +293,17 @@ def test_two_threads_share_one_backend(make: MakeSetup, exact: Engine, pairs: li
         assert_same_captions(found[beams], exact.caption(pairs, beams=beams, batch_size=4))
 
 
-def test_plan_that_the_library_refuses_is_reported(make: MakeSetup, model_folder: Path, tmp_path: Path) -> None:
+def test_plan_that_cannot_be_used_is_reported(make: MakeSetup, model_folder: Path, tmp_path: Path) -> None:
     setup = make()
     copy = shutil.copytree(model_folder, tmp_path / "model")
     setup.backend._runtime = type("Runtime", (), {"deserialize_cuda_engine": lambda _self, _plan: None})()
     with pytest.raises(BackendError, match=r"tensorrt refuses this plan: remove .* it gave no reason"):
         setup.engine.embed_texts(["the road"])
-    setup.backend._plans = {"text_encoder": copy / "none.plan"}
-    with pytest.raises(rsicrc.ModelFolderError, match=r"none\.plan: cannot be read"):
+    setup.backend._plans = {"text_encoder": PlanFile(copy / "none.plan", "0")}
+    with pytest.raises(BackendError, match=r"none\.plan: cannot be read"):
+        setup.engine.embed_texts(["the road"])
+    setup.backend._plans = {"text_encoder": PlanFile(copy / "decoder.onnx", "0")}
+    with pytest.raises(BackendError, match=r"decoder\.onnx: missing, or changed since it was built"):
         setup.engine.embed_texts(["the road"])
 
 

@@ -106,7 +106,8 @@ def _open_openvino(options: OpenOptions) -> Backend:
 def _open_tensorrt(options: OpenOptions) -> Backend:
     from rsicrc.backends.tensorrt.backend import TensorRtBackend
     from rsicrc.backends.tensorrt.library import open_library
-    from rsicrc.backends.tensorrt.plans import PlanFile, ensure_plans, find_plan
+    from rsicrc.backends.tensorrt.plan_list import PlanFile
+    from rsicrc.backends.tensorrt.plans import ensure_plans, find_plan
 
     library, folder, manifest, engines = open_library(), options.folder, options.manifest, options.engines
 

@@ -26,7 +26,7 @@ from rsicrc.backends.tensorrt.plan import Plan
 from rsicrc.backends.tensorrt.plan_list import PlanFile, add_plan
 from rsicrc.backends.tensorrt.profiles import Profile
 from rsicrc.manifest import DECODER, IMAGE_ENCODER, Manifest
-from tests.runtime.fake_cuda import FakeCuda, FakeLogger, FakeTensorRt
+from tests.runtime.fake_cuda import FakeCuda, FakeLogger, FakeTensorRt, onnx_plans
 
 PAIRS = 11
 
@@ -52,10 +52,7 @@ def make(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> MakeSetup:
         monkeypatch.setattr(cuda, "_runtime", lambda: fake)
         monkeypatch.setattr(tensorrt, "make_logger", lambda _library: FakeLogger())
         library = FakeTensorRt(fake, dict(manifest.graphs), **options)
-        plans = {
-            name: PlanFile(folder / graph.file, manifest.files[graph.file].sha256)
-            for name, graph in manifest.graphs.items()
-        }
+        plans = onnx_plans(folder, manifest)
         backend = tensorrt.TensorRtBackend(folder, manifest, "cuda", 1, library.library, lambda _title: plans)
         return Setup(Engine(folder, manifest, backend), backend, fake, library)
 

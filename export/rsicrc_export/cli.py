@@ -16,6 +16,7 @@ from rsicrc.cli.options import (
     Backend,
     Beams,
     Device,
+    Engines,
     Json,
     Precision,
     Streams,
@@ -64,8 +65,16 @@ def export(
         ),
     ] = None,
     tensorrt: Annotated[
-        bool, typer.Option("--tensorrt", help="Also build TensorRT plans, in `engines` in the model folder.")
+        bool, typer.Option("--tensorrt", help="Also build TensorRT plans, in the user's cache.")
     ] = False,
+    engines: Annotated[
+        Path | None,
+        typer.Option(
+            "--engines",
+            metavar="DIR",
+            help="Folder for the TensorRT plans, to ship them: plans are code, so whoever uses them must trust you.",
+        ),
+    ] = None,
     profiles: Annotated[
         list[str] | None,
         typer.Option(
@@ -103,18 +112,26 @@ def export(
 
     if profiles and not tensorrt:
         raise UsageError("--profile goes with --tensorrt")
+    if engines is not None and not tensorrt:
+        raise UsageError("--engines goes with --tensorrt")
 
     from rsicrc.cli.log import show_information
     from rsicrc_export import hub, tensorrt_plans as plans
     from rsicrc_export.model_folder import check_target, export_checkpoint
+    from rsicrc_export.precisions import PrecisionError
     from rsicrc_export.source import Source
 
     check_target(output, force=force)  # before a download or other long work
-    builder = plans.PlanBuilder.open(profiles or ()) if tensorrt else None
+    builder = plans.PlanBuilder.open(profiles or (), engines) if tensorrt else None
     files = hub.resolve(checkpoint) if hub.is_reference(checkpoint) else hub.HubCheckpoint(Path(checkpoint))
     show_information("rsicrc.export")
     source = Source.read(files.weights, config or files.config, vocab or files.vocab)
-    manifest = export_checkpoint(source, output, force=force, precisions=others, calibration=calibration)
+    try:
+        manifest = export_checkpoint(source, output, force=force, precisions=others, calibration=calibration)
+    except PrecisionError as error:
+        if builder is not None:
+            builder.build(output, error.manifest)
+        raise
     if builder is not None:
         builder.build(output, manifest)
     typer.echo(output)
@@ -135,6 +152,7 @@ def evaluate(
     precision: Precision = "fp32",
     threads: Threads = None,
     streams: Streams = None,
+    engines: Engines = None,
     verbose: Verbose = False,
 ) -> None:
     """Measure the captions, text search and change decisions of CKPT on DATA, as `rsicrc-run evaluate` does.
@@ -144,7 +162,14 @@ def evaluate(
     from rsicrc.datasets.registry import read_split
     from rsicrc_export.temporary import temporary_export
 
-    settings = {"device": device, "backend": backend, "precision": precision, "threads": threads, "streams": streams}
+    settings = {
+        "device": device,
+        "backend": backend,
+        "precision": precision,
+        "threads": threads,
+        "streams": streams,
+        "engines": engines,
+    }
     read_split(data, split)  # the export takes longer: report errors in the data before it
     with temporary_export(checkpoint) as folder:
         run_evaluation(data, folder, EvaluationOptions(split, beams, limit, as_json, output, html, settings))

@@ -119,7 +119,8 @@ def compiled_folder(graph_sha256: str, library: str, version: str, device: str, 
     """Return the folder in the user's cache for a graph that a library has compiled; None without a cache.
 
     Compiled graphs are code. They are only read from a folder that this user's processes fill, never from a model
-    folder. The path identifies all that the result of the compilation depends on.
+    folder. The path identifies all that the result of the compilation depends on. The C++ library computes the same
+    path (runtime/cpp/src/cache.cpp).
 
     Args:
         graph_sha256: SHA-256 of the ONNX file, in hexadecimal digits.
@@ -129,8 +130,19 @@ def compiled_folder(graph_sha256: str, library: str, version: str, device: str, 
         settings: Everything else that changes the result, as values that JSON can represent.
     """
     cache = user_cache()
-    if cache is None:
-        return None
-    digest = hashlib.sha256(json.dumps([device, settings], sort_keys=True).encode()).hexdigest()
+    return None if cache is None else cache / "compiled" / graph_sha256 / _key(library, version, device, settings)
+
+
+def timing_folder(library: str, version: str, device: str, settings: object) -> Path | None:
+    """Return the folder in the user's cache for times that a library has measured on a device; None without a cache.
+
+    The arguments are those of `compiled_folder`.
+    """
+    cache = user_cache()
+    return None if cache is None else cache / "timings" / _key(library, version, device, settings)
+
+
+def _key(library: str, version: str, device: str, settings: object) -> str:
+    text = json.dumps([device, settings], sort_keys=True, separators=(",", ":"))
     name = re.sub(r"[^A-Za-z0-9.-]+", "_", f"{library}-{version}-{device}")
-    return cache / "compiled" / graph_sha256 / f"{name}-{digest[:16]}"
+    return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"

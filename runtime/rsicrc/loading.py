@@ -57,6 +57,7 @@ def load(
     precision: str = EXACT,
     threads: int | None = None,
     streams: int | None = None,
+    engines: str | Path | None = None,
 ) -> Engine:
     """Open a model folder. Its files are checked against the hashes in the manifest; graphs are opened at first use.
 
@@ -69,19 +70,23 @@ def load(
         precision: "fp32", which is exact; or "fp16", "bf16" or "int8" (docs/precisions.md has their use and accuracy).
         threads: Number of threads for the graphs; by default as many as this process may use.
         streams: Number of parts of a batch that OpenVINO computes at the same time, sharing the threads; by default 1.
+        engines: Folder of TensorRT plans, made by `rsicrc-export --tensorrt --engines`. Plans are code that the GPU and
+            this process run: name a folder only if you trust whoever made it. By default, plans are read from the
+            user's cache and built there if they are missing. `engines` of a model folder is never read by itself.
 
     Raises:
         ModelNotFoundError: The folder does not exist.
         ModelFolderError: The folder is damaged, incomplete or of a newer format.
         BackendError: There is no such backend or device, or the backend, the processor or the folder lacks the
-            precision.
-        ArgumentError: `threads` or `streams` is not positive, or the backend has no streams.
+            precision, or no plan in `engines` fits.
+        ArgumentError: `threads` or `streams` is not positive, or the backend has no streams or plans.
     """
     for name, value in (("threads", threads), ("streams", streams)):
         if value is not None and value < 1:
             raise ArgumentError(f"{name} must be at least 1, not {value}")
     folder = find_model(model)
-    opened, manifest = open_backend(folder, Manifest.load(folder), device, backend, precision, threads, streams)
+    plans = None if engines is None else Path(engines)
+    opened, manifest = open_backend(folder, Manifest.load(folder), device, backend, precision, threads, streams, plans)
     if "auto" in (device, backend):
         logger.info("%s: %s, %s on %s with %d threads", folder, precision, opened.name, opened.device, opened.threads)
     return Engine(folder, manifest, opened)

@@ -20,6 +20,7 @@ class OpenOptions(c.Structure):
         ("device", c.c_int),
         ("max_batch", c.c_size_t),
         ("precision", c.c_char_p),
+        ("engines", c.c_char_p),
     )
 
 
@@ -114,12 +115,13 @@ class Engine:
         backend: str | None = None,
         max_batch: int = 32,
         precision: str | None = None,
+        engines: Path | None = None,
     ) -> None:
         self.library = library
         self.model = c.c_void_p()
         self.context = c.c_void_p()
-        names = [None if name is None else name.encode() for name in (backend, precision)]
-        options = OpenOptions(c.sizeof(OpenOptions), names[0], 1, 0, max_batch, names[1])
+        names = [None if name is None else str(name).encode() for name in (backend, precision, engines)]
+        options = OpenOptions(c.sizeof(OpenOptions), names[0], 1, 0, max_batch, names[1], names[2])
         self.check(library.rsicrc_open(str(folder).encode(), c.byref(options), c.byref(self.model)))
         self.check(library.rsicrc_context_open(self.model, c.byref(self.context)))
         self.info = Info(c.sizeof(Info))

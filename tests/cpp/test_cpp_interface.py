@@ -198,13 +198,13 @@ def replace_file(folder: Path, name: str, content: bytes) -> None:
 
 
 def test_damaged_folders_are_refused(library: c.CDLL, model_folder: Path, tmp_path: Path) -> None:
-    def refused(change: object, *parts: str, status: int = binding.BAD_MODEL) -> None:
+    def refused(change: object, *parts: str) -> None:
         folder = tmp_path / f"model{len(list(tmp_path.iterdir()))}"
         shutil.copytree(model_folder, folder)
         change(folder)  # type: ignore[operator]
         with pytest.raises(CallError) as caught:
             caption_one(library, folder)
-        assert caught.value.status == status
+        assert caught.value.status == binding.BAD_MODEL
         assert all(part in str(caught.value) for part in parts), caught.value
 
     refused(lambda folder: (folder / "manifest.json").unlink(), "manifest.json", "missing")
@@ -220,7 +220,7 @@ def test_damaged_folders_are_refused(library: c.CDLL, model_folder: Path, tmp_pa
     changed = decoder[:1000] + bytes([decoder[1000] ^ 1]) + decoder[1001:]
     refused(lambda folder: (folder / "decoder.onnx").write_bytes(decoder[:-1]), "decoder.onnx", "bytes")
     refused(lambda folder: (folder / "decoder.onnx").write_bytes(changed), "decoder.onnx", "SHA-256")
-    refused(lambda folder: replace_file(folder, "decoder.onnx", decoder[:1000]), "decoder.onnx", status=binding.BACKEND)
+    refused(lambda folder: replace_file(folder, "decoder.onnx", decoder[:1000]), "decoder.onnx", "truncated")
     refused(lambda folder: replace_file(folder, "tokenizer.json", b"{}"), "tokenizer.json")
     tokenizer = (model_folder / "tokenizer.json").read_text()
     refused(

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -102,4 +103,33 @@ def test_profiles_are_checked_before_the_export(
     assert (code, "--profile goes with --tensorrt" in err) == (2, True)
     code, _, err = export(capsys, checkpoint_file, "-o", tmp_path / "model", "--tensorrt", "--profile", "8:1")
     assert (code, "write MIN:OPT:MAX pairs" in err) == (2, True)
+    code, _, err = export(capsys, checkpoint_file, "-o", tmp_path / "model", "--engines", tmp_path / "plans")
+    assert (code, "--engines goes with --tensorrt" in err) == (2, True)
     assert not (tmp_path / "model").exists()
+
+
+def test_plans_are_built_if_another_precision_is_refused(
+    checkpoint_file: Path,
+    model_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from rsicrc_export.precisions import PrecisionError
+
+    manifest = Manifest.load(model_folder)
+    built: list[object] = []
+
+    def refuse(*_: object, **__: object) -> Manifest:
+        raise PrecisionError("model is written with fp32, but without bf16: too inaccurate", ["bf16"], manifest)
+
+    def open_builder(profiles: tuple[str, ...], engines: Path | None) -> SimpleNamespace:
+        return SimpleNamespace(build=lambda folder, manifest: built.append((folder, manifest, engines)))
+
+    monkeypatch.setattr("rsicrc_export.model_folder.export_checkpoint", refuse)
+    monkeypatch.setattr("rsicrc_export.tensorrt_plans.PlanBuilder.open", open_builder)
+    arguments = (checkpoint_file, "-o", tmp_path / "model", "--precision", "bf16", "--tensorrt")
+    code, out, err = export(capsys, *arguments, "--engines", tmp_path / "plans")
+    assert (code, out) == (1, "")
+    assert "but without bf16: too inaccurate" in err
+    assert built == [(tmp_path / "model", manifest, tmp_path / "plans")]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -43,21 +42,31 @@ def filled(remaining: int) -> Iterator[None]:
 
 
 @pytest.fixture
-def copied(open_engine: OpenEngine, tmp_path: Path) -> Path:
-    """Return a copy of the model folder with the plans of float32 for this GPU."""
+def folder(open_engine: OpenEngine) -> Path:
+    """Return the model folder."""
     engine = open_engine(available.TENSORRT if gpu.is_gpu(DEVICE) else available.ONNX_RUNTIME, EXACT)
     if not gpu.is_gpu(DEVICE):
         pytest.skip("needs a GPU: plans are built for GPUs")
-    warm(engine)
-    return shutil.copytree(engine.folder, tmp_path / "model")
+    return engine.folder
 
 
-def warm(engine: Engine) -> None:
-    engine.embed_texts(["the road"])
+@pytest.fixture
+def engines(folder: Path, tmp_path: Path) -> Path:
+    """Return a folder with plans of float32 for this GPU, of few sizes so that they are built fast."""
+    build(folder, tmp_path / "engines", Profile((1, 2, 2), (1, 1, 1)))
+    return tmp_path / "engines"
 
 
-def open_tensorrt(folder: Path) -> Engine:
-    return rsicrc.load(folder, DEVICE, backend=available.TENSORRT)
+def device_name() -> str:
+    return cuda.Device(cuda.device_number(DEVICE)).title
+
+
+def build(folder: Path, engines: Path, profile: Profile) -> None:
+    plans.ensure_plans(folder, Manifest.load(folder), library.open_library(), device_name(), profile, engines=engines)
+
+
+def open_tensorrt(folder: Path, engines: Path) -> Engine:
+    return rsicrc.load(folder, DEVICE, backend=available.TENSORRT, engines=engines)
 
 
 def one_line(error: BaseException) -> str:
@@ -66,40 +75,40 @@ def one_line(error: BaseException) -> str:
     return text
 
 
-def test_plans_of_another_device_are_built_again_and_logged(
-    copied: Path, pairs: Pairs, caplog: pytest.LogCaptureFixture
-) -> None:
-    index = copied / "engines" / "engines.json"
+def test_plans_of_another_device_are_refused(folder: Path, engines: Path) -> None:
+    index = engines / "engines.json"
     document = json.loads(index.read_text())
     for plan in document["engines"]:
         plan.update(device="NVIDIA Other 1.0", compute_capabilities=[])
     index.write_text(json.dumps(document))
-    device = cuda.Device(cuda.device_number(DEVICE)).title
     with pytest.raises(BackendError, match=r"NVIDIA Other 1\.0, not ") as caught:
-        plans.find_plan(copied, Manifest.load(copied), "decoder", library.open_library(), device)
+        open_tensorrt(folder, engines)
     one_line(caught.value)
+
+
+def test_missing_plans_are_built_in_the_cache_and_logged(
+    folder: Path, pairs: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("RSICRC_CACHE", str(tmp_path / "cache"))
     with caplog.at_level(logging.INFO, logger="rsicrc"):
-        captions = open_tensorrt(copied).caption(pairs[:2], beams=1)
+        captions = rsicrc.load(folder, DEVICE, backend=available.TENSORRT).caption(pairs[:2], beams=1)
     assert len(captions) == 2
     assert "building a plan" in caplog.text
+    assert list((tmp_path / "cache" / "compiled").rglob("*.plan"))
 
 
-def test_changed_plan_is_refused(copied: Path, pairs: Pairs) -> None:
-    for plan in (copied / "engines").glob("*.plan"):
+def test_changed_plan_is_refused(folder: Path, engines: Path) -> None:
+    for plan in engines.glob("*.plan"):
         content = bytearray(plan.read_bytes())
         content[len(content) // 2] ^= 1
         plan.write_bytes(content)
     with pytest.raises(RsicrcError, match="changed since it was built") as caught:
-        open_tensorrt(copied).caption(pairs[:2], beams=1)
+        open_tensorrt(folder, engines)
     one_line(caught.value)
 
 
-def test_batch_outside_the_profile_is_refused(copied: Path, pairs: Pairs) -> None:
-    shutil.rmtree(copied / "engines")
-    device = cuda.Device(cuda.device_number(DEVICE)).title
-    profile = Profile((1, 2, 2), (1, 1, 1))
-    plans.ensure_plans(copied, Manifest.load(copied), library.open_library(), device, profile)
-    engine = open_tensorrt(copied)
+def test_batch_outside_the_profile_is_refused(folder: Path, engines: Path, pairs: Pairs) -> None:
+    engine = open_tensorrt(folder, engines)
     assert len(engine.caption(pairs[:2], beams=1, batch_size=2)) == 2
     with pytest.raises(RsicrcError, match="profile") as caught:
         engine.embed_images(pairs[:4], batch_size=4)

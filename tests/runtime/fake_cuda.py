@@ -12,6 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,7 +21,8 @@ import numpy as np
 from rsicrc.backends.arrays import item_size
 from rsicrc.backends.host_loop import shape_of
 from rsicrc.backends.tensorrt.library import Library
-from rsicrc.manifest import GraphSpec
+from rsicrc.backends.tensorrt.plan_list import PlanFile
+from rsicrc.manifest import GraphSpec, Manifest
 
 OK, NO_MEMORY = 0, 2
 Work = Callable[[], None]
@@ -294,6 +296,12 @@ class FakeTensorRt:
         inputs = {each.name for each in session.get_inputs()}
         (name,) = (name for name, graph in self.graphs.items() if set(graph.inputs) == inputs)
         return FakeEngine(self, name, self.graphs[name], session)
+
+
+def onnx_plans(folder: Path, manifest: Manifest) -> dict[str, PlanFile]:
+    """Return plans for `FakeTensorRt`: the ONNX files of all graphs."""
+    files = {name: graph.file for name, graph in manifest.graphs.items()}
+    return {name: PlanFile(folder / file, manifest.files[file].sha256) for name, file in files.items()}
 
 
 class FakeEngine:

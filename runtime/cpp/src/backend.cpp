@@ -1,6 +1,7 @@
 #include "backend.h"
 
 #include "error.h"
+#include "onnx_file.h"
 
 namespace rsicrc::impl {
 namespace {
@@ -27,20 +28,26 @@ void set_precision(Manifest& manifest, const std::string& folder, const std::str
 
 std::unique_ptr<Backend> open_backend(const std::filesystem::path& folder, Manifest& manifest,
                                       const BackendOptions& options) {
+  if (options.engines && !options.name.empty() && options.name != "tensorrt") {
+    fail(RSICRC_INVALID_ARGUMENT, "engines is an option of tensorrt: leave it out, or choose that backend");
+  }
   const bool any = options.name.empty();
 #ifdef RSICRC_WITH_OPENVINO
-  if (any || options.name == "openvino") {
+  if ((any && !options.engines) || options.name == "openvino") {
     set_precision(manifest, folder.string(), "openvino", options.precision);
+    check_graphs(folder, manifest);
     return open_openvino(folder, manifest, options);
   }
 #endif
 #ifdef RSICRC_WITH_TENSORRT
   if (any || options.name == "tensorrt") {
     set_precision(manifest, folder.string(), "tensorrt", options.precision);
-    return open_tensorrt(folder, manifest, options);
+    check_graphs(folder, manifest);
+    return open_tensorrt(manifest, options);
   }
 #endif
-  if (any) fail(RSICRC_BACKEND, "this library was built without a backend");
+  if (any && !options.engines) fail(RSICRC_BACKEND, "this library was built without a backend");
+  if (any) fail(RSICRC_BACKEND, "this library was built without tensorrt, which reads engines: build it again with it");
   if (options.name == "openvino" || options.name == "tensorrt") {
     fail(RSICRC_BACKEND, "this library was built without ", options.name, ": build it again with that backend");
   }

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "manifest.h"
@@ -20,14 +21,16 @@ class Backend {
 };
 
 struct BackendOptions {
-  std::string name;         // "openvino" or "tensorrt"; empty: the first that this library was built with
+  std::string name;  // "openvino" or "tensorrt"; empty: the first that this library was built with, and has `engines`
   std::size_t threads = 1;  // CPU threads of one graph
   int device = 0;           // number of the GPU
   std::string precision = "fp32";
+  std::optional<std::filesystem::path> engines;  // folder of TensorRT plans; empty: the user's cache
 };
 
 // Opens a backend, and changes the manifest's graphs and precision to those of the options. Throws BACKEND if the
-// backend or its device does not exist, or if the backend cannot compute this precision from this folder.
+// backend or its device does not exist, or if the backend cannot compute this precision from this folder; BAD_MODEL if
+// a graph is not as rsicrc-export writes graphs; INVALID_ARGUMENT if `engines` is given and the backend has no plans.
 std::unique_ptr<Backend> open_backend(const std::filesystem::path& folder, Manifest& manifest,
                                       const BackendOptions& options);
 
@@ -35,7 +38,6 @@ std::unique_ptr<Backend> open_backend(const std::filesystem::path& folder, Manif
 // outlive the backend.
 std::unique_ptr<Backend> open_openvino(const std::filesystem::path& folder, const Manifest& manifest,
                                        const BackendOptions& options);
-std::unique_ptr<Backend> open_tensorrt(const std::filesystem::path& folder, const Manifest& manifest,
-                                       const BackendOptions& options);
+std::unique_ptr<Backend> open_tensorrt(const Manifest& manifest, const BackendOptions& options);
 
 }  // namespace rsicrc::impl

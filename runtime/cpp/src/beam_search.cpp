@@ -67,7 +67,11 @@ void BeamSearch::run(Session& session, std::size_t pairs, const BeamSearchOption
     for (std::size_t row = 0; row < active_pairs_.size(); ++row) {
       if (finished.done[row] == 0) kept_rows_.push_back(row);
     }
-    if (kept_rows_.empty() || !session.keep_rows(kept_rows_)) continue;
+    if (kept_rows_.size() != step.unfinished) {
+      fail(RSICRC_BAD_MODEL, "the decoder returned unfinished of ", step.unfinished, ", but ", kept_rows_.size(),
+           " pairs are not done: its graph is damaged, export the model again");
+    }
+    if (!session.keep_rows(kept_rows_)) continue;
     for (std::size_t row = 0; row < kept_rows_.size(); ++row) active_pairs_[row] = active_pairs_[kept_rows_[row]];
     active_pairs_.resize(kept_rows_.size());
   }
@@ -102,14 +106,13 @@ void BeamSearch::trace_back(std::size_t pair, std::size_t rank, FinishedBeam& be
   beam.ids.clear();
   beam.log_probs.clear();
   beam.score = static_cast<double>(best_scores_[at]);
+  require_number(beam.score, "the score of a sentence");
+  require_range("finished_lengths", lengths_[at], 1, steps_);
+  require_range("finished_parents", last_parents_[at], 0, beams_ - 1);
   beam.ids.push_back(last_tokens_[at]);
   beam.log_probs.push_back(static_cast<double>(sums_[at]));
   std::int64_t parent = last_parents_[at];
-  const auto length = static_cast<std::size_t>(std::max<std::int64_t>(lengths_[at], 1));
-  for (std::size_t step = std::min(length - 1, steps_); step-- > 0;) {
-    if (parent < 0 || static_cast<std::size_t>(parent) >= beams_) {
-      fail(RSICRC_BAD_MODEL, "the decoder continued beam ", parent, " of ", beams_, ": export the model again");
-    }
+  for (std::size_t step = static_cast<std::size_t>(lengths_[at]) - 1; step-- > 0;) {
     const std::size_t from = (step * pairs_ + pair) * beams_ + static_cast<std::size_t>(parent);
     beam.ids.push_back(tokens_[from]);
     beam.log_probs.push_back(static_cast<double>(scores_[from]));

@@ -174,9 +174,11 @@ void Context::log_probabilities(std::size_t pairs, Span<const TokenIds> texts, S
     const float* token_log_probs = session_->score().data();
     for (std::size_t pair = 0; pair < pairs; ++pair) {
       for (std::size_t i = 0; i < batch.size(); ++i, token_log_probs += length - 1) {
-        log_probs[pair * texts.size() + start + i] =
+        double& log_prob_of_text = log_probs[pair * texts.size() + start + i];
+        log_prob_of_text =
             std::accumulate(token_log_probs, token_log_probs + length - 1, 0.0,
                             [](double sum, float log_prob) { return sum + static_cast<double>(log_prob); });
+        require_number(log_prob_of_text, "the log-probability of a sentence");
       }
     }
   }

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <filesystem>
 #include <string>
+#include <string_view>
 
 namespace rsicrc::impl {
 
@@ -12,5 +13,8 @@ std::string read_file(const std::filesystem::path& path, std::size_t max_bytes);
 
 // Returns the hexadecimal SHA-256 of a file. Throws BAD_MODEL if it is missing or unreadable.
 std::string sha256_file(const std::filesystem::path& path);
+
+// Returns the hexadecimal SHA-256 of a content.
+std::string sha256(std::string_view content);
 
 }  // namespace rsicrc::impl

@@ -33,7 +33,8 @@ BackendOptions backend_options(const rsicrc_open_options& options) {
   if (options.device < 0) fail(RSICRC_INVALID_ARGUMENT, "device must be at least 0, not ", options.device);
   return {options.backend == nullptr ? "" : options.backend,
           options.threads == 0 ? available_cpus() : static_cast<std::size_t>(options.threads), options.device,
-          options.precision == nullptr ? "fp32" : options.precision};
+          options.precision == nullptr ? "fp32" : options.precision,
+          options.engines == nullptr ? std::nullopt : std::optional<std::filesystem::path>(options.engines)};
 }
 
 }  // namespace

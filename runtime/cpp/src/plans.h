@@ -1,7 +1,9 @@
-// engines/engines.json: the list of the TensorRT plans in a model folder.
+// The search for TensorRT plans: in the user's cache, or in a folder that the user names. See
+// rsicrc/backends/tensorrt/plans.py.
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 
 #include "manifest.h"
@@ -15,9 +17,18 @@ struct PlanReader {
   std::string device;   // the GPU's name and compute capability, for example "NVIDIA H200 9.0"
 };
 
-// Returns the file of the first plan of a graph that fits, after a check of its hash. Throws BAD_MODEL if no plan fits,
-// with the reason for each.
-std::filesystem::path find_plan(const std::filesystem::path& folder, const Manifest& manifest, Graph graph,
-                                const PlanReader& reader);
+struct Plan {
+  std::filesystem::path path;
+  std::string content;
+};
+
+// Returns the folder in the user's cache for the plans of a graph. Empty without a cache.
+std::optional<std::filesystem::path> plan_folder(const std::string& graph_sha256, const PlanReader& reader);
+
+// Returns the first plan of a graph that fits, with the content whose hash was checked. Plans are code: without
+// `engines`, which the user names, they are only read from the user's cache, never from a model folder. Throws BACKEND
+// if no plan fits, with the reason for each.
+Plan find_plan(const std::optional<std::filesystem::path>& engines, const Manifest& manifest, Graph graph,
+               const PlanReader& reader);
 
 }  // namespace rsicrc::impl

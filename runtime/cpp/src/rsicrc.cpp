@@ -8,6 +8,7 @@
 #include "context.h"
 #include "error.h"
 #include "model.h"
+#include "printable.h"
 #include "struct_size.h"
 
 struct rsicrc_model {
@@ -32,7 +33,7 @@ thread_local const char* last_message = "";
 
 rsicrc_status report(rsicrc_status status, const char* message) noexcept {
   try {
-    last_error = message;
+    last_error = rsicrc::impl::printable(message);
     last_message = last_error.c_str();
   } catch (...) {
     last_message = "out of memory";

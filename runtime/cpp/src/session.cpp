@@ -1,6 +1,7 @@
 #include "session.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "error.h"
@@ -23,6 +24,11 @@ Span<const Number> checked(Span<const Number> values, std::size_t count) {
   if (values.size() != count) {
     fail(RSICRC_BAD_MODEL, "a graph's output differs in shape from the manifest: export the model again");
   }
+  return values;
+}
+
+Span<const float> require_numbers(Span<const float> values, const char* kind) {
+  for (const float value : values) require_number(static_cast<double>(value), kind);
   return values;
 }
 
@@ -65,6 +71,18 @@ SearchState search_state(const GraphSpec& decoder) {
   return state;
 }
 
+void require_range(const char* name, std::int64_t value, std::size_t least, std::size_t most) {
+  if (value >= static_cast<std::int64_t>(least) && value <= static_cast<std::int64_t>(most)) return;
+  fail(RSICRC_BAD_MODEL, "the decoder returned ", name, " of ", value, ", not ", least, " to ", most,
+       ": its graph is damaged, export the model again");
+}
+
+void require_number(double value, const char* kind) {
+  if (!std::isnan(value)) return;
+  fail(RSICRC_BAD_MODEL, "the model gave NaN (not a number) for ", kind,
+       ": its weights are damaged, or the precision is too low for them. Try fp32, or export the model again");
+}
+
 void write_initial_value(const StateTensor& tensor, std::size_t beams, Span<std::uint8_t> buffer) {
   if (tensor.name == "tokens") {
     fill(buffer, kStart);
@@ -97,7 +115,9 @@ Span<std::uint8_t> Session::image_buffer(std::size_t pairs) {
   return image_buffer_.subspan(0, pairs * (image_buffer_.size() / batch_));
 }
 
-Span<const float> Session::encode_images() { return checked(run_image_encoder(), pairs_ * manifest_.embedding_width); }
+Span<const float> Session::encode_images() {
+  return require_numbers(checked(run_image_encoder(), pairs_ * manifest_.embedding_width), "the embedding of a pair");
+}
 
 Span<std::int64_t> Session::text_buffer(std::size_t texts, std::size_t length) {
   const Sizes sizes = Sizes::of_texts(texts, length);
@@ -110,7 +130,7 @@ Span<std::int64_t> Session::text_buffer(std::size_t texts, std::size_t length) {
 }
 
 Span<const float> Session::encode_texts() {
-  return checked(run_text_encoder(), text_sizes_.batch * manifest_.embedding_width);
+  return require_numbers(checked(run_text_encoder(), text_sizes_.batch * manifest_.embedding_width), "an embedding");
 }
 
 Span<std::int64_t> Session::scorer_buffer(std::size_t texts, std::size_t length) {
@@ -146,8 +166,13 @@ Step Session::step(std::size_t position) {
   run_decoder(position);
   newest_ = 1 - newest_;
   const std::size_t count = rows_ * beams_;
-  return {state_values<std::int64_t>(state_.tokens, count), state_values<std::int64_t>(state_.parents, count),
-          state_values<float>(state_.scores, count), static_cast<std::size_t>(unfinished())};
+  const Step step{state_values<std::int64_t>(state_.tokens, count), state_values<std::int64_t>(state_.parents, count),
+                  state_values<float>(state_.scores, count), static_cast<std::size_t>(unfinished())};
+  require_range("unfinished", static_cast<std::int64_t>(step.unfinished), 0, rows_);
+  for (const float score : step.scores) require_number(static_cast<double>(score), "the score of a beam");
+  for (const std::int64_t token : step.tokens) require_range("tokens", token, 0, manifest_.vocabulary_size - 1);
+  for (const std::int64_t parent : step.parents) require_range("parents", parent, 0, beams_ - 1);
+  return step;
 }
 
 Finished Session::finished() {

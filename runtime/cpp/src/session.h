@@ -54,6 +54,11 @@ struct SearchState {
 // Returns the state tensors of a decoder. Throws BAD_MODEL if one is missing or has another type than the host reads.
 SearchState search_state(const GraphSpec& decoder);
 
+// Throws BAD_MODEL if a result of the decoder is out of its range.
+void require_range(const char* name, std::int64_t value, std::size_t least, std::size_t most);
+// Throws BAD_MODEL if a result is NaN: a caption or a score made from NaN would look like a result.
+void require_number(double value, const char* kind);
+
 // Writes the initial value of a state tensor over `buffer`. `beams` is the length of the last axis of "scores".
 void write_initial_value(const StateTensor& tensor, std::size_t beams, Span<std::uint8_t> buffer);
 
@@ -90,7 +95,8 @@ class Session {
 
   // Starts a beam search over the encoded pairs. Afterwards the pairs must be encoded again for any other use.
   void begin_search(const BeamSearchOptions& options);
-  // Runs the decoder for the token at `position`, counted from 0.
+  // Runs the decoder for the token at `position`, counted from 0. Throws BAD_MODEL if its results are NaN or out of
+  // range: the graph reads them in the next step, where a library may crash.
   Step step(std::size_t position);
   Finished finished();
   // Drops all rows of the search but `rows` (ascending). Returns false, and drops none, if the backend cannot.

@@ -3,7 +3,6 @@
 #include <NvInferVersion.h>
 
 #include "error.h"
-#include "files.h"
 
 namespace rsicrc::impl {
 namespace {
@@ -13,7 +12,6 @@ constexpr char kLibrary[] = "tensorrt_rtx";
 #else
 constexpr char kLibrary[] = "tensorrt";
 #endif
-constexpr std::size_t kMaxPlanBytes = std::size_t{1} << 36;
 
 std::string version_text(std::int32_t version) {
   return std::to_string(version / 10000) + "." + std::to_string(version / 100 % 100) + "." +
@@ -59,8 +57,8 @@ std::string TensorRtLogger::last() {
   return last_.empty() ? "TensorRT gave no reason" : last_;
 }
 
-TensorRtBackend::TensorRtBackend(std::filesystem::path folder, const Manifest& manifest, int device)
-    : folder_(std::move(folder)), manifest_(manifest), device_(device), reader_(require_device(device)) {
+TensorRtBackend::TensorRtBackend(std::optional<std::filesystem::path> engines, const Manifest& manifest, int device)
+    : plans_(std::move(engines)), manifest_(manifest), device_(device), reader_(require_device(device)) {
   runtime_.reset(nvinfer1::createInferRuntime(logger_));
   if (!runtime_) fail(RSICRC_BACKEND, kLibrary, " cannot start: ", logger_.last());
 }
@@ -69,10 +67,9 @@ nvinfer1::ICudaEngine& TensorRtBackend::engine(Graph graph) {
   const std::lock_guard<std::mutex> lock(loading_);
   std::unique_ptr<nvinfer1::ICudaEngine>& engine = engines_[static_cast<std::size_t>(graph)];
   if (!engine) {
-    const std::filesystem::path file = find_plan(folder_, manifest_, graph, reader_);
-    const std::string plan = read_file(file, kMaxPlanBytes);
-    engine.reset(runtime_->deserializeCudaEngine(plan.data(), plan.size()));
-    if (!engine) fail(RSICRC_BACKEND, file.string(), ": ", kLibrary, " refuses this plan: ", logger_.last());
+    const Plan plan = find_plan(plans_, manifest_, graph, reader_);
+    engine.reset(runtime_->deserializeCudaEngine(plan.content.data(), plan.content.size()));
+    if (!engine) fail(RSICRC_BACKEND, plan.path.string(), ": ", kLibrary, " refuses this plan: ", logger_.last());
   }
   return *engine;
 }
@@ -124,9 +121,8 @@ void TensorRtExecution::refused(const char* name) {
        " as the manifest declares: ", backend_.last_error());
 }
 
-std::unique_ptr<Backend> open_tensorrt(const std::filesystem::path& folder, const Manifest& manifest,
-                                       const BackendOptions& options) {
-  return std::make_unique<TensorRtBackend>(folder, manifest, options.device);
+std::unique_ptr<Backend> open_tensorrt(const Manifest& manifest, const BackendOptions& options) {
+  return std::make_unique<TensorRtBackend>(options.engines, manifest, options.device);
 }
 
 }  // namespace rsicrc::impl

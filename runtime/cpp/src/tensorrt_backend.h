@@ -1,4 +1,4 @@
-// The TensorRT backend: plans of a model folder on an NVIDIA GPU, by TensorRT 10 or 11 or by TensorRT-RTX.
+// The TensorRT backend: plans of a model's graphs on an NVIDIA GPU, by TensorRT 10 or 11 or by TensorRT-RTX.
 #pragma once
 
 #include <NvInferRuntime.h>
@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -32,7 +33,7 @@ class TensorRtLogger : public nvinfer1::ILogger {
 class TensorRtBackend : public Backend {
  public:
   // Throws BACKEND if there is no such GPU, no driver, or another version of TensorRT than at build time.
-  TensorRtBackend(std::filesystem::path folder, const Manifest& manifest, int device);
+  TensorRtBackend(std::optional<std::filesystem::path> engines, const Manifest& manifest, int device);
 
   const char* name() const override { return "tensorrt"; }
   std::unique_ptr<Session> session() override;  // defined in tensorrt_session.cpp
@@ -44,7 +45,7 @@ class TensorRtBackend : public Backend {
   nvinfer1::ICudaEngine& engine(Graph graph);
 
  private:
-  std::filesystem::path folder_;
+  std::optional<std::filesystem::path> plans_;  // the folder of plans that the user names
   const Manifest& manifest_;
   int device_;
   PlanReader reader_;

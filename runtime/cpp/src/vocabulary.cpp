@@ -5,6 +5,7 @@
 
 #include "error.h"
 #include "files.h"
+#include "printable.h"
 
 namespace rsicrc::impl {
 namespace {
@@ -61,6 +62,7 @@ Vocabulary Vocabulary::parse(const std::string& text, const std::string& path) {
           !vocabulary.tokens_[id.get<std::size_t>()].empty()) {
         fail(RSICRC_BAD_MODEL, "the token ids are not 0, 1, 2, …");
       }
+      if (!is_printable(token)) fail(RSICRC_BAD_MODEL, "a word has a control character: ", token);
       vocabulary.tokens_[id.get<std::size_t>()] = token;
       vocabulary.ids_.emplace(token, id.get<std::int64_t>());
     }

@@ -57,6 +57,7 @@ def open_backend(
     precision: str = EXACT,
     threads: int | None = None,
     streams: int | None = None,
+    engines: Path | None = None,
 ) -> tuple[Backend, Manifest]:
     """Choose and open a backend.
 
@@ -70,6 +71,7 @@ def open_backend(
         precision: See `rsicrc.load`.
         threads: See `rsicrc.load`.
         streams: See `rsicrc.load`.
+        engines: See `rsicrc.load`.
 
     Returns:
         The backend, and the manifest with the graphs that the backend runs.
@@ -78,11 +80,13 @@ def open_backend(
         BackendError: There is no such backend or device, the backend is not installed, or it cannot compute in this
             precision on this machine.
         ModelFolderError: A graph is not as rsicrc-export writes graphs; see `rsicrc.backends.onnx_file`.
-        ArgumentError: `streams` is given, but the backend has no such setting.
+        ArgumentError: `streams` or `engines` is given, but the backend has no such setting.
     """
+    if engines is not None:
+        backend = _backend_with_engines(backend)
     kinds = _kinds(backend)
     _require_precision(precision)
-    options = OpenOptions(folder, manifest, device, threads, streams)
+    options = OpenOptions(folder, manifest, device, threads, streams, engines)
     if device not in (AUTO, CPU):
         device_number(device)
         return _open_on_cuda(options, backend, precision)
@@ -98,6 +102,14 @@ def open_backend(
         except RsicrcError as error:
             logger.log(logging.WARNING if _has_gpu() else logging.DEBUG, "no GPU is used: %s", error)
     return _open_on_cpu(replace(options, device=CPU), backend, precision)
+
+
+def _backend_with_engines(backend: str) -> str:
+    """Return the backend that reads plans from a folder; "auto" could choose one that would leave the folder out."""
+    names = [each.name for each in BACKENDS if each.has_engines]
+    if backend not in (AUTO, *names):
+        raise ArgumentError(f"engines is a setting of {' and '.join(names)}: leave it out, or choose that backend")
+    return names[0] if backend == AUTO else backend
 
 
 def _kinds(backend: str) -> list[str]:

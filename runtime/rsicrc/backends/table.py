@@ -28,6 +28,7 @@ class OpenOptions:
         device: "cpu", "cuda" or "cuda:N".
         threads: Number of threads; None for as many as this process may use.
         streams: Number of parts of a batch that are worked on at once; None for the default.
+        engines: Folder of TensorRT plans; None for the user's cache.
     """
 
     folder: Path
@@ -35,6 +36,7 @@ class OpenOptions:
     device: str
     threads: int | None = None
     streams: int | None = None
+    engines: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class BackendDescriptor:
         preference: Position among the backends that `auto` tries on this kind of device; None if the backend is only
             opened on request.
         has_streams: The backend has the setting `streams`.
+        has_engines: The backend has the setting `engines`.
     """
 
     name: str
@@ -63,6 +66,7 @@ class BackendDescriptor:
     open: Callable[[OpenOptions], Backend]
     preference: int | None = None
     has_streams: bool = False
+    has_engines: bool = False
 
     def refuses(self, precision: str) -> str | None:
         """Return the reason why the backend cannot compute in a precision on this machine, and a remedy.
@@ -102,11 +106,14 @@ def _open_openvino(options: OpenOptions) -> Backend:
 def _open_tensorrt(options: OpenOptions) -> Backend:
     from rsicrc.backends.tensorrt.backend import TensorRtBackend
     from rsicrc.backends.tensorrt.library import open_library
-    from rsicrc.backends.tensorrt.plans import ensure_plans
+    from rsicrc.backends.tensorrt.plan_list import PlanFile
+    from rsicrc.backends.tensorrt.plans import ensure_plans, find_plan
 
-    library, folder, manifest = open_library(), options.folder, options.manifest
+    library, folder, manifest, engines = open_library(), options.folder, options.manifest, options.engines
 
-    def plans(device: str) -> dict[str, Path]:
+    def plans(device: str) -> dict[str, PlanFile]:
+        if engines is not None:
+            return {name: find_plan(manifest, name, library, device, engines=engines) for name in manifest.graphs}
         # Building plans takes long, so it is logged as a warning, which is shown even if logging is not configured.
         return ensure_plans(folder, manifest, library, device, None, logger.warning)
 
@@ -157,6 +164,7 @@ BACKENDS = (
         precisions=PRECISIONS,
         open=_open_tensorrt,
         preference=1,
+        has_engines=True,
     ),
     BackendDescriptor(
         name="onnxruntime",

@@ -87,6 +87,14 @@ Streams = Annotated[
     int | None,
     typer.Option("--streams", metavar="N", min=1, help="Parts of a batch that OpenVINO computes at once. [default: 1]"),
 ]
+Engines = Annotated[
+    Path | None,
+    typer.Option(
+        "--engines",
+        metavar="DIR",
+        help="Folder of TensorRT plans that you trust: plans are code. [default: the user's cache]",
+    ),
+]
 
 
 def require_command(context: typer.Context) -> None:

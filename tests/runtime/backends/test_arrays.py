@@ -19,7 +19,7 @@ from rsicrc.backends.arrays import DeviceArray, is_array, take_array, take_pixel
 from rsicrc.backends.dlpack import make_capsule, read_capsule
 from rsicrc.backends.tensorrt import backend as tensorrt
 from rsicrc.manifest import Manifest
-from tests.runtime.fake_cuda import FakeCuda, FakeLogger, FakeTensorRt
+from tests.runtime.fake_cuda import FakeCuda, FakeLogger, FakeTensorRt, onnx_plans
 
 
 class Owner:
@@ -79,7 +79,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
 def engine(fake: FakeCuda, model_folder: Path) -> Engine:
     manifest = Manifest.load(model_folder)
     library = FakeTensorRt(fake, dict(manifest.graphs)).library
-    plans = {name: model_folder / graph.file for name, graph in manifest.graphs.items()}
+    plans = onnx_plans(model_folder, manifest)
     backend = tensorrt.TensorRtBackend(model_folder, manifest, "cuda", 1, library, lambda _title: plans)
     return Engine(model_folder, manifest, backend)
 

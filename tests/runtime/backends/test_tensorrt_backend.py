@@ -6,6 +6,7 @@ The fake runs queued work as late as CUDA allows, and runs the real graphs on th
 from __future__ import annotations
 
 import gc
+import hashlib
 import logging
 import shutil
 import threading
@@ -21,8 +22,11 @@ import rsicrc
 from rsicrc import BackendError, DeviceMemoryError, Engine
 from rsicrc.backends import cuda
 from rsicrc.backends.tensorrt import backend as tensorrt
+from rsicrc.backends.tensorrt.plan import Plan
+from rsicrc.backends.tensorrt.plan_list import PlanFile, add_plan
+from rsicrc.backends.tensorrt.profiles import Profile
 from rsicrc.manifest import DECODER, IMAGE_ENCODER, Manifest
-from tests.runtime.fake_cuda import FakeCuda, FakeLogger, FakeTensorRt
+from tests.runtime.fake_cuda import FakeCuda, FakeLogger, FakeTensorRt, onnx_plans
 
 PAIRS = 11
 
@@ -48,7 +52,7 @@ def make(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> MakeSetup:
         monkeypatch.setattr(cuda, "_runtime", lambda: fake)
         monkeypatch.setattr(tensorrt, "make_logger", lambda _library: FakeLogger())
         library = FakeTensorRt(fake, dict(manifest.graphs), **options)
-        plans = {name: folder / graph.file for name, graph in manifest.graphs.items()}
+        plans = onnx_plans(folder, manifest)
         backend = tensorrt.TensorRtBackend(folder, manifest, "cuda", 1, library.library, lambda _title: plans)
         return Setup(Engine(folder, manifest, backend), backend, fake, library)
 
@@ -289,15 +293,70 @@ def test_two_threads_share_one_backend(make: MakeSetup, exact: Engine, pairs: li
         assert_same_captions(found[beams], exact.caption(pairs, beams=beams, batch_size=4))
 
 
-def test_plan_that_the_library_refuses_is_reported(make: MakeSetup, model_folder: Path, tmp_path: Path) -> None:
+def test_plan_that_cannot_be_used_is_reported(make: MakeSetup, model_folder: Path, tmp_path: Path) -> None:
     setup = make()
     copy = shutil.copytree(model_folder, tmp_path / "model")
     setup.backend._runtime = type("Runtime", (), {"deserialize_cuda_engine": lambda _self, _plan: None})()
     with pytest.raises(BackendError, match=r"tensorrt refuses this plan: remove .* it gave no reason"):
         setup.engine.embed_texts(["the road"])
-    setup.backend._plans = {"text_encoder": copy / "none.plan"}
-    with pytest.raises(rsicrc.ModelFolderError, match=r"none\.plan: cannot be read"):
+    setup.backend._plans = {"text_encoder": PlanFile(copy / "none.plan", "0")}
+    with pytest.raises(BackendError, match=r"none\.plan: cannot be read"):
         setup.engine.embed_texts(["the road"])
+    setup.backend._plans = {"text_encoder": PlanFile(copy / "decoder.onnx", "0")}
+    with pytest.raises(BackendError, match=r"decoder\.onnx: missing, or changed since it was built"):
+        setup.engine.embed_texts(["the road"])
+
+
+def write_plans(engines: Path, folder: Path, contents: dict[str, bytes]) -> None:
+    """Write plans for the fake GPU: ONNX files, by name of the graph."""
+    manifest = Manifest.load(folder)
+    engines.mkdir()
+    for name, content in contents.items():
+        digest = manifest.files[manifest.graphs[name].file].sha256
+        key = (name, "tensorrt", "10.13.3", cuda.Device(0).title, digest)
+        add_plan(engines, Plan(*key, f"{name}.plan", hashlib.sha256(content).hexdigest(), "fp32", Profile()), content)
+
+
+def test_only_plans_that_the_user_names_are_loaded(
+    make: MakeSetup, exact: Engine, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plans of other weights are shipped in `engines` of the model folder, with their own hashes."""
+    onnx: Any = pytest.importorskip("onnx", reason="needs rsicrc[export]")
+    monkeypatch.setenv("RSICRC_CACHE", str(tmp_path / "cache"))
+    setup = make()
+    monkeypatch.setattr("rsicrc.backends.tensorrt.library.open_library", lambda: setup.tensorrt.library)
+    monkeypatch.setattr(
+        "rsicrc.backends.tensorrt.plans.build_plan",
+        lambda _library, graph, _shapes, **_options: (graph.read_bytes(), b"measured times"),
+    )
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    contents = {name: (folder / graph.file).read_bytes() for name, graph in setup.tensorrt.graphs.items()}
+    model = onnx.load(folder / "text_encoder.onnx")
+    for weights in model.graph.initializer:
+        if weights.data_type == onnx.TensorProto.FLOAT and len(weights.dims) == 2:
+            weights.raw_data = onnx.numpy_helper.to_array(weights)[::-1].tobytes()
+    contents["text_encoder"] = model.SerializeToString()
+    write_plans(folder / "engines", folder, contents)
+
+    texts, expected = ["the road is built"], exact.embed_texts(["the road is built"])
+    built = rsicrc.load(folder, "cuda", backend="tensorrt").embed_texts(texts)
+    np.testing.assert_allclose(built, expected, atol=1e-5)
+    named = rsicrc.load(folder, engines=folder / "engines")
+    assert named.backend.name == "tensorrt"
+    assert not np.allclose(named.embed_texts(texts), expected, atol=1e-3)
+
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(BackendError, match=r"absent: no plan of image_encoder fits\. Build plans"):
+        rsicrc.load(folder, engines=tmp_path / "absent")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_engines_of_another_backend_are_refused(model_folder: Path, tmp_path: Path) -> None:
+    for backend in ("onnxruntime", "openvino"):
+        with pytest.raises(rsicrc.ArgumentError, match="engines is a setting of tensorrt: leave it out"):
+            rsicrc.load(model_folder, backend=backend, engines=tmp_path)
+    with pytest.raises(BackendError, match="tensorrt is for GPUs"):
+        rsicrc.load(model_folder, "cpu", engines=tmp_path)
 
 
 def test_wrong_inputs_of_a_graph_are_refused(make: MakeSetup) -> None:

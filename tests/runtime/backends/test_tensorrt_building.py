@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +13,8 @@ import pytest
 
 from rsicrc.backends.tensorrt.building import build_plan
 from rsicrc.backends.tensorrt.library import TENSORRT_RTX, Library, open_library
-from rsicrc.backends.tensorrt.plans import find_plan, read_plans
+from rsicrc.backends.tensorrt.plan_list import read_plans
+from rsicrc.backends.tensorrt.plans import find_plan
 from rsicrc.backends.tensorrt.profiles import Profile
 from rsicrc.errors import BackendError
 from rsicrc.manifest import TEXT_ENCODER, Manifest
@@ -66,7 +66,8 @@ print("built", gc.isenabled())
 def test_plan_is_built_for_the_shapes(library: Library, tmp_path: Path) -> None:
     lines: list[str] = []
     path = save_graph(tmp_path / "relu.onnx", "Relu")
-    plan = build_plan(library, path, SHAPES, capabilities=("8.0", "8.9"), library_log=lines.append)
+    plan, timings = build_plan(library, path, SHAPES, capabilities=("8.0", "8.9"), library_log=lines.append)
+    assert timings is None  # the kernels are timed on the GPU that runs the plan
     assert len(plan) > 1000
     assert any("MinShape: [1,4], OptShape: [2,4], MaxShape: [8,4]" in line for line in lines)
 
@@ -110,25 +111,36 @@ def test_build_reports_progress_and_can_be_interrupted(
 
 
 @pytest.mark.slow
-def test_export_writes_plans_into_the_folder(
-    model_folder: Path, tmp_path: Path, library: Library, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("named", [False, True])
+def test_export_writes_plans_into_the_cache_or_a_named_folder(
+    model_folder: Path,
+    tmp_path: Path,
+    library: Library,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    named: bool,
 ) -> None:
     """Plans of all four graphs are built by the command's own builder, and found again for a GPU of this kind."""
     from rsicrc_export.tensorrt_plans import PlanBuilder
 
-    folder = shutil.copytree(model_folder, tmp_path / "model")
-    manifest = Manifest.load(folder)
+    monkeypatch.setenv("RSICRC_CACHE", str(tmp_path / "cache"))
+    engines = tmp_path / "plans" if named else None
+    before = sorted(path.name for path in model_folder.iterdir())
+    manifest = Manifest.load(model_folder)
     caplog.set_level(logging.INFO, "rsicrc.export")
-    builder = PlanBuilder(library, None, (Profile((1, 2, 4), (1, 3, 3)),))
-    builder.build(folder, manifest)
-    assert {plan.graph for plan in read_plans(folder)} == set(manifest.graphs)
-    assert all("8.9" in plan.capabilities and "9.0" not in plan.capabilities for plan in read_plans(folder))
-    path = find_plan(
-        folder, manifest, TEXT_ENCODER, library, "NVIDIA GeForce RTX 4090 8.9", Profile((1, 1, 1), (1, 1, 1))
+    builder = PlanBuilder(library, None, (Profile((1, 2, 4), (1, 3, 3)),), engines)
+    builder.build(model_folder, manifest)
+    assert sorted(path.name for path in model_folder.iterdir()) == before
+    lists = [path.parent for path in tmp_path.rglob("engines.json")]
+    assert lists == [engines] if named else len(lists) == len(manifest.graphs)
+    plans = [plan for folder in lists for plan in read_plans(folder)]
+    assert {plan.graph for plan in plans} == set(manifest.graphs)
+    assert all("8.9" in plan.capabilities and "9.0" not in plan.capabilities for plan in plans)
+    found = find_plan(
+        manifest, TEXT_ENCODER, library, "NVIDIA GeForce RTX 4090 8.9", Profile((1, 1, 1), (1, 1, 1)), engines
     )
-    assert path.stat().st_size > 1000
+    assert len(found.read()) > 1000
     reported = len(caplog.messages)
     assert reported
-    builder.build(folder, manifest)
+    builder.build(model_folder, manifest)
     assert len(caplog.messages) == reported
-    assert Manifest.load(folder) == manifest

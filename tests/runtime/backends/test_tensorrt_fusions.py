@@ -62,7 +62,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Buil
     def build(name: str, precision: str) -> Built:
         spec, _ = export_graph(model, name, folder, precision)
         log: list[str] = []
-        plan = build_plan(
+        plan, _ = build_plan(
             library, folder / spec.file, Profile().shapes(name, spec, source.config.max_len), library_log=log.append
         )
         return Built(folder / spec.file, read_layers(log), len(plan))

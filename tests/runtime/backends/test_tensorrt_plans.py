@@ -1,7 +1,11 @@
+"""TensorRT plans: only from the user's cache or a folder that the user names, and only as they were recorded."""
+
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,9 +15,11 @@ import pytest
 
 from rsicrc.backends.tensorrt import plans
 from rsicrc.backends.tensorrt.library import Library
-from rsicrc.backends.tensorrt.plans import Plan, ensure_plans, find_plan, read_plans, targets
+from rsicrc.backends.tensorrt.plan import Plan
+from rsicrc.backends.tensorrt.plan_list import read_plans
+from rsicrc.backends.tensorrt.plans import ensure_plans, find_plan, plan_folder, targets
 from rsicrc.backends.tensorrt.profiles import Profile
-from rsicrc.errors import BackendError, ModelFolderError
+from rsicrc.errors import BackendError
 from rsicrc.manifest import DECODER, GRAPH_NAMES, Manifest
 
 DEVICE = "NVIDIA H200 9.0"
@@ -24,9 +30,24 @@ PORTABLE = Library(
 )
 
 
+Damage = Callable[[Path], object]
+
+
 @pytest.fixture
 def folder(model_folder: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(model_folder, tmp_path / "model", ignore=shutil.ignore_patterns("engines"))
+    """Return a copy of the model folder."""
+    return shutil.copytree(model_folder, tmp_path / "model")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a new cache."""
+    monkeypatch.setenv("RSICRC_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture
@@ -34,16 +55,20 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     """Fake TensorRT builds: the file of each graph and its compute capabilities."""
     calls: list[tuple[str, Any]] = []
 
-    def build(library: Library, graph: Path, shapes: Any, *, capabilities: Any, **options: Any) -> bytes:
+    def build(
+        library: Library, graph: Path, shapes: Any, *, capabilities: Any, timings: bytes, **options: Any
+    ) -> tuple[bytes, bytes | None]:
         calls.append((graph.name, capabilities))
-        return f"{library.name} {graph.name} {sorted(shapes.items())}".encode()
+        measured = None if capabilities else timings + graph.name.encode()
+        return f"{library.name} {graph.name} {sorted(shapes.items())}".encode(), measured
 
     monkeypatch.setattr(plans, "build_plan", build)
     return calls
 
 
-def test_missing_plans_are_built_once(folder: Path, built: list[tuple[str, Any]]) -> None:
+def test_missing_plans_are_built_once(folder: Path, cache: Path, built: list[tuple[str, Any]]) -> None:
     manifest = Manifest.load(folder)
+    before = files(folder)
     lines: list[str] = []
     first = ensure_plans(folder, manifest, NATIVE, DEVICE, Profile(), lines.append)
     assert [name for name, _ in built] == [manifest.graphs[name].file for name in GRAPH_NAMES]
@@ -52,26 +77,95 @@ def test_missing_plans_are_built_once(folder: Path, built: list[tuple[str, Any]]
     assert ensure_plans(folder, manifest, NATIVE, DEVICE, Profile((1, 2, 16), (5, 5, 5)), lines.append) == first
     assert len(built) == len(GRAPH_NAMES)
     assert len(lines) == reported
-    assert all(path.is_file() for path in first.values())
-    Manifest.load(folder)  # still verifies: only `engines` was added
+    assert files(folder) == before
+    for name, plan in first.items():
+        digest = manifest.files[manifest.graphs[name].file].sha256
+        assert plan.path.parent == plan_folder(digest, NATIVE.name, NATIVE.version, DEVICE)
+        assert plan.path.is_relative_to(cache / "compiled" / digest)
+        assert plan.read() == plan.path.read_bytes()
+        assert stat.S_IMODE(plan.path.parent.stat().st_mode) == 0o700
 
 
-def test_plan_of_a_changed_graph_is_built_again(folder: Path, built: list[tuple[str, Any]]) -> None:
+def test_plans_in_a_model_folder_are_ignored(folder: Path, tmp_path: Path, built: list[tuple[str, Any]]) -> None:
+    """A stranger's plans fit in every field, with their own hash; they are only used if the user names the folder."""
     manifest = Manifest.load(folder)
-    ensure_plans(folder, manifest, NATIVE, DEVICE, None)
-    path = folder / "engines" / "engines.json"
-    document = json.loads(path.read_text())
-    assert {entry["graph"] for entry in document["engines"]} == set(GRAPH_NAMES)
-    for entry in document["engines"]:
+    honest = ensure_plans(folder, manifest, NATIVE, DEVICE, None)[DECODER].read()
+    planted = folder / "engines"
+    shutil.copytree(next(tmp_path.rglob("decoder.*.plan")).parent, planted)
+    document = json.loads((planted / "engines.json").read_text())
+    (planted / document["engines"][0]["file"]).write_bytes(b"evil")
+    document["engines"][0]["sha256"] = hashlib.sha256(b"evil").hexdigest()
+    (planted / "engines.json").write_text(json.dumps(document))
+    assert find_plan(manifest, DECODER, NATIVE, DEVICE).read() == honest
+    assert ensure_plans(folder, manifest, NATIVE, DEVICE, None)[DECODER].read() == honest
+    shutil.rmtree(tmp_path / "cache")
+    with pytest.raises(BackendError, match="the user's cache: no plan of decoder fits"):
+        find_plan(manifest, DECODER, NATIVE, DEVICE)
+    assert ensure_plans(folder, manifest, NATIVE, DEVICE, None)[DECODER].read() == honest
+    assert find_plan(manifest, DECODER, NATIVE, DEVICE, engines=planted).read() == b"evil"
+
+
+def test_plans_of_a_named_folder_are_built_and_found(
+    folder: Path, tmp_path: Path, cache: Path, built: list[tuple[str, Any]]
+) -> None:
+    manifest, engines = Manifest.load(folder), tmp_path / "shipped" / "plans"
+    plans = ensure_plans(folder, manifest, NATIVE, DEVICE, None, engines=engines)
+    assert {plan.path.parent for plan in plans.values()} == {engines}
+    assert {plan.graph for plan in read_plans(engines)} == set(GRAPH_NAMES)
+    assert not list(cache.rglob("*.plan"))
+    assert find_plan(manifest, DECODER, NATIVE, DEVICE, engines=engines) == plans[DECODER]
+    ensure_plans(folder, manifest, NATIVE, DEVICE, None, engines=engines)
+    assert len(built) == len(GRAPH_NAMES)
+    with pytest.raises(BackendError, match=r"absent: no plan of decoder fits\..*--tensorrt --engines .*absent"):
+        find_plan(manifest, DECODER, NATIVE, DEVICE, engines=tmp_path / "absent")
+
+
+def test_list_names_the_properties_of_a_plan(folder: Path, built: list[tuple[str, Any]]) -> None:
+    manifest = Manifest.load(folder)
+    for plan in ensure_plans(folder, manifest, NATIVE, DEVICE, None).values():
+        (entry,) = json.loads((plan.path.parent / "engines.json").read_text())["engines"]
         assert set(entry) == {
             "graph", "precision", "library", "version", "device", "graph_sha256", "profile", "file", "sha256",
         }  # fmt: skip
         assert entry["graph_sha256"] == manifest.files[f"{entry['graph']}.onnx"].sha256
-        if entry["graph"] == DECODER:
-            entry["graph_sha256"] = "0" * 64
-    path.write_text(json.dumps(document))
+
+
+def test_plan_of_another_graph_is_not_used(folder: Path, cache: Path, built: list[tuple[str, Any]]) -> None:
+    manifest = Manifest.load(folder)
+    path = ensure_plans(folder, manifest, NATIVE, DEVICE, None)[DECODER].path
+    document = json.loads((path.parent / "engines.json").read_text())
+    document["engines"][0]["graph_sha256"] = "0" * 64
+    (path.parent / "engines.json").write_text(json.dumps(document))
     ensure_plans(folder, manifest, NATIVE, DEVICE, None)
     assert [name for name, _ in built[len(GRAPH_NAMES) :]] == ["decoder.onnx"]
+
+
+KEYS = json.loads((Path(__file__).parents[2] / "plan_folders.json").read_text())
+
+
+@pytest.mark.parametrize("key", KEYS, ids=lambda key: str(key["device"]))
+def test_plan_folder_is_that_of_the_golden_file(cache: Path, key: dict[str, str]) -> None:
+    """tests/cpp/test_cpp_plans.py compares the C++ library with the same file."""
+    folder = plan_folder(*(key[name] for name in ("graph_sha256", "library", "version", "device")))
+    assert folder == cache / key["folder"]
+
+
+def recorded_timings(cache: Path) -> Path:
+    (record,) = cache.glob("timings/*/record.json")
+    return record.with_name(json.loads(record.read_text())["sha256"] + ".blob")
+
+
+def test_measured_times_are_used_by_later_builds(folder: Path, cache: Path, built: list[tuple[str, Any]]) -> None:
+    ensure_plans(folder, Manifest.load(folder), NATIVE, DEVICE, None)
+    path = recorded_timings(cache)
+    everything = "".join(f"{name}.onnx" for name in GRAPH_NAMES).encode()
+    assert path.read_bytes() == everything
+    (folder / "engines").mkdir()
+    (folder / "engines" / "tensorrt-10.13.3.timing").write_bytes(b"evil")
+    path.write_bytes(everything[:-1] + b"?")
+    ensure_plans(folder, Manifest.load(folder), NATIVE, DEVICE, Profile((1, 1, 128)))
+    # The damaged file was left out, and the shipped file too.
+    assert recorded_timings(cache).read_bytes() == everything
 
 
 @pytest.mark.parametrize(
@@ -85,33 +179,35 @@ def test_plan_of_a_changed_graph_is_built_again(folder: Path, built: list[tuple[
 )
 def test_plan_that_does_not_fit_is_refused_with_the_reason(
     folder: Path,
+    tmp_path: Path,
     built: list[tuple[str, Any]],
     library: Library,
     device: str,
     profile: Profile | None,
     reason: str,
 ) -> None:
-    manifest = Manifest.load(folder)
-    ensure_plans(folder, manifest, NATIVE, DEVICE, None)
-    assert find_plan(folder, manifest, DECODER, NATIVE, DEVICE).suffix == ".plan"
+    manifest, engines = Manifest.load(folder), tmp_path / "plans"
+    ensure_plans(folder, manifest, NATIVE, DEVICE, None, engines=engines)
+    assert find_plan(manifest, DECODER, NATIVE, DEVICE, engines=engines).path.suffix == ".plan"
     with pytest.raises(BackendError, match="no plan of decoder fits") as caught:
-        find_plan(folder, manifest, DECODER, library, device, profile)
+        find_plan(manifest, DECODER, library, device, profile, engines)
     assert reason in str(caught.value)
-    assert "rsicrc-export --tensorrt" in str(caught.value)
+    assert "rsicrc-export CKPT --tensorrt --engines" in str(caught.value)
 
 
-def test_portable_plans_fit_all_their_gpus(folder: Path, built: list[tuple[str, Any]]) -> None:
+def test_portable_plans_fit_all_their_gpus(folder: Path, cache: Path, built: list[tuple[str, Any]]) -> None:
     manifest = Manifest.load(folder)
-    ensure_plans(folder, manifest, PORTABLE, None, None)
+    plans = ensure_plans(folder, manifest, PORTABLE, None, None)
     assert {capabilities for _, capabilities in built} == {("8.0", "8.9", "12.0")}
-    assert {plan.device for plan in read_plans(folder)} == {"any"}
-    find_plan(folder, manifest, DECODER, PORTABLE, "NVIDIA GeForce RTX 4090 8.9")
+    assert {plan.device for file in plans.values() for plan in read_plans(file.path.parent)} == {"any"}
+    assert not (cache / "timings").exists()
+    find_plan(manifest, DECODER, PORTABLE, "NVIDIA GeForce RTX 4090 8.9")
     with pytest.raises(BackendError, match=r"compute capabilities 8\.0, 8\.9, 12\.0, not Tesla T4 7\.5"):
-        find_plan(folder, manifest, DECODER, PORTABLE, "Tesla T4 7.5")
+        find_plan(manifest, DECODER, PORTABLE, "Tesla T4 7.5")
     ensure_plans(folder, manifest, PORTABLE, "Tesla T4 7.5", None)  # too old for the portable plans
     assert built[-1][1] == ("7.5",)
-    find_plan(folder, manifest, DECODER, PORTABLE, "Tesla T4 7.5")
-    find_plan(folder, manifest, DECODER, PORTABLE, "NVIDIA GeForce RTX 4090 8.9")
+    find_plan(manifest, DECODER, PORTABLE, "Tesla T4 7.5")
+    find_plan(manifest, DECODER, PORTABLE, "NVIDIA GeForce RTX 4090 8.9")
 
 
 def test_devices_without_plans_are_refused() -> None:
@@ -126,29 +222,63 @@ def test_devices_without_plans_are_refused() -> None:
 def test_newest_plan_comes_first(folder: Path, built: list[tuple[str, Any]]) -> None:
     manifest = Manifest.load(folder)
     ensure_plans(folder, manifest, NATIVE, DEVICE, Profile((1, 1, 1)))
-    old = find_plan(folder, manifest, DECODER, NATIVE, DEVICE)
+    old = find_plan(manifest, DECODER, NATIVE, DEVICE)
     new = ensure_plans(folder, manifest, NATIVE, DEVICE, Profile((1, 8, 16)))[DECODER]
-    assert find_plan(folder, manifest, DECODER, NATIVE, DEVICE) == new != old
+    assert find_plan(manifest, DECODER, NATIVE, DEVICE) == new != old
 
 
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda engines: (engines / "engines.json").write_text("["), "damaged"),
-        (lambda engines: (engines / "engines.json").write_text('{"engines": [{"graph": "decoder"}]}'), "damaged"),
-        (lambda engines: [path.write_bytes(b"x") for path in engines.glob("*.plan")], r"changed since it was built"),
-        (lambda engines: [path.unlink() for path in engines.glob("*.plan")], "missing, or changed"),
-    ],
-)
-def test_damaged_plans_are_reported(
-    folder: Path, built: list[tuple[str, Any]], damage: Callable[[Path], object], message: str
+DAMAGES: list[tuple[Damage, str]] = [
+    (lambda plan: (plan.parent / "engines.json").write_text("["), "not a list of TensorRT plans"),
+    (lambda plan: (plan.parent / "engines.json").write_text("[" * 100_000), "not a list of TensorRT plans"),
+    (
+        lambda plan: (plan.parent / "engines.json").write_text('{"engines": [{"graph": "decoder"}]}'),
+        "not a list of TensorRT plans",
+    ),
+    (lambda plan: plan.write_bytes(b"x"), "changed since it was built"),
+    (lambda plan: plan.write_bytes(plan.read_bytes()[:-1] + b"?"), "changed since it was built"),
+    (lambda plan: plan.unlink(), "missing, or changed"),
+]
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGES)
+def test_damaged_plan_in_the_cache_is_built_again(
+    folder: Path, built: list[tuple[str, Any]], damage: Damage, message: str
 ) -> None:
     manifest = Manifest.load(folder)
-    ensure_plans(folder, manifest, NATIVE, DEVICE, None)
-    damage(folder / "engines")
-    with pytest.raises(ModelFolderError, match=message) as caught:
-        ensure_plans(folder, manifest, NATIVE, DEVICE, None)
-    assert f"remove {folder / 'engines'}" in str(caught.value)
+    first = ensure_plans(folder, manifest, NATIVE, DEVICE, None)
+    content = first[DECODER].read()
+    damage(first[DECODER].path)
+    with pytest.raises(BackendError, match=message):
+        find_plan(manifest, DECODER, NATIVE, DEVICE)
+    again = ensure_plans(folder, manifest, NATIVE, DEVICE, None)
+    assert again == first
+    assert [name for name, _ in built[len(GRAPH_NAMES) :]] == ["decoder.onnx"]
+    assert again[DECODER].read() == content
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGES)
+def test_damaged_plan_of_a_named_folder_is_an_error(
+    folder: Path, tmp_path: Path, built: list[tuple[str, Any]], damage: Damage, message: str
+) -> None:
+    manifest, engines = Manifest.load(folder), tmp_path / "plans"
+    damage(ensure_plans(folder, manifest, NATIVE, DEVICE, None, engines=engines)[DECODER].path)
+    for search in (
+        lambda: find_plan(manifest, DECODER, NATIVE, DEVICE, engines=engines),
+        lambda: ensure_plans(folder, manifest, NATIVE, DEVICE, None, engines=engines),
+    ):
+        with pytest.raises(BackendError, match=message) as caught:
+            search()
+        assert str(engines) in str(caught.value)
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGES[-3:])
+def test_plan_that_changes_after_the_search_is_not_read(
+    folder: Path, built: list[tuple[str, Any]], damage: Damage, message: str
+) -> None:
+    plan = ensure_plans(folder, Manifest.load(folder), NATIVE, DEVICE, None)[DECODER]
+    damage(plan.path)
+    with pytest.raises(BackendError, match=r"changed since it was built|cannot be read"):
+        plan.read()
 
 
 def test_plan_outside_the_folder_is_refused() -> None:
@@ -158,7 +288,17 @@ def test_plan_outside_the_folder_is_refused() -> None:
         Plan.from_dict({**fields, "file": "../decoder.plan"})
 
 
-def test_folder_that_cannot_be_written_is_reported(folder: Path, built: list[tuple[str, Any]]) -> None:
-    (folder / "engines").write_text("a file instead of a folder")
-    with pytest.raises(ModelFolderError):
+def test_folder_that_cannot_be_written_is_reported(
+    folder: Path, cache: Path, tmp_path: Path, built: list[tuple[str, Any]]
+) -> None:
+    for engines in (None, tmp_path / "plans"):
+        (engines or cache).write_text("a file instead of a folder")
+        with pytest.raises(BackendError, match=r"plans cannot be written \(.*\): free disk space, set \$RSICRC_CACHE"):
+            ensure_plans(folder, Manifest.load(folder), NATIVE, DEVICE, None, engines=engines)
+
+
+def test_missing_home_is_reported(folder: Path, built: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rsicrc.files.user_cache", lambda: None)
+    with pytest.raises(BackendError, match=r"no home folder: set \$RSICRC_CACHE, or name a folder of plans"):
         ensure_plans(folder, Manifest.load(folder), NATIVE, DEVICE, None)
+    assert built == []

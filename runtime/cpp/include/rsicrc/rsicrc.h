@@ -72,9 +72,11 @@ typedef struct rsicrc_open_options {
   int device;            /* number of the GPU for TensorRT, counted from 0 */
   size_t max_batch;      /* most pairs in one batch, 1 to 4096; longer lists are split into batches */
   const char* precision; /* "fp32", "bf16", "int8", or with TensorRT "fp16"; NULL: "fp32", which is exact */
+  const char* engines;   /* UTF-8 path of a folder of TensorRT plans that the caller trusts, because plans are code that
+                            the library runs; with a NULL backend, "tensorrt" is chosen. NULL: the user's cache */
 } rsicrc_open_options;
 
-#define RSICRC_OPEN_OPTIONS_INIT {sizeof(rsicrc_open_options), NULL, 0, 0, 32, NULL}
+#define RSICRC_OPEN_OPTIONS_INIT {sizeof(rsicrc_open_options), NULL, 0, 0, 32, NULL, NULL}
 
 /* Properties of a model. Set `size` before the call of rsicrc_model_info. */
 typedef struct rsicrc_info {
@@ -133,8 +135,8 @@ typedef struct rsicrc_sentence {
 /* Returns the version of the library, for example "0.1.0". Valid until the process ends. */
 RSICRC_API const char* RSICRC_CALL rsicrc_version(void);
 
-/* Returns the message of the last call that failed in this thread, or "" if none failed. Valid until the next call in
- * this thread. */
+/* Returns the message of the last call that failed in this thread, or "" if none failed: one line without control
+ * characters, also if a file of the model has some. Valid until the next call in this thread. */
 RSICRC_API const char* RSICRC_CALL rsicrc_last_error(void);
 
 /* Opens a model folder and compares its files with their hashes. `folder` is a UTF-8 path; `options` may be NULL. On

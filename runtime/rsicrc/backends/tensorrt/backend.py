@@ -1,4 +1,4 @@
-"""The backend `tensorrt` on a GPU, which runs the TensorRT plans of a model folder."""
+"""The backend `tensorrt` on a GPU, which runs TensorRT plans of the graphs of a model folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from rsicrc.backends.device import DeviceBackend
 from rsicrc.backends.host_loop import ROWS
 from rsicrc.backends.program import Tensors
 from rsicrc.backends.tensorrt.library import Library, make_logger, one_line, paused_garbage_collection
-from rsicrc.errors import BackendError, DeviceMemoryError, ModelFolderError
+from rsicrc.backends.tensorrt.plan_list import PlanFile
+from rsicrc.errors import BackendError, DeviceMemoryError
 from rsicrc.manifest import GraphSpec, Manifest
 
 logger = logging.getLogger("rsicrc")
@@ -44,7 +45,7 @@ class TensorRtBackend(DeviceBackend):
         device: str,
         threads: int | None,
         library: Library,
-        plans: Callable[[str], Mapping[str, Path]],
+        plans: Callable[[str], Mapping[str, PlanFile]],
     ) -> None:
         # The device is opened first: without a driver some builds of TensorRT return objects that crash.
         super().__init__(folder, manifest, device, threads)
@@ -59,15 +60,13 @@ class TensorRtBackend(DeviceBackend):
             raise BackendError(f"{library.name} {library.version} cannot start on {self.device}: {reason}") from error
 
     def _open(self, graph: str) -> _Engine:
-        path = self._plans[graph]
-        try:
-            with paused_garbage_collection():
-                engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
-        except OSError as error:
-            raise ModelFolderError(f"{path}: cannot be read ({error}): remove {path.parent} and load again") from error
+        plan = self._plans[graph]
+        content = plan.read()
+        with paused_garbage_collection():
+            engine = self._runtime.deserialize_cuda_engine(content)
         if engine is None:
             raise _failure(
-                self._logger, f"{path}: {self.library.name} refuses this plan: remove {path.parent} and load again"
+                self._logger, f"{plan.path}: {self.library.name} refuses this plan: remove {plan.path.parent}"
             )
         return _Engine(self.library, self._logger, graph, self._manifest.graphs[graph], engine)
 

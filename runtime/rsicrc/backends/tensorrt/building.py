@@ -10,7 +10,6 @@ from typing import Any
 from rsicrc.backends.tensorrt.library import Library, LogFunction, make_logger, one_line, paused_garbage_collection
 from rsicrc.backends.tensorrt.profiles import Shapes
 from rsicrc.errors import BackendError
-from rsicrc.files import replacing
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -22,10 +21,10 @@ def build_plan(
     shapes: Mapping[str, Shapes],
     *,
     capabilities: Sequence[str] = (),
-    timing_cache: Path | None = None,
+    timings: bytes = b"",
     report: LogFunction = lambda line: None,
     library_log: LogFunction | None = None,
-) -> bytes:
+) -> tuple[bytes, bytes | None]:
     """Build the plan of a graph. A plan of `tensorrt` is for the current GPU.
 
     Args:
@@ -33,14 +32,16 @@ def build_plan(
         graph: The ONNX file.
         shapes: Minimum, typical and maximum shape of every variable input, from `Profile.shapes`.
         capabilities: Compute capabilities that a portable plan is for, from `library.capabilities`.
-        timing_cache: File with measured times of kernels, for later builds on the same GPU with the same library. It is
-            not used for portable plans, whose kernels are timed on the GPU that runs them.
+        timings: Measured times of kernels from an earlier build on the same GPU with the same library, or empty.
         report: Function that receives a line about the progress every few seconds.
         library_log: Function that receives the lines of TensorRT's own log; the log then describes the plan's layers.
 
+    Returns:
+        The plan, and the measured times for a later build. The times are None for a portable plan, whose kernels are
+        timed on the GPU that runs them.
+
     Raises:
         BackendError: TensorRT does not accept the graph, or cannot build it.
-        OSError: The timing cache cannot be written.
     """
     trt = library.module
     logger = make_logger(library, library_log)
@@ -67,17 +68,14 @@ def build_plan(
         profile.set_shape(name, least, typical, most)
     if config.add_optimization_profile(profile) < 0:
         raise BackendError(f"{graph}: {library.name} refuses the profile: {logger.reason}")
-    cache = None if library.is_portable or timing_cache is None else _open_cache(config, timing_cache)
+    cache = None if library.is_portable else _open_cache(config, timings)
 
     plan = builder.build_serialized_network(network, config)
     if monitor.interrupted:
         raise KeyboardInterrupt
     if plan is None:
         raise BackendError(f"{graph}: {library.name} {library.version} cannot build it: {logger.reason}")
-    if cache is not None and timing_cache is not None:
-        with replacing(timing_cache) as temporary:
-            temporary.write_bytes(bytes(cache.serialize()))
-    return bytes(plan)
+    return bytes(plan), None if cache is None else bytes(cache.serialize())
 
 
 def _builder(library: Library, logger: Any) -> Any:
@@ -99,12 +97,8 @@ def _parser_errors(parser: Any) -> str:
     return one_line(node + error.desc())
 
 
-def _open_cache(config: Any, path: Path) -> Any:
-    """Set the timing cache of earlier builds, or an empty cache if the file is from another GPU or version."""
-    try:
-        content = path.read_bytes()
-    except OSError:
-        content = b""
+def _open_cache(config: Any, content: bytes) -> Any:
+    """Set the timing cache of earlier builds, or an empty cache if the content is from another GPU or version."""
     cache = config.create_timing_cache(content) or config.create_timing_cache(b"")
     if not config.set_timing_cache(cache, False):
         cache = config.create_timing_cache(b"")

@@ -1,161 +1,70 @@
-"""TensorRT plans of a model folder: their list `engines/engines.json`, and building of missing plans.
+"""TensorRT plans of a model folder: the search in the user's cache or in a folder that the user names, and building.
 
-The C++ library reads the same file (runtime/cpp/src/plans.cpp, docs/cpp.md). Plans are disposable: they are not part of
-the manifest, and the folder `engines` can be removed at the cost of building the plans again.
+Plans are code, so nothing inside a model folder is used unless the user names that folder. In the user's cache, plans
+are disposable: they can be removed at the cost of building them again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+import numpy as np
+
+from rsicrc.backends.compiled_file import CompiledFile
 from rsicrc.backends.tensorrt.building import build_plan
 from rsicrc.backends.tensorrt.library import Library, LogFunction
+from rsicrc.backends.tensorrt.plan import PORTABLE, DeviceName, Plan, capability
+from rsicrc.backends.tensorrt.plan_list import PlanFile, add_plan, open_plan, read_plans
 from rsicrc.backends.tensorrt.profiles import Profile
-from rsicrc.errors import BackendError, ModelFolderError
-from rsicrc.files import replacing
-from rsicrc.manifest import Manifest, sha256_file
+from rsicrc.errors import BackendError
+from rsicrc.files import compiled_folder, timing_folder
+from rsicrc.manifest import Manifest
 
-FOLDER, INDEX = "engines", "engines.json"
-PORTABLE = "any"  # the device of portable plans
+logger = logging.getLogger("rsicrc")
+
+# Everything that changes a plan beside the graph, the library, the device and the profile. The folder of a graph in the
+# cache holds the plans of all profiles, because a reader accepts any. runtime/cpp/src/plans.cpp has the same text.
+SETTINGS = "strongly typed, no TF32"
 # Portable plans are built for the generations with bfloat16; a plan for older ones too could not use newer features.
 _OLDEST_PORTABLE = (8, 0)
 
-DeviceName = str  # name and compute capability of a GPU, as in "NVIDIA H200 9.0"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One entry of `engines.json`.
-
-    Attributes:
-        graph: Name of the graph in the manifest.
-        library: "tensorrt" or "tensorrt_rtx".
-        version: Version of the library, three numbers.
-        device: Name and compute capability of the GPU; `PORTABLE` for portable plans.
-        graph_sha256: SHA-256 of the ONNX file.
-        file: File name of the plan in the folder `engines`.
-        sha256: SHA-256 of the plan.
-        precision: Precision of the graph, for information only.
-        profile: Sizes that the plan runs with.
-        capabilities: Compute capabilities that a portable plan runs on; empty for a plan of one device.
-    """
-
-    graph: str
-    library: str
-    version: str
-    device: DeviceName
-    graph_sha256: str
-    file: str
-    sha256: str
-    precision: str
-    profile: Profile
-    capabilities: tuple[str, ...] = ()
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> Plan:
-        """Return the plan that `to_dict` wrote."""
-        texts = ("graph", "library", "version", "device", "graph_sha256", "file", "sha256", "precision")
-        plan = cls(
-            **{name: str(fields[name]) for name in texts},
-            profile=Profile.from_dict(fields["profile"]),
-            capabilities=tuple(str(each) for each in fields.get("compute_capabilities", ())),
-        )
-        if Path(plan.file).name != plan.file:
-            raise ValueError(f"{plan.file!r} is not a plain file name")
-        return plan
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain containers for JSON."""
-        fields = {
-            "graph": self.graph,
-            "precision": self.precision,
-            "library": self.library,
-            "version": self.version,
-            "device": self.device,
-            "graph_sha256": self.graph_sha256,
-            "profile": self.profile.to_dict(),
-            "file": self.file,
-            "sha256": self.sha256,
-        }
-        return {**fields, "compute_capabilities": list(self.capabilities)} if self.capabilities else fields
-
-    def mismatch(self, library: Library, device: DeviceName | None, graph_sha256: str, profile: Profile | None) -> str:
-        """Return the reason why the plan does not fit, "" if it fits. None stands for any device or any profile."""
-        for field, listed, required in (
-            ("library", self.library, library.name),
-            ("version", self.version, library.version),
-            ("graph_sha256", self.graph_sha256, graph_sha256),
-        ):
-            if listed != required:
-                return f"{field} {listed}, not {required}"
-        if device is not None and self.capabilities:
-            if capability(device) not in self.capabilities:
-                return f"compute capabilities {', '.join(self.capabilities)}, not {device}"
-        elif device is not None and self.device != device:
-            return f"device {self.device}, not {device}"
-        if profile is not None and not self.profile.covers(profile):
-            return f"profile {self.profile}, not {profile}"
-        return ""
-
-
-def capability(device: DeviceName) -> str:
-    """Return the compute capability from the name of a device: "9.0" of "NVIDIA H200 9.0"."""
-    return device.rpartition(" ")[2]
-
-
-def read_plans(folder: Path) -> list[Plan]:
-    """Return the plans in the list of a model folder; empty if there is no list.
-
-    Raises:
-        ModelFolderError: The list is damaged.
-    """
-    path = folder / FOLDER / INDEX
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["engines"]
-        return [Plan.from_dict(entry) for entry in entries]
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelFolderError(
-            f"{path}: damaged ({type(error).__name__}: {error}): remove {path.parent}, its plans are built again"
-        ) from error
-
 
 def find_plan(
-    folder: Path,
     manifest: Manifest,
     name: str,
     library: Library,
     device: DeviceName | None,
     profile: Profile | None = None,
-) -> Path:
+    engines: Path | None = None,
+) -> PlanFile:
     """Return the file of the first plan of a graph that fits, after a check of its hash.
 
     Args:
-        folder: The model folder.
         manifest: The manifest, at the requested precision.
         name: Name of the graph.
         library: Library that will read the plan.
         device: GPU that will run the plan; None for any.
         profile: Sizes that the plan must run with; None for any.
+        engines: Folder of plans; None for the user's cache.
 
     Raises:
-        BackendError: No plan fits; the message has the reason for each plan of the graph.
-        ModelFolderError: The list is damaged, or the plan is missing or has changed.
+        BackendError: No plan fits; the message has the reason for each plan of the graph. Or the folder's list is
+            damaged, or its plan has changed; in the user's cache, such plans do not fit.
     """
-    found, reasons = _search(folder, manifest, name, library, device, profile)
+    found, reasons = _search(manifest, name, library, device, profile, engines)
     if found is not None:
         return found
     because = ": " + "; ".join(reasons) if reasons else ""
+    where = "the user's cache" if engines is None else f"{engines}"
+    option = "" if engines is None else f" --engines {engines}"
     raise BackendError(
-        f"{folder}: no plan of {name} fits{because}. Build plans on this machine with `rsicrc-export --tensorrt` "
-        f"({library.name} {library.version})"
+        f"{where}: no plan of {name} fits{because}. Build plans on this machine with "
+        f"`rsicrc-export CKPT --tensorrt{option}` ({library.name} {library.version})"
     )
 
 
@@ -167,7 +76,8 @@ def ensure_plans(
     profile: Profile | None,
     report: LogFunction = lambda line: None,
     library_log: LogFunction | None = None,
-) -> dict[str, Path]:
+    engines: Path | None = None,
+) -> dict[str, PlanFile]:
     """Find the plans of all graphs, and build the missing plans.
 
     Args:
@@ -179,21 +89,27 @@ def ensure_plans(
             for the default profile.
         report: Function that receives a line about each plan that is built.
         library_log: Function that receives the lines of TensorRT's own log.
+        engines: Folder of plans, which is created; None for the user's cache.
 
     Returns:
         Plan files by name of the graph.
 
     Raises:
-        BackendError: TensorRT cannot build a graph, or not for this device.
-        ModelFolderError: A plan has changed, or the folder cannot be written.
+        BackendError: TensorRT cannot build a graph, or not for this device; a plan in `engines` has changed; or the
+            plans cannot be written.
     """
-    paths = {}
+    plans = {}
     for name in manifest.graphs:
-        found, _ = _search(folder, manifest, name, library, device, profile)
-        paths[name] = found or _build(
-            folder, manifest, name, library, device, profile or Profile(), report, library_log
+        found, _ = _search(manifest, name, library, device, profile, engines)
+        plans[name] = found or _build(
+            folder, manifest, name, library, device, profile or Profile(), report, library_log, engines
         )
-    return paths
+    return plans
+
+
+def plan_folder(graph_sha256: str, library: str, version: str, device: DeviceName) -> Path | None:
+    """Return the folder in the user's cache for the plans of a graph; None without a cache."""
+    return compiled_folder(graph_sha256, library, version, device, SETTINGS)
 
 
 def targets(library: Library, device: DeviceName | None) -> tuple[str, ...]:
@@ -221,15 +137,33 @@ def targets(library: Library, device: DeviceName | None) -> tuple[str, ...]:
 
 
 def _search(
-    folder: Path,
     manifest: Manifest,
     name: str,
     library: Library,
     device: DeviceName | None,
     profile: Profile | None,
-) -> tuple[Path | None, list[str]]:
+    engines: Path | None,
+) -> tuple[PlanFile | None, list[str]]:
     """Return the first plan that fits, and the reasons why the plans before it do not fit."""
     digest = manifest.files[manifest.graphs[name].file].sha256
+    if engines is not None:
+        return _search_folder(engines, name, library, device, digest, profile)
+    reasons = []
+    for folder in _cache_folders(digest, library, device):
+        try:
+            found, others = _search_folder(folder, name, library, device, digest, profile)
+        except BackendError as error:  # damaged: built again, as everything in a cache
+            reasons.append(str(error))
+            continue
+        if found is not None:
+            return found, reasons
+        reasons += others
+    return None, reasons
+
+
+def _search_folder(
+    folder: Path, name: str, library: Library, device: DeviceName | None, digest: str, profile: Profile | None
+) -> tuple[PlanFile | None, list[str]]:
     reasons = []
     for plan in read_plans(folder):
         if plan.graph != name:
@@ -237,14 +171,15 @@ def _search(
         if reason := plan.mismatch(library, device, digest, profile):
             reasons.append(f"{plan.file} is for {reason}")
             continue
-        path = folder / FOLDER / plan.file
-        if not path.is_file() or sha256_file(path) != plan.sha256:
-            raise ModelFolderError(
-                f"{path}: missing, or changed since it was built (SHA-256 differs): remove {path.parent}, its plans "
-                "are built again"
-            )
-        return path, reasons
+        return open_plan(folder, plan), reasons
     return None, reasons
+
+
+def _cache_folders(digest: str, library: Library, device: DeviceName | None) -> Iterator[Path]:
+    """Yield the folders of the user's cache with plans for a device: its own plans, and portable plans."""
+    for each in (PORTABLE,) if device is None else (device, PORTABLE):
+        if (folder := plan_folder(digest, library.name, library.version, each)) is not None:
+            yield folder
 
 
 def _build(
@@ -256,60 +191,61 @@ def _build(
     profile: Profile,
     report: LogFunction,
     library_log: LogFunction | None,
-) -> Path:
+    engines: Path | None,
+) -> PlanFile:
     graph = manifest.graphs[name]
     digest = manifest.files[graph.file].sha256
     capabilities = targets(library, device)
     target = device if device is not None and not capabilities else PORTABLE
+    place = engines or plan_folder(digest, library.name, library.version, target)
+    if place is None:
+        raise BackendError(
+            "there is no folder for TensorRT plans, because this user has no home folder: set $RSICRC_CACHE, or name a "
+            "folder of plans with --engines"
+        )
     purpose = "compute capability " + ", ".join(capabilities) if capabilities else target
     report(f"{graph.file}: building a plan with {library.name} {library.version} for {purpose}, {profile}")
     started = time.monotonic()
-    engines = folder / FOLDER
-    key = hashlib.sha256(
-        json.dumps([library.name, library.version, target, capabilities, digest, profile.to_dict()]).encode()
-    ).hexdigest()
-    path = engines / f"{Path(graph.file).stem}.{key[:12]}.plan"
+    timings = CompiledFile(timing_folder(library.name, library.version, target, SETTINGS))
+    plan, measured = build_plan(
+        library,
+        folder / graph.file,
+        profile.shapes(name, graph, manifest.max_len),
+        capabilities=capabilities,
+        timings=_read_timings(timings),
+        report=report,
+        library_log=library_log,
+    )
+    if measured is not None:
+        timings.write(measured, {})
+    key = json.dumps([library.name, library.version, target, capabilities, digest, profile.to_dict()])
+    entry = Plan(
+        graph=name,
+        library=library.name,
+        version=library.version,
+        device=target,
+        graph_sha256=digest,
+        file=f"{Path(graph.file).stem}.{hashlib.sha256(key.encode()).hexdigest()[:12]}.plan",
+        sha256=hashlib.sha256(plan).hexdigest(),
+        precision=manifest.precision,
+        profile=profile,
+        capabilities=capabilities,
+    )
     try:
-        engines.mkdir(exist_ok=True)
-        content = build_plan(
-            library,
-            folder / graph.file,
-            profile.shapes(name, graph, manifest.max_len),
-            capabilities=capabilities,
-            timing_cache=engines / f"{library.name}-{library.version}.timing",
-            report=report,
-            library_log=library_log,
-        )
-        with replacing(path) as temporary:
-            temporary.write_bytes(content)
-        plan = Plan(
-            name,
-            library.name,
-            library.version,
-            target,
-            digest,
-            path.name,
-            hashlib.sha256(content).hexdigest(),
-            manifest.precision,
-            profile,
-            capabilities,
-        )
-        _add(folder, plan)
+        place.mkdir(mode=0o700 if engines is None else 0o777, parents=True, exist_ok=True)
+        file = add_plan(place, entry, plan)
     except OSError as error:
-        raise ModelFolderError(
-            f"{engines}: cannot be written ({error.strerror or error}): free disk space or make the folder writable, "
-            "or build the plans in a copy of the folder"
+        raise BackendError(
+            f"{place}: TensorRT plans cannot be written ({error.strerror or error}): free disk space, set "
+            "$RSICRC_CACHE, or name another folder with --engines"
         ) from error
-    report(f"{path.name}: {len(content) / 1e6:.1f} MB in {time.monotonic() - started:.1f} s")
-    return path
+    report(f"{file.path.name}: {len(plan) / 1e6:.1f} MB in {time.monotonic() - started:.1f} s")
+    return file
 
 
-def _add(folder: Path, plan: Plan) -> None:
-    """Insert a plan at the beginning of the list: readers use the first plan that fits, so the newest one."""
-    others = [each for each in read_plans(folder) if each.file != plan.file]
-    document = {"engines": [each.to_dict() for each in (plan, *others)]}
-    with replacing(folder / FOLDER / INDEX) as temporary:
-        temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+def _read_timings(file: CompiledFile) -> bytes:
+    found = file.read(lambda size: np.empty(size, np.uint8))
+    return b"" if found is None else found[0].tobytes()
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from rsicrc.cli.options import (
     BatchSize,
     Beams,
     Device,
+    Engines,
     Match,
     Model,
     Precision,
@@ -94,6 +95,7 @@ def caption(
     precision: Precision = "fp32",
     threads: Threads = None,
     streams: Streams = None,
+    engines: Engines = None,
     verbose: Verbose = False,
 ) -> None:
     """Describe the change between two images of the same place.
@@ -113,6 +115,7 @@ def caption(
         "precision": precision,
         "threads": threads,
         "streams": streams,
+        "engines": engines,
     }
     later = None
     if pairs is None and before is not None and after is not None and before.is_dir() and after.is_dir():

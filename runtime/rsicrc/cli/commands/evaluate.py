@@ -17,6 +17,7 @@ from rsicrc.cli.options import (
     Backend,
     Beams,
     Device,
+    Engines,
     Json,
     Model,
     Precision,
@@ -102,6 +103,7 @@ def evaluate(
     precision: Precision = "fp32",
     threads: Threads = None,
     streams: Streams = None,
+    engines: Engines = None,
     verbose: Verbose = False,
 ) -> None:
     """Measure a model's captions, text search and change decisions.
@@ -120,6 +122,7 @@ def evaluate(
         "precision": precision,
         "threads": threads,
         "streams": streams,
+        "engines": engines,
     }
     options = EvaluationOptions(split, beams, limit, as_json, output, html, settings)
     run_evaluation(data, model, options)

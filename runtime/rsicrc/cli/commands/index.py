@@ -13,6 +13,7 @@ from rsicrc.cli.options import (
     Backend,
     BatchSize,
     Device,
+    Engines,
     Match,
     Model,
     Precision,
@@ -56,6 +57,7 @@ def index(
     precision: Precision = "fp32",
     threads: Threads = None,
     streams: Streams = None,
+    engines: Engines = None,
     verbose: Verbose = False,
 ) -> None:
     """Make pairs of images searchable by text.
@@ -77,6 +79,7 @@ def index(
         "precision": precision,
         "threads": threads,
         "streams": streams,
+        "engines": engines,
     }
     rows = read_source(pairs, after, match)
     opened = Index.create(output, model, **settings)

@@ -13,6 +13,7 @@ from rsicrc.cli.options import (
     AUTO,
     Backend,
     Device,
+    Engines,
     Json,
     Model,
     Precision,
@@ -47,13 +48,14 @@ def info(
     precision: Precision = "fp32",
     threads: Threads = None,
     streams: Streams = None,
+    engines: Engines = None,
     verbose: Verbose = False,
 ) -> None:
     """Show the content of a model folder and check its files.
 
     The output lists the graphs with their inputs and outputs, precisions, search defaults, the vocabulary, the parity
     with PyTorch, and hashes. --memory measures the memory for captioning in batches of any size; the options of the
-    engine (--backend, --precision, --threads, --streams) apply to it.
+    engine (--backend, --precision, --threads, --streams, --engines) apply to it.
     """
     settings = {
         "device": device,
@@ -61,6 +63,7 @@ def info(
         "precision": precision,
         "threads": threads,
         "streams": streams,
+        "engines": None if engines is None else str(engines),
     }
     from rsicrc.loading import find_model
     from rsicrc.manifest import Manifest

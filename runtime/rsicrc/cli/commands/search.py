@@ -13,6 +13,7 @@ from rsicrc.cli.options import (
     AUTO,
     Backend,
     Device,
+    Engines,
     Json,
     Model,
     Precision,
@@ -76,6 +77,7 @@ def search(
     precision: Precision = "fp32",
     threads: Threads = None,
     streams: Streams = None,
+    engines: Engines = None,
     verbose: Verbose = False,
 ) -> None:
     """Find the pairs in INDEX that show the change described by TEXT, best first.
@@ -91,6 +93,7 @@ def search(
         "precision": precision,
         "threads": threads,
         "streams": streams,
+        "engines": engines,
     }
     if (text is None) == (like is None):
         raise UsageError("give either a TEXT or --like BEFORE AFTER")

@@ -158,8 +158,8 @@ def test_gradients_match_finite_differences(options: dict[str, Any]) -> None:
 def test_low_temperature_does_not_overflow() -> None:
     masks = Masks(torch.eye(4, dtype=torch.bool), ~torch.eye(4, dtype=torch.bool))
     keys = torch.eye(4)
-    assert contrastive_loss(keys, keys, masks, 0.001).item() == 0.0
-    assert contrastive_loss(keys, -keys, masks, 0.001).item() == pytest.approx(1000 + math.log(3))
+    assert contrastive_loss(keys, keys, masks, Training(temperature=0.001)).item() == 0.0
+    assert contrastive_loss(keys, -keys, masks, Training(temperature=0.001)).item() == pytest.approx(1000 + math.log(3))
 
 
 def test_caption_loss_ignores_padding() -> None:

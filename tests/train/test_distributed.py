@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from rsicrc_train import checkpoint as checkpoints
-from rsicrc_train.recipes import Recipe
+from rsicrc_train.recipes import Recipe, load_recipe
 
 LOSSES = ("loss", "captioning", "contrastive")
 EXAMPLE = Path(__file__).parents[2] / "examples" / "tiny.pt"
@@ -31,13 +31,13 @@ from rsicrc_train.negatives import SentenceSimilarity
 from rsicrc_train.objective import Objective
 from rsicrc_train.recipes import Training
 
-example, data, devices, output = sys.argv[1:]
+example, data, devices, mined_by, output = sys.argv[1:]
 fabric = distributed.launch("cpu", int(devices), 1, "32-true")
 saved = checkpoint.load(Path(example))
 vocabulary = Vocabulary.from_words(saved.vocabulary, saved.config.max_len)
 pairs = read_split(Path(data), "train")
 dataset = PairDataset(pairs, vocabulary, saved.config.preprocessing, 2)
-training = Training(batch_size=10, mined=3, workers=0, false_negatives="eliminate")
+training = Training(batch_size=10, mined=3, mined_by=mined_by, workers=0, false_negatives="eliminate")
 objective = Objective(fabric, dataset, training, SentenceSimilarity())
 objective.mine_negatives(saved.build_model(), BatchLoader(fabric, dataset, training), 0)
 distributed.on_main_process(fabric, lambda: torch.save(objective.mined, output))
@@ -83,9 +83,28 @@ def exact(recipe: Recipe) -> Recipe:
 def test_two_processes_train_like_one(scenes: Path, exact: Recipe, tmp_path: Path) -> None:
     fit(scenes, tmp_path / "one", exact)
     fit(scenes, tmp_path / "two", exact, "--devices", "2")
+    two = assert_equal_runs(tmp_path, rows=6 + 1)
+    assert len(checkpoints.load(tmp_path / "two" / "last.pt").progress["random"]) == 2
+
+    fit(scenes, tmp_path / "two", exact, "--resume", "--devices", "2")  # no steps are left
+    assert curve(tmp_path / "two") == two
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_published_like_one(scenes: Path, exact: Recipe, tmp_path: Path) -> None:
+    options = {"batch_size": 22, "output_dropout": 0.0, "epochs": 1, "workers": 0, "temperature": 0.1}
+    training = replace(load_recipe("published").training, **options)  # type: ignore[arg-type]
+    recipe = Recipe(exact.model, replace(training, learning_rate=1e-3))
+    fit(scenes, tmp_path / "one", recipe)
+    fit(scenes, tmp_path / "two", recipe, "--devices", "2")
+    assert_equal_runs(tmp_path, rows=11 + 1)  # the last batch has 20 of 240 captions
+
+
+def assert_equal_runs(tmp_path: Path, rows: int) -> list[dict[str, str]]:
+    """Check that the runs in the folders one and two have the same losses and statistics; return the log of two."""
     one, two = curve(tmp_path / "one"), curve(tmp_path / "two")
     assert [(row["step"], row["split"]) for row in one] == [(row["step"], row["split"]) for row in two]
-    assert len(one) == 6 + 1
+    assert len(one) == rows
     for first, second in zip(one, two, strict=True):
         for loss in LOSSES:
             assert float(second[loss]) == pytest.approx(float(first[loss]), rel=1e-3), (first, second)
@@ -93,20 +112,18 @@ def test_two_processes_train_like_one(scenes: Path, exact: Recipe, tmp_path: Pat
     for name, tensor in left.items():
         if "running" in name:  # BatchNorm used all pairs, not half of them
             assert torch.allclose(tensor, right[name], rtol=1e-2, atol=1e-3), name
-    assert len(checkpoints.load(tmp_path / "two" / "last.pt").progress["random"]) == 2
-
-    fit(scenes, tmp_path / "two", exact, "--resume", "--devices", "2")  # no steps are left
-    assert curve(tmp_path / "two") == two
+    return two
 
 
-def test_two_processes_mine_the_same_pairs_as_one(scenes: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mined_by", ["image", "text"])
+def test_two_processes_mine_the_same_pairs_as_one(mined_by: str, scenes: Path, tmp_path: Path) -> None:
     script = tmp_path / "mining.py"
     script.write_text(MINING)
     environment = {name: value for name, value in os.environ.items() if name not in ("WORLD_SIZE", "LOCAL_RANK")}
     found = {}
     for devices in (1, 2):
         output = tmp_path / f"{devices}.pt"
-        command = [sys.executable, str(script), str(EXAMPLE), str(scenes), str(devices), str(output)]
+        command = [sys.executable, str(script), str(EXAMPLE), str(scenes), str(devices), mined_by, str(output)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
         assert done.returncode == 0, done.stderr
         found[devices] = torch.load(output)

@@ -228,9 +228,9 @@ def test_accumulated_batches_equal_one_large_batch(scenes: Path, recipe: Recipe,
     for trainer in (one, two):
         trainer.raw_model.encoder.eval()  # BatchNorm would use the statistics of the halves
         group = list(islice(trainer.loaders["train"].shuffled(0), trainer.training.accumulate))
-        for number, (chosen, batch) in enumerate(group):
+        for number, part in enumerate(group):
             # A mean over tokens weighs halves of different length differently; equal lengths avoid this.
-            group[number] = (chosen, batch._replace(ids=batch.ids[:, :4].clamp(min=2)))
+            group[number] = part._replace(batch=part.batch._replace(ids=part.batch.ids[:, :4].clamp(min=2)))
         trainer._set_learning_rate()
         trainer._train_step(group)
     assert torch.allclose(

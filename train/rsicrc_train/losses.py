@@ -18,7 +18,7 @@ def caption_loss(logits: Tensor, ids: Tensor) -> Tensor:
         logits: Scores [N, n, V] of the token after each position.
         ids: Token ids, int64 [N, n], START … END, right-padded.
     """
-    return functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), ignore_index=PAD)
+    return functional.cross_entropy(_widened(logits[:, :-1].flatten(0, 1)), ids[:, 1:].flatten(), ignore_index=PAD)
 
 
 def contrastive_loss(queries: Tensor, keys: Tensor, masks: Masks, training: Training) -> Tensor:
@@ -34,7 +34,7 @@ def contrastive_loss(queries: Tensor, keys: Tensor, masks: Masks, training: Trai
         The mean over the queries of the mean over each query's positives, or the mean over all positives; a query
         without negatives adds 0.
     """
-    cosines = functional.normalize(queries.float(), dim=-1) @ functional.normalize(keys.float(), dim=-1).T
+    cosines = functional.normalize(_widened(queries), dim=-1) @ functional.normalize(_widened(keys), dim=-1).T
     cosines = cosines / training.temperature
     negatives = masks.negatives
     if training.hardest:
@@ -44,6 +44,11 @@ def contrastive_loss(queries: Tensor, keys: Tensor, masks: Masks, training: Trai
     if training.contrast_mean == "positives":
         return losses.sum() / masks.positives.sum()
     return (losses.sum(dim=1) / masks.positives.sum(dim=1)).mean()
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    """Return a tensor of at least float32."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _hardest(cosines: Tensor, training: Training) -> Tensor:

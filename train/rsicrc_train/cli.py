@@ -158,9 +158,7 @@ def check_data(
     data: Data,
     recipe: Annotated[
         str,
-        typer.Option(
-            "--recipe", metavar="NAME", help="Recipe with the longest allowed caption: a name, or a YAML file."
-        ),
+        typer.Option("--recipe", metavar="NAME", help="Recipe of the training: a name, or a YAML file."),
     ] = "tiny",
     checkpoint: Annotated[
         Path | None,
@@ -174,28 +172,36 @@ def check_data(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Check DATA for missing and broken images, pairs in two splits, and captions that the model would cut.
+    """Check DATA for faults, and print what a training with the recipe would use of it.
 
     DATA is a folder in the layout of LEVIR-CC, SECOND-CC, Dubai-CC or CLEVR-Change, or a table with the columns before,
-    after, captions and split. The exit code is 1 if anything is wrong; long captions and unknown words are only
-    counted.
+    after, captions and split. Faults are missing and broken images, pairs of unequal size, and pairs in two splits; the
+    exit code is 1 if there are any. Long captions, unknown words, and pairs that occur twice in a split or belong to an
+    unknown split are only counted.
     """
     import json
 
-    from rsicrc.datasets.registry import read_splits
+    from rsicrc.datasets.registry import read_splits, unknown_splits
     from rsicrc_train.data_check import check_data as check
+    from rsicrc_train.data_use import describe_use
+    from rsicrc_train.recipes import load_recipe
     from rsicrc_train.vocabulary_source import find_vocabulary
 
     splits = read_splits(data)
     vocabulary = find_vocabulary(splits, recipe, checkpoint)
+    use = describe_use(splits, vocabulary, load_recipe(recipe).training)
     with progress(None, "reading") as advance:
-        found = check(splits, vocabulary, workers=workers, advance=advance)
+        found = check(splits, vocabulary, unknown_splits=unknown_splits(data), workers=workers, advance=advance)
     if as_json:
-        typer.echo(json.dumps({"data": str(data), **found.to_dict()}, ensure_ascii=False, indent=2))
+        document = {"data": str(data), **found.to_dict(), "training": use.to_dict()}
+        typer.echo(json.dumps(document, ensure_ascii=False, indent=2))
     else:
         for split, pairs in found.pairs.items():
-            typer.echo(f"{split}: {pairs} pairs, {found.changed[split]} of them changed")
+            changed = found.changed[split]
+            typer.echo(f"{split}: {pairs} pairs, {changed} of them changed ({100 * changed / pairs:.1f} %)")
         typer.echo(f"vocabulary: {found.words} words")
+        for line in use.lines():
+            typer.echo(line)
         for finding in found.findings:
             typer.echo(f"{finding.count:>8} {finding.message}")
             for example in finding.examples:

@@ -232,6 +232,38 @@ def study(
     typer.echo((output / TABLE).read_text(encoding="utf-8"), nl=False)
 
 
+@app.command()
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN RUN…", show_default=False, help="Folders of training runs.")
+    ],
+    curves: Annotated[
+        Path | None, typer.Option("--curves", metavar="FILE.png", help="Draw the losses of all runs into this file.")
+    ] = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Compare training runs: metrics, options and data that differ, and validation losses."""
+    import json
+
+    from rsicrc_train import comparison
+
+    if len(runs) < 2:
+        raise UsageError("name at least two runs")
+    read = [comparison.read_run(folder) for folder in runs]
+    if curves is not None:
+        comparison.draw_comparison(read, curves)
+    if as_json:
+        typer.echo(json.dumps(comparison.to_dict(read), ensure_ascii=False, indent=2))
+        return
+    for number, table in enumerate(comparison.tables(read)):
+        if number:
+            typer.echo()
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        for name, *values in table:
+            typer.echo("  ".join([name.ljust(widths[0]), *map(str.rjust, values, widths[1:])]))
+
+
 def main() -> NoReturn:
     """Run `rsicrc-train` on the process's arguments and leave with its exit code."""
     run_command(app, "rsicrc-train", extra="train")

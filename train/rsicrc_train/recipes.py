@@ -14,7 +14,7 @@ from rsicrc_train.config import PRESETS, ModelConfig
 from rsicrc_train.quoting import list_names, quote
 from rsicrc_train.training_options import Training
 
-__all__ = ["Recipe", "Training", "load_recipe", "parse_setting"]
+__all__ = ["Recipe", "Training", "load_recipe", "parse_setting", "replace_options"]
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,24 @@ def load_recipe(reference: str, overrides: Mapping[str, Any] | None = None) -> R
         model, training = PRESETS[reference], asdict(_TRAININGS[reference])
     else:
         model, training = _read_recipe(Path(reference))
-    training |= {name: value for name, value in (overrides or {}).items() if value is not None}
+    return Recipe(model, _training(training, overrides))
+
+
+def replace_options(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
+    """Return a recipe with training options replaced; None values are ignored.
+
+    Raises:
+        DataError: A training option does not exist or has an invalid value.
+    """
+    return Recipe(recipe.model, _training(asdict(recipe.training), overrides))
+
+
+def _training(options: Mapping[str, Any], overrides: Mapping[str, Any] | None) -> Training:
+    given = {**options, **{name: value for name, value in (overrides or {}).items() if value is not None}}
     known = {option.name: option.default for option in fields(Training)}
-    if unknown := sorted(set(training) - set(known)):
+    if unknown := sorted(set(given) - set(known)):
         raise DataError(f"unknown training option(s) {list_names(unknown)}: known are {', '.join(sorted(known))}")
-    return Recipe(model, Training(**{name: _convert(value, known[name]) for name, value in training.items()}))
+    return Training(**{name: _convert(value, known[name]) for name, value in given.items()})
 
 
 def _read_recipe(path: Path) -> tuple[ModelConfig, dict[str, Any]]:

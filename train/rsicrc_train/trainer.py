@@ -367,7 +367,7 @@ class Trainer:
         if not self.state.step:
             (self.folder / RECIPE).write_text(self.recipe.to_yaml(), encoding="utf-8")
         step, fabric = self.state.step, self.fabric
-        record_start(self.folder / STARTS, step, fabric.world_size, _device_name(fabric.device))
+        record_start(self.folder / STARTS, step, fabric.world_size, _device_name(fabric.device), self.origin)
         self.log = RunLog(self.folder / LOG, step, tensorboard=self.training.tensorboard)
 
     def _report(self, message: str, level: int = logging.INFO) -> None:

@@ -64,7 +64,7 @@ class BatchLoader:
         parts = [chunk[own] if equal else chunk for chunk, equal in zip(chunks, shared, strict=True)]
         if mined is not None:
             parts = [torch.cat([part, mined[part].flatten()]) for part in parts]
-        loaded = self._load([part.tolist() for part in parts])
+        loaded = self.load([part.tolist() for part in parts])
         for (items, batch), equal in zip(loaded, shared, strict=True):
             yield Part(items, batch, equal)
 
@@ -81,14 +81,16 @@ class BatchLoader:
         self.dataset.epoch = epoch
         order = torch.arange(len(self.dataset)) if items is None else torch.tensor(items)
         chunks = torch.split(order, self.training.batch_size)
-        return self._load([chunk.tolist() for chunk in chunks[self.fabric.global_rank :: self.fabric.world_size]])
+        return self.load([chunk.tolist() for chunk in chunks[self.fabric.global_rank :: self.fabric.world_size]])
 
-    def _load(self, batches: list[list[int]]) -> Iterator[tuple[list[int], TrainingBatch]]:
+    def load(self, batches: list[list[int]]) -> Iterator[tuple[list[int], TrainingBatch]]:
+        """Yield batches of the given items, on the device of this process."""
         loader: DataLoader[TrainingBatch] = DataLoader(
             self.dataset,  # type: ignore[arg-type]
             batch_sampler=batches,
             collate_fn=collate,
-            num_workers=self.training.workers,
+            # Reading cached features costs less than passing them between processes.
+            num_workers=0 if self.dataset.features is not None else self.training.workers,
             # By default every pass would draw from torch's global generator, and a resumed run would draw once more.
             generator=torch.Generator(),
         )

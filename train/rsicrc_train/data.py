@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -29,7 +29,8 @@ class TrainingBatch(NamedTuple):
     """B pairs with r sentences each.
 
     Attributes:
-        images: Pixels of the before and after images, uint8 [B, 2, size, size, 3].
+        images: Pixels of the before and after images, uint8 [B, 2, size, size, 3], or cached features of the trunk,
+            float16 [B, 2, C, h, w].
         ids: Token ids of the sentences, pair by pair and right-padded, int64 [B·r, n].
         labels: Labels of the pairs, int64 [B]; all unchanged pairs share the label −1.
         sentences: Numbers of the sentences, int64 [B, r]; equal numbers mean equal sentences.
@@ -44,7 +45,7 @@ class TrainingBatch(NamedTuple):
 class Item(NamedTuple):
     """One pair of a `TrainingBatch` with its sentences, before collation."""
 
-    images: NDArray[np.uint8]
+    images: NDArray[Any]
     ids: list[list[int]]
     label: int
     sentences: list[int]
@@ -72,6 +73,7 @@ class PairDataset(Dataset[Item]):
         sentences: Numbers of each item's sentences, in the order of the data set.
         texts: Distinct sentences by number, including the sentences that augmentation produces.
         ids: Token ids of the sentences in `texts`.
+        features: Features of a frozen trunk, float16 [pairs, 2, C, h, w], that take the place of the pixels, or None.
         epoch: Pass over the data, on which augmentation depends. Set it before the worker processes start.
     """
 
@@ -88,6 +90,7 @@ class PairDataset(Dataset[Item]):
         self.pairs = pairs
         self.preprocessing = preprocessing
         self.augmentation = augmentation or Augmentation()
+        self.features: NDArray[np.float16] | None = None
         self.epoch = 0
         texts = [
             (number, sentences)
@@ -112,17 +115,20 @@ class PairDataset(Dataset[Item]):
         return [item for item, pair in enumerate(self.pair_of) if item == 0 or self.pair_of[item - 1] != pair]
 
     def __getitem__(self, index: int) -> Item:
-        pair, sentences = self.pairs[self.pair_of[index]], self.sentences[index]
-        try:
-            images = prepare_pair((pair.before, pair.after), self.preprocessing)
-        except ImageError as error:
-            raise BrokenPairError(f"{error}. `rsicrc-train check-data` lists all such images") from error
-        images, sentences = self._augment(images, sentences, index)
+        images, sentences = self._augment(self._images(self.pair_of[index]), self.sentences[index], index)
         return Item(images, [self.ids[s] for s in sentences], self.labels[index], sentences)
 
-    def _augment(
-        self, images: NDArray[np.uint8], sentences: list[int], index: int
-    ) -> tuple[NDArray[np.uint8], list[int]]:
+    def _images(self, number: int) -> NDArray[Any]:
+        """Return the pixels of a pair, or its features."""
+        if self.features is not None:
+            return self.features[number]
+        pair = self.pairs[number]
+        try:
+            return prepare_pair((pair.before, pair.after), self.preprocessing)
+        except ImageError as error:
+            raise BrokenPairError(f"{error}. `rsicrc-train check-data` lists all such images") from error
+
+    def _augment(self, images: NDArray[Any], sentences: list[int], index: int) -> tuple[NDArray[Any], list[int]]:
         options = self.augmentation
         rng = options.generator(self.epoch, index)
         if options.turns:

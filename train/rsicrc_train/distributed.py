@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, distributed, nn
 
+from rsicrc import cpu
 from rsicrc.errors import DataError
 
 if TYPE_CHECKING:
@@ -35,6 +36,13 @@ def launch(device: str, devices: int, nodes: int, precision: str) -> Fabric:
         raise DataError(f"cannot train on {devices} x {device}: {str(error).splitlines()[0]}") from error
     fabric.launch()
     return fabric
+
+
+def has_bf16(device: str) -> bool:
+    """Return true if a device, `auto`, `cpu` or `cuda`, has instructions for products of bfloat16."""
+    if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return cpu.has_bf16()
 
 
 def gather(fabric: Fabric, tensor: Tensor) -> Tensor:

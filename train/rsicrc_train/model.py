@@ -156,13 +156,10 @@ class ImageEncoder(nn.Module):
         self.pool = AttentionPool(d, config.num_heads)
 
     def forward(self, images: Tensor) -> ImageFeatures:
-        """Encode pixels uint8 [B, 2, size, size, 3] of before and after images."""
+        """Encode pixels uint8 [B, 2, size, size, 3], or features of the trunk float [B, 2, C, h, w], of pairs."""
         batch = len(images)
-        stacked = normalize(images.transpose(0, 1).flatten(0, 1), self.mean, self.std)
-        if self.training and self.separate_images:
-            maps = self.proj(torch.cat([self.trunk(part) for part in stacked.chunk(2)]))
-        else:
-            maps = self.proj(self.trunk(stacked))
+        stacked = images.transpose(0, 1).flatten(0, 1)
+        maps = self.proj(self._trunk_maps(stacked) if images.dtype == torch.uint8 else stacked.to(self.mean.dtype))
         edge = maps.shape[-1]
         positioned = maps.flatten(2).transpose(1, 2) + self._positions(edge)
         before, after = first_before, first_after = positioned[:batch], positioned[batch:]
@@ -175,6 +172,13 @@ class ImageEncoder(nn.Module):
         merged = self.residual(self.merge(torch.cat([before, after], dim=1) + similarity.unsqueeze(1)))
         tokens = merged.flatten(2).transpose(1, 2)
         return ImageFeatures(self.pool(tokens), tokens, similarity)
+
+    def _trunk_maps(self, pixels: Tensor) -> Tensor:
+        """Return the features [2B, C, h, w] of pixels uint8 [2B, size, size, 3], the before images first."""
+        images = normalize(pixels, self.mean, self.std)
+        parts = images.chunk(2) if self.training and self.separate_images else (images,)
+        maps = [self.trunk(part) for part in parts]
+        return torch.cat(maps) if len(maps) > 1 else maps[0]
 
     def _positions(self, edge: int) -> Tensor:
         """Return the position embeddings [S, d]: for each token those of its column and its row, concatenated."""
@@ -267,7 +271,7 @@ class RSICRC(nn.Module):
         nn.init.normal_(self.decoder.embedding.weight, std=config.d_model**-0.5)
 
     def encode_images(self, images: Tensor) -> ImageFeatures:
-        """Encode pixels uint8 [B, 2, size, size, 3] of before and after images."""
+        """Encode pixels uint8 [B, 2, size, size, 3], or features of the trunk float [B, 2, C, h, w], of pairs."""
         features: ImageFeatures = self.encoder(images)
         return features
 
@@ -285,7 +289,7 @@ class RSICRC(nn.Module):
         """Run the forward pass of training.
 
         Args:
-            images: Pixels of B pairs, uint8 [B, 2, size, size, 3].
+            images: Pixels of B pairs, uint8 [B, 2, size, size, 3], or features of the trunk, float [B, 2, C, h, w].
             ids: Token ids int64 of N = B·r sentences, r in a row for each pair; more rows are embedded, not decoded.
             captions: Number N of sentences to decode; None decodes all.
 

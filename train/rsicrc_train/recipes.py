@@ -55,7 +55,7 @@ _TINY = Training(
     contrastive_weight=1.0,
     temperature=0.05,
     symmetric=True,
-    precision="bf16-mixed",
+    precision="auto",
     workers=1,
     save_every=200,
 )

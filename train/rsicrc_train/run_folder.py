@@ -11,6 +11,7 @@ from typing import Any
 
 from rsicrc.datasets.levir_cc import CaptionedPair
 from rsicrc.errors import DataError
+from rsicrc_train.distributed import has_bf16
 from rsicrc_train.quoting import quote
 from rsicrc_train.recipes import Recipe, load_recipe, replace_options
 
@@ -22,14 +23,15 @@ _EARLIER: dict[str, Any] = {"cache_features": False}
 _RESOLVED = {"trunk": ("all", "last"), "precision": ("32-true", "bf16-mixed")}
 
 
-def resolve_recipe(folder: Path, recipe: Recipe, *, resume: bool, init: str | None) -> Recipe:
-    """Return the recipe of a run: the given one with `trunk: auto` resolved, or the recipe of the run to resume.
+def resolve_recipe(folder: Path, recipe: Recipe, *, resume: bool, init: str | None, device: str) -> Recipe:
+    """Return the recipe of a run: the given one without `auto`, or the recipe of the run to resume.
 
     Args:
         folder: Folder of the run.
         recipe: Recipe of a new run; ignored when a run is resumed.
         resume: Continue the run in the folder.
         init: Pre-trained weights of the trunk, or None. With them, `auto` trains only the trunk's last parts.
+        device: `auto`, `cpu` or `cuda`; its bfloat16 decides about the precision `auto`.
 
     Raises:
         DataError: There is no run to resume, or the folder of a new run already holds one.
@@ -39,9 +41,12 @@ def resolve_recipe(folder: Path, recipe: Recipe, *, resume: bool, init: str | No
     # A run that was killed before its first checkpoint left nothing to resume: its folder may be used again.
     if (folder / LAST).exists() or (folder / BEST).exists():
         raise DataError(f"{folder} already holds a run: continue it with --resume, or choose another folder")
-    if recipe.training.trunk != "auto":
-        return recipe
-    return replace(recipe, training=replace(recipe.training, trunk="all" if init is None else "last"))
+    training = recipe.training
+    if training.trunk == "auto":
+        training = replace(training, trunk="all" if init is None else "last")
+    if training.precision == "auto":
+        training = replace(training, precision="bf16-mixed" if has_bf16(device) else "32-true")
+    return replace(recipe, training=training)
 
 
 def check_resumed_options(folder: Path, reference: str | None, overrides: Mapping[str, Any]) -> None:

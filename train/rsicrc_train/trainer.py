@@ -45,6 +45,7 @@ from rsicrc_train.run_folder import (
 )
 from rsicrc_train.run_log import RunLog, draw_curves, record_start
 from rsicrc_train.schedule import learning_rate, steps_per_epoch
+from rsicrc_train.trunk_features import cached_features
 
 _LOGGER = logging.getLogger("rsicrc.train")
 _DRAW_EVERY = 60.0  # seconds between two drawings of the curves
@@ -103,7 +104,7 @@ class Trainer:
             CheckpointError: `init` or the last state does not fit the model.
         """
         self.data, self.folder = data, folder
-        self.recipe = resolve_recipe(folder, recipe, resume=resume, init=init)
+        self.recipe = resolve_recipe(folder, recipe, resume=resume, init=init, device=device)
         self.training = self.recipe.training
 
         pairs = {split: read_split(data, split) for split in ("train", "val")}
@@ -182,6 +183,7 @@ class Trainer:
             step = 1 if self.training.partial_batch else self.training.batch_size * self.training.accumulate
             for message in describe_unused(self.datasets["train"], self.vocabulary, step):
                 self._report(message, logging.WARNING)
+            self._use_cached_features(advance)
         drawn = time.monotonic()
         started = drawn - self.state.seconds
         while self.state.step < self.total_steps:
@@ -192,6 +194,15 @@ class Trainer:
         if self.is_main_process:
             draw_curves(self.folder / LOG, self.folder / CURVES)
         return self.folder / BEST
+
+    def _use_cached_features(self, advance: ProgressCallback) -> None:
+        """Replace the pixels by features of the trunk in the splits whose pixels do not change, if it is frozen."""
+        if self.training.trunk != "frozen" or not self.training.cache_features:
+            return
+        for dataset, loader in zip(self.datasets.values(), self.loaders.values(), strict=True):
+            if not (dataset.augmentation.turns or dataset.augmentation.jitter):
+                advance(0, note="computing features of the trunk")
+                dataset.features = cached_features(self.raw_model, loader)
 
     def _train_epoch(self, advance: ProgressCallback, started: float) -> None:
         """Train to the end of the current epoch, of which a resumed run may have done some steps, and validate."""

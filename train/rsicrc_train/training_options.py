@@ -102,7 +102,10 @@ class Training:
         turns: Flip and turn pairs as far as their captions can be turned, too; see `Augmentation`.
         jitter: Strength of the variation of brightness and color of each image, from 0 to 1; see `Augmentation`.
         swap: Exchange the before and after images of unchanged pairs at random.
-        precision: Precision in Fabric's names: `32-true`, `16-mixed` or `bf16-mixed`.
+        cache_features: Compute the features of a frozen trunk once, and keep them in the user's cache as float16; not
+            if `turns` or `jitter` change the pixels.
+        precision: Precision in Fabric's names: `32-true`, `16-mixed` or `bf16-mixed`; `auto` is `bf16-mixed` on a
+            device with instructions for products of bfloat16, else `32-true`.
         workers: Number of processes that read images; 0 reads in the training process.
         save_every: Number of steps between two saved states from which an interrupted run can resume.
         seed: Seed of the initial weights, the order of the batches and dropout.

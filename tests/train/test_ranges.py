@@ -73,6 +73,7 @@ def test_settings_that_are_no_yaml_are_refused(setting: str) -> None:
         {"num_heads": 0}, {"num_heads": -4}, {"max_len": 2}, {"max_len": 10**10}, {"encoder_layers": 10**7},
         {"encoder_layers": -1}, {"unimodal_layers": 0}, {"multimodal_layers": 65}, {"h_dim": 0}, {"a_dim": 10**9},
         {"dropout": math.nan}, {"dropout": 1.0}, {"dropout": "0.1"}, {"learnable": 1}, {"prenorm": None},
+        {"cosine": 1}, {"image_attention": "no"}, {"pair_attention": 0},
         {"tie_embeddings": "yes"}, {"backbone": 5}, {"backbone": ["RN50"]}, {"trunk": 5}, {"trunk": []},
     ],
     ids=str,

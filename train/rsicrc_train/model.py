@@ -77,19 +77,24 @@ class FusionBlock(nn.Module):
 
 
 class FusionLayer(nn.Module):
-    """Attention within each image by one shared block, then over both images concatenated along the channels."""
+    """Attention within each image by one shared block, then over both images concatenated along the channels.
+
+    A block that the config switches off is None, and the tokens pass unchanged.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         sizes = (config.a_dim, config.h_dim, config.num_heads, config.dropout)
-        self.date = FusionBlock(config.d_model, *sizes)  # "date" is part of tensor names in checkpoints
-        self.pair = FusionBlock(2 * config.d_model, *sizes)
+        # "date" is part of tensor names in checkpoints.
+        self.date = FusionBlock(config.d_model, *sizes) if config.image_attention else None
+        self.pair = FusionBlock(2 * config.d_model, *sizes) if config.pair_attention else None
 
     def forward(self, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
         """Fuse the tokens of both images, [B, S, d] each; the caller adds the features with positions again."""
-        before, after = self.date(before) + before, self.date(after) + after
-        fused = self.pair(torch.cat([before, after], dim=-1))
-        before, after = fused.chunk(2, dim=-1)
+        if self.date is not None:
+            before, after = self.date(before) + before, self.date(after) + after
+        if self.pair is not None:
+            before, after = self.pair(torch.cat([before, after], dim=-1)).chunk(2, dim=-1)
         return before, after
 
 
@@ -151,6 +156,7 @@ class ImageEncoder(nn.Module):
         self.column_embedding = nn.Embedding(edge, d // 2)
         self.row_embedding = nn.Embedding(edge, d // 2)
         self.fusion = nn.ModuleList(FusionLayer(config) for _ in range(config.encoder_layers))
+        self.adds_cosine = config.cosine
         self.merge = nn.Conv2d(2 * d, d, 1)
         self.residual = ResidualBlock(d)
         self.pool = AttentionPool(d, config.num_heads)
@@ -169,7 +175,8 @@ class ImageEncoder(nn.Module):
         # To restore maps, the published code exchanges the last axis with the *second*: rows and columns are swapped.
         before, after = (x.reshape(batch, edge, edge, -1).transpose(-1, 1) for x in (before, after))
         similarity = functional.cosine_similarity(before, after, dim=1)
-        merged = self.residual(self.merge(torch.cat([before, after], dim=1) + similarity.unsqueeze(1)))
+        joined = torch.cat([before, after], dim=1)
+        merged = self.residual(self.merge(joined + similarity.unsqueeze(1) if self.adds_cosine else joined))
         tokens = merged.flatten(2).transpose(1, 2)
         return ImageFeatures(self.pool(tokens), tokens, similarity)
 

@@ -57,8 +57,7 @@ def cached_features(model: RSICRC, loader: BatchLoader) -> NDArray[np.float16] |
     user, fabric, dataset = user_cache(), loader.fabric, loader.dataset
     if user is None:
         return None
-    trunk = model.config.image_trunk
-    shape = (len(dataset.pairs), 2, trunk.channels, trunk.map_size, trunk.map_size)
+    shape = (len(dataset.pairs), 2, *_map_shape(model.encoder, dataset.preprocessing.size))
     path = user / "features" / f"{_key(model.encoder, dataset)}.npy"
     try:
         if fabric.local_rank == 0 and _read(path, shape) is None:
@@ -68,6 +67,12 @@ def cached_features(model: RSICRC, loader: BatchLoader) -> NDArray[np.float16] |
     finally:
         fabric.barrier()
     return _read(path, shape)
+
+
+@torch.no_grad()
+def _map_shape(encoder: ImageEncoder, size: int) -> tuple[int, ...]:
+    encoder.trunk.eval()
+    return tuple(encoder.trunk(torch.zeros(1, 3, size, size, device=encoder.mean.device)).shape[1:])
 
 
 def _key(encoder: ImageEncoder, dataset: PairDataset) -> str:

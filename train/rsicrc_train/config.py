@@ -221,6 +221,8 @@ def _known(options: type[ModelConfig | TrunkConfig], plain: object, subject: str
 _TINY = ModelConfig(backbone="RN-tiny", d_model=192, max_len=24, encoder_layers=1, num_heads=6, h_dim=192, a_dim=192)
 PRESETS: dict[str, ModelConfig] = {
     "tiny": _TINY,
+    "example": _TINY,  # of examples/tiny.pt
+    "levir": ModelConfig(d_model=512, a_dim=512),
     "published": ModelConfig(),
     "published-ViT-B-32": ModelConfig(backbone="ViT-B-32"),
     "published-ViT-L-14": ModelConfig(backbone="ViT-L-14"),

@@ -9,7 +9,7 @@ from typing import Any
 from rsicrc.datasets.levir_cc import CaptionedPair
 from rsicrc.text.vocabulary import Vocabulary
 from rsicrc_train.data import count_items
-from rsicrc_train.training_options import Training
+from rsicrc_train.recipes import Training
 
 
 @dataclass(frozen=True)

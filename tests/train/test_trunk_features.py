@@ -50,7 +50,8 @@ def test_features_are_those_of_the_trunk(scenes: Path, recipe: Recipe, cache: Pa
     run = trainer(scenes, tmp_path / "run", recipe, item="caption", captions=1)
     features = cached_features(run.raw_model, run.loaders["train"])
     assert features is not None
-    assert (features.shape, features.dtype) == ((48, 2, 128, 2, 2), np.float16)
+    assert features.shape == (48, 2, 128, 2, 2)
+    assert features.dtype == np.float16
     dataset, model = run.datasets["train"], run.raw_model.eval()
     pixels = torch.from_numpy(np.stack([dataset[item].images for item in (5 * 3, 5 * 40)]))
     expected = model.encode_images(pixels).embedding

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger("rsicrc.train")
 _VERSION = b"rsicrc trunk features 1"
+_CHUNK = 1 << 20  # bytes of a file that are hashed at a time
 _DISK_SHARE = 0.9  # of the free space that a cache file may take
 
 
@@ -91,11 +92,14 @@ def _key(encoder: ImageEncoder, dataset: PairDataset) -> str:
 
 def _hash_file(path: Path) -> bytes:
     """Return a hash of a file's content; a file that cannot be read is reported when its pair is loaded."""
+    digest = hashlib.sha256()
     try:
         with open_regular(path) as file:
-            return hashlib.file_digest(file, "sha256").digest()
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
     except OSError:
         return b"unreadable"
+    return digest.digest()
 
 
 def _read(path: Path, shape: tuple[int, ...]) -> NDArray[np.float16] | None:

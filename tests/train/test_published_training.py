@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -192,6 +193,21 @@ def test_false_negatives_are_mined_by_text_and_not_by_image() -> None:
     near = Embedded(torch.tensor([[1.0, 0.9, 0.1]]), labels[:1], sentences[:1])
     assert mine_negatives(near, both, 1, "none", SentenceSimilarity()).tolist() == [[1]]
     assert mine_negatives(near, both, 1, "attract", SentenceSimilarity()).tolist() == [[2]]
+
+
+def test_sentences_are_compared_with_their_period(
+    data: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def embed(texts: list[str], *_: object) -> Any:
+        seen.extend(texts)
+        return np.eye(len(texts), 8, dtype=np.float32)
+
+    monkeypatch.setattr("rsicrc_train.objective.embed_sentences", embed)
+    Trainer(data, tmp_path / "run", small(recipe, threshold=0.9), resume=False, init=None, device="cpu")
+    assert seen
+    assert all(text.endswith(" .") for text in seen)
 
 
 def in_pairs(dataset: PairDataset) -> list[tuple[int, Any]]:

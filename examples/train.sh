@@ -3,5 +3,5 @@
 set -eu
 cd "$(dirname "$0")/.."
 .venv/bin/rsicrc-train synth runs/scenes --pairs 25000 --seed 1 --splits train=0.96,val=0.04 --workers 2
-.venv/bin/rsicrc-train fit runs/scenes --output runs/tiny --recipe tiny
+.venv/bin/rsicrc-train fit runs/scenes --output runs/tiny --recipe example
 cp runs/tiny/best.pt examples/tiny.pt

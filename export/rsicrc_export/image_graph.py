@@ -37,9 +37,9 @@ class ImageEncoderGraph(nn.Module):
         self.trunk = TokenTrunk(encoder, fold_pixels=fold_pixels)
         self.fusion = nn.ModuleList()
         for layer in encoder.fusion:
-            self.fusion.append(BlockGraph(cast(FusionBlock, layer.date)))
-            self.fusion.append(BlockGraph(cast(FusionBlock, layer.pair)))
-        self.merge = MergeGraph(encoder.merge)
+            for block in (layer.date, layer.pair):
+                self.fusion.append(nn.Identity() if block is None else BlockGraph(cast(FusionBlock, block)))
+        self.merge = MergeGraph(encoder.merge, with_cosine=encoder.adds_cosine)
         self.residual = ResidualGraph(encoder.residual, model.config.image_trunk.map_size)
         self.pool = PoolGraph(encoder.pool)
         attentions = [layer.cross_attention for layer in model.decoder.multimodal]
@@ -54,8 +54,11 @@ class ImageEncoderGraph(nn.Module):
         """
         first = x = self.trunk(images)
         for within_image, across in zip(self.fusion[::2], self.fusion[1::2], strict=True):
-            x = within_image(x) + x
-            x = across(x.flatten(2).unsqueeze(2)).view_as(x) + first
+            if isinstance(within_image, BlockGraph):
+                x = within_image(x) + x
+            if isinstance(across, BlockGraph):
+                x = across(x.flatten(2).unsqueeze(2)).view_as(x)
+            x = x + first
         tokens, similarity = self.merge(x)
         tokens = self.residual(tokens)
         # [B, S, 2·M·d] → 2·M tensors [B, H, S, dh]
@@ -148,10 +151,16 @@ class BlockGraph(nn.Module):
 
 
 class MergeGraph(nn.Module):
-    """Tokens of both images → one token for each grid cell, and the cosine of the two tokens."""
+    """Tokens of both images → one token for each grid cell, and the cosine of the two tokens.
 
-    def __init__(self, conv: nn.Conv2d) -> None:
+    Args:
+        conv: Convolution that merges the tokens.
+        with_cosine: Add the cosine to the tokens before they are merged.
+    """
+
+    def __init__(self, conv: nn.Conv2d, *, with_cosine: bool = True) -> None:
         super().__init__()
+        self.with_cosine = with_cosine
         folded = fold.fold_merge(conv)
         self.weight, self.cosine, self.bias = (nn.Buffer(part) for part in folded)
 
@@ -161,7 +170,10 @@ class MergeGraph(nn.Module):
         before, after = wide.unbind(2)
         lengths = wide.square().sum(-1).sqrt().clamp_min(_COSINE_EPSILON)
         cosine = (before * after).sum(-1) / (lengths[..., 0] * lengths[..., 1])
-        return x.flatten(2) @ self.weight + (narrow(cosine, x).unsqueeze(-1) * self.cosine + self.bias), cosine
+        merged = x.flatten(2) @ self.weight
+        if self.with_cosine:
+            return merged + (narrow(cosine, x).unsqueeze(-1) * self.cosine + self.bias), cosine
+        return merged + self.bias, cosine
 
 
 class ResidualGraph(nn.Module):

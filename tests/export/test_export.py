@@ -201,6 +201,31 @@ def test_vision_transformer_graph_equals_the_model(tmp_path: Path) -> None:
         np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)
 
 
+PARTS = {  # option → weights of the graph that belong to the part
+    "image_attention": ("fusion.0.", "fusion.2."),
+    "pair_attention": ("fusion.1.", "fusion.3."),
+    "cosine": ("merge.cosine",),
+}
+
+
+@pytest.mark.parametrize("option", PARTS)
+def test_graph_without_a_part_equals_the_model_without_it(option: str, tmp_path: Path) -> None:
+    model = random_checkpoint(1, with_options(**{option: False})).build_model().requires_grad_(False)
+    export_graph(model, IMAGE_ENCODER, tmp_path)
+    session = onnxruntime.InferenceSession(tmp_path / "image_encoder.onnx", providers=["CPUExecutionProvider"])
+    images = example_images(3, SMALL.image_trunk.image_size)
+    found, similarity = session.run(["image_embedding", "similarity"], {"images": images})
+    features = model.encode_images(torch.from_numpy(images))
+    np.testing.assert_allclose(found, torch.nn.functional.normalize(features.embedding).numpy(), atol=1e-4)
+    np.testing.assert_allclose(similarity, features.similarity.transpose(1, 2).numpy(), atol=1e-4)
+    weights = {
+        weight.name.removeprefix("module.") for weight in onnx.load(tmp_path / "image_encoder.onnx").graph.initializer
+    }
+    assert not [name for name in weights if name.startswith(PARTS[option])]
+    rest = [part for other, parts in PARTS.items() if other != option for part in parts]
+    assert all(any(name.startswith(part) for name in weights) for part in rest)
+
+
 # ---- replacing a folder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,13 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scenes") / "data"
     generate(folder, pairs=60, seed=5, splits={"train": 0.8, "val": 0.2})
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the features of frozen trunks out of the user's cache."""
+    if "RSICRC_CACHE" not in os.environ:
+        monkeypatch.setenv("RSICRC_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture

@@ -88,7 +88,8 @@ def test_unused_pairs_and_rare_words_are_described() -> None:
     pairs = [CaptionedPair(Path("a.png"), Path("b.png"), ("a road", f"villa{number} a"), True) for number in range(8)]
     vocabulary = Vocabulary.from_words(build_vocabulary(text for pair in pairs for text in pair.sentences))
     assert vocabulary.words == (*SPECIAL_WORDS, "a", "road")
-    (left, rare) = describe_unused(pairs, vocabulary, 3)
+    (left, rare) = describe_unused(PairDataset(pairs, vocabulary, Preprocessing(64), 1), vocabulary, 3)
     assert left.startswith("each epoch leaves out 2 of the 8 training pairs")
     assert rare.startswith("8 of the 32 words in the training captions are too rare")
-    assert describe_unused([pairs[0]] * 8, Vocabulary.from_words((*vocabulary.words, "villa0")), 4) == []
+    known = Vocabulary.from_words((*vocabulary.words, "villa0"))
+    assert describe_unused(PairDataset([pairs[0]] * 8, known, Preprocessing(64), 1), known, 4) == []

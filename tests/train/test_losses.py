@@ -75,26 +75,36 @@ def reference_loss(case: Case, training: Training) -> float:
             return "positive" if training.false_negatives == "attract" else "neither"
         return "negative"
 
-    def query_loss(cosines: list[float], relations: list[str]) -> float:
-        scores = [cosine / training.temperature for cosine in cosines]
-        negatives = sorted((s for s, r in zip(scores, relations, strict=True) if r == "negative"), reverse=True)
-        negatives = negatives[: training.hardest or None]
-        positives = [s for s, r in zip(scores, relations, strict=True) if r == "positive"]
-        against = sum(map(math.exp, negatives))
-        return sum(-math.log(math.exp(s) / (math.exp(s) + against)) for s in positives) / len(positives)
+    def mean_loss(rows: list[list[float]], relations: list[list[str]]) -> float:
+        scores = [[cosine / training.temperature for cosine in row] for row in rows]
+        cells = [(row, column) for row, kinds in enumerate(relations) for column in range(len(kinds))]
+        negatives = [(row, column) for row, column in cells if relations[row][column] == "negative"]
+        negatives.sort(key=lambda cell: scores[cell[0]][cell[1]], reverse=True)
+        if training.hardest and training.hardest_of == "batch":
+            negatives = negatives[: training.hardest]
+        losses = []
+        for row, kinds in enumerate(relations):
+            own = [scores[row][column] for other, column in negatives if other == row]
+            if training.hardest_of == "query":
+                own = own[: training.hardest or None]
+            against = sum(map(math.exp, own))
+            positives = [score for score, kind in zip(scores[row], kinds, strict=True) if kind == "positive"]
+            losses.append([-math.log(math.exp(score) / (math.exp(score) + against)) for score in positives])
+        if training.contrast_mean == "positives":
+            return sum(map(sum, losses)) / sum(map(len, losses))
+        return sum(sum(each) / len(each) for each in losses) / len(losses)
 
-    image_losses = [
-        query_loss([float(image @ text) for text in texts], [relation(pair, key) for key in range(len(keys))])
-        for pair, image in enumerate(images)
-    ]
-    loss = sum(image_losses) / len(image_losses)
+    loss = mean_loss(
+        [[float(image @ text) for text in texts] for image in images],
+        [[relation(pair, key) for key in range(len(keys))] for pair in range(len(images))],
+    )
     if not training.symmetric:
         return loss
-    text_losses = [
-        query_loss([float(text @ image) for image in images], [relation(pair, key) for pair in range(len(images))])
-        for key, text in enumerate(texts[:own])
-    ]
-    return (loss + sum(text_losses) / len(text_losses)) / 2
+    text_loss = mean_loss(
+        [[float(text @ image) for image in images] for text in texts[:own]],
+        [[relation(pair, key) for pair in range(len(images))] for key in range(own)],
+    )
+    return (loss + text_loss) / 2
 
 
 OPTIONS: list[dict[str, Any]] = [
@@ -105,6 +115,10 @@ OPTIONS: list[dict[str, Any]] = [
     {"false_negatives": "eliminate", "threshold": 0.3, "hardest": 2},
     {"false_negatives": "attract", "threshold": 0.5, "symmetric": True},
     {"false_negatives": "eliminate", "threshold": 0.7, "symmetric": True, "hardest": 3},
+    {"false_negatives": "none", "contrast_mean": "positives"},
+    {"false_negatives": "attract", "threshold": 0.5, "contrast_mean": "positives", "symmetric": True},
+    {"false_negatives": "none", "hardest": 3, "hardest_of": "batch", "contrast_mean": "positives"},
+    {"false_negatives": "eliminate", "threshold": 0.9, "hardest": 5, "hardest_of": "batch", "symmetric": True},
 ]
 
 
@@ -158,8 +172,8 @@ def test_gradients_match_finite_differences(options: dict[str, Any]) -> None:
 def test_low_temperature_does_not_overflow() -> None:
     masks = Masks(torch.eye(4, dtype=torch.bool), ~torch.eye(4, dtype=torch.bool))
     keys = torch.eye(4)
-    assert contrastive_loss(keys, keys, masks, 0.001).item() == 0.0
-    assert contrastive_loss(keys, -keys, masks, 0.001).item() == pytest.approx(1000 + math.log(3))
+    assert contrastive_loss(keys, keys, masks, Training(temperature=0.001)).item() == 0.0
+    assert contrastive_loss(keys, -keys, masks, Training(temperature=0.001)).item() == pytest.approx(1000 + math.log(3))
 
 
 def test_caption_loss_ignores_padding() -> None:

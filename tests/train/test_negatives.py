@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from rsicrc_train.negatives import SentenceSimilarity, contrast_masks, mine_negatives
+from rsicrc_train.negatives import Embedded, SentenceSimilarity, contrast_masks, mine_negatives
 
 
 def test_contrast_masks_of_the_three_modes() -> None:
@@ -41,7 +41,8 @@ def test_mined_pairs_are_the_most_similar_negatives() -> None:
     labels = torch.tensor([number if number % 3 else -1 for number in range(pairs)])
     sentences = torch.randint(12, (pairs, 2), generator=generator)
     for mode in ("none", "attract"):
-        found = mine_negatives(embeddings, labels, sentences, count, mode, SentenceSimilarity(), chunk=7)
+        queries = Embedded(embeddings, labels, sentences)
+        found = mine_negatives(queries, queries, count, mode, SentenceSimilarity(), chunk=7)
         for pair in range(pairs):
             negatives = [
                 other

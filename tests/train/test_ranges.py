@@ -16,16 +16,21 @@ from tests.models import SMALL
 ANY_TYPE: tuple[Any, ...] = (None, [], {}, (1,), b"1", 1j, object())
 NUMBERS = (*ANY_TYPE, True, "", "many", math.nan, math.inf, -math.inf, -1, -1e-9, 10**400)
 WHOLE = (*NUMBERS, 1.0, 0.5, 2**63)
+FLAGS = ("partial_batch", "separate_images", "sentence_period", "cache_features")
+CHOICES = (
+    "item", "vocabulary", "initialization", "contrast_mean", "hardest_of", "mined_by", "validation_mean",
+)  # fmt: skip
 WRONG: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("epochs", "batch_size", "accumulate", "captions", "save_every"), (*WHOLE, 0)),
     **dict.fromkeys(("hardest", "mined", "workers", "seed"), WHOLE),
     **dict.fromkeys(("learning_rate", "temperature"), (*NUMBERS, 0, 0.0)),
     **dict.fromkeys(("weight_decay", "gradient_clip", "contrastive_weight"), NUMBERS),
     **dict.fromkeys(("warmup", "jitter"), (*NUMBERS, 1.001, 2)),
+    "output_dropout": (*NUMBERS, 1, 1.5),
     "threshold": (*NUMBERS, 0, 1.001),
     "ema": (*NUMBERS, 1, 1.5),
-    **dict.fromkeys(("symmetric", "turns", "swap", "tensorboard"), (*ANY_TYPE, 0, 1, "true")),
-    **dict.fromkeys(("schedule", "false_negatives", "trunk", "precision"), (*ANY_TYPE, "", "other", 1)),
+    **dict.fromkeys(("symmetric", "turns", "swap", "tensorboard", *FLAGS), (*ANY_TYPE, 0, 1, "true")),
+    **dict.fromkeys(("schedule", "false_negatives", "trunk", "precision", *CHOICES), (*ANY_TYPE, "", "other", 1)),
     "sentence_encoder": (*ANY_TYPE, "", 1),
 }
 
@@ -68,6 +73,7 @@ def test_settings_that_are_no_yaml_are_refused(setting: str) -> None:
         {"num_heads": 0}, {"num_heads": -4}, {"max_len": 2}, {"max_len": 10**10}, {"encoder_layers": 10**7},
         {"encoder_layers": -1}, {"unimodal_layers": 0}, {"multimodal_layers": 65}, {"h_dim": 0}, {"a_dim": 10**9},
         {"dropout": math.nan}, {"dropout": 1.0}, {"dropout": "0.1"}, {"learnable": 1}, {"prenorm": None},
+        {"cosine": 1}, {"image_attention": "no"}, {"pair_attention": 0},
         {"tie_embeddings": "yes"}, {"backbone": 5}, {"backbone": ["RN50"]}, {"trunk": 5}, {"trunk": []},
     ],
     ids=str,

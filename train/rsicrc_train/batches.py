@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from rsicrc_train.data import PairDataset, TrainingBatch, collate
@@ -13,6 +14,20 @@ from rsicrc_train.recipes import Training
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+
+class Part(NamedTuple):
+    """This process's part of a training batch.
+
+    Attributes:
+        items: Numbers of the items in the data set.
+        batch: The items.
+        shared: True if the processes hold different, equally large parts; False if each holds the whole batch.
+    """
+
+    items: list[int]
+    batch: TrainingBatch
+    shared: bool
 
 
 class BatchLoader:
@@ -24,41 +39,58 @@ class BatchLoader:
         self.dataset = dataset
         self.training = training
 
-    def shuffled(self, epoch: int, skip: int = 0) -> Iterator[tuple[list[int], TrainingBatch]]:
-        """Yield this process's part of each shuffled batch of an epoch; pairs that do not fill a step are left out.
+    def shuffled(self, epoch: int, skip: int = 0, mined: Tensor | None = None) -> Iterator[Part]:
+        """Yield this process's part of each shuffled batch of an epoch.
+
+        Items that do not fill a step are left out. With `partial_batch` they are the last batch, which every process
+        computes as a whole, because it may not be divisible by the number of processes.
 
         Args:
             epoch: Number of the epoch, from 0.
             skip: Number of batches at the beginning of the epoch to leave out.
-
-        Yields:
-            The indices of the pairs, and the pairs.
+            mined: Items that are added to a batch for each of its items, int64 [len(dataset), k], or None.
         """
         self.dataset.epoch = epoch
         size = self.training.batch_size
         step = size * self.training.accumulate
         generator = torch.Generator().manual_seed(self.training.seed + 1_000_003 * (epoch + 1))
-        order = torch.randperm(len(self.dataset), generator=generator)[: len(self.dataset) // step * step]
+        order = torch.randperm(len(self.dataset), generator=generator)
+        if not self.training.partial_batch:
+            order = order[: len(order) // step * step]
         share = size // self.fabric.world_size
         own = slice(self.fabric.global_rank * share, (self.fabric.global_rank + 1) * share)
-        return self._load([chunk[own].tolist() for chunk in torch.split(order, size)[skip:]])
+        chunks = torch.split(order, size)[skip:]
+        shared = [len(chunk) == size for chunk in chunks]
+        parts = [chunk[own] if equal else chunk for chunk, equal in zip(chunks, shared, strict=True)]
+        if mined is not None:
+            parts = [torch.cat([part, mined[part].flatten()]) for part in parts]
+        loaded = self.load([part.tolist() for part in parts])
+        for (items, batch), equal in zip(loaded, shared, strict=True):
+            yield Part(items, batch, equal)
 
-    def in_order(self, epoch: int) -> Iterator[tuple[list[int], TrainingBatch]]:
-        """Yield all pairs in the order of the data set, augmented as in `epoch`; processes take whole batches by turns.
+    def in_order(self, epoch: int, items: list[int] | None = None) -> Iterator[tuple[list[int], TrainingBatch]]:
+        """Yield items in the given order, augmented as in `epoch`; processes take whole batches by turns.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+            items: Numbers of the items; None yields all in the order of the data set.
 
         Yields:
-            The indices of the pairs, and the pairs.
+            The numbers of the items, and the items.
         """
         self.dataset.epoch = epoch
-        chunks = torch.split(torch.arange(len(self.dataset)), self.training.batch_size)
-        return self._load([chunk.tolist() for chunk in chunks[self.fabric.global_rank :: self.fabric.world_size]])
+        order = torch.arange(len(self.dataset)) if items is None else torch.tensor(items)
+        chunks = torch.split(order, self.training.batch_size)
+        return self.load([chunk.tolist() for chunk in chunks[self.fabric.global_rank :: self.fabric.world_size]])
 
-    def _load(self, batches: list[list[int]]) -> Iterator[tuple[list[int], TrainingBatch]]:
+    def load(self, batches: list[list[int]]) -> Iterator[tuple[list[int], TrainingBatch]]:
+        """Yield batches of the given items, on the device of this process."""
         loader: DataLoader[TrainingBatch] = DataLoader(
             self.dataset,  # type: ignore[arg-type]
             batch_sampler=batches,
             collate_fn=collate,
-            num_workers=self.training.workers,
+            # Reading cached features costs less than passing them between processes.
+            num_workers=0 if self.dataset.features is not None else self.training.workers,
             # By default every pass would draw from torch's global generator, and a resumed run would draw once more.
             generator=torch.Generator(),
         )

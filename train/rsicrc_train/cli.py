@@ -159,9 +159,7 @@ def check_data(
     data: Data,
     recipe: Annotated[
         str,
-        typer.Option(
-            "--recipe", metavar="NAME", help="Recipe with the longest allowed caption: a name, or a YAML file."
-        ),
+        typer.Option("--recipe", metavar="NAME", help="Recipe of the training: a name, or a YAML file."),
     ] = "tiny",
     checkpoint: Annotated[
         Path | None,
@@ -175,28 +173,36 @@ def check_data(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Check DATA for missing and broken images, pairs in two splits, and captions that the model would cut.
+    """Check DATA for faults, and print what a training with the recipe would use of it.
 
     DATA is a folder in the layout of LEVIR-CC, SECOND-CC, Dubai-CC or CLEVR-Change, or a table with the columns before,
-    after, captions and split. The exit code is 1 if anything is wrong; long captions and unknown words are only
-    counted.
+    after, captions and split. Faults are missing and broken images, pairs of unequal size, and pairs in two splits; the
+    exit code is 1 if there are any. Long captions, unknown words, and pairs that occur twice in a split or belong to an
+    unknown split are only counted.
     """
     import json
 
-    from rsicrc.datasets.registry import read_splits
+    from rsicrc.datasets.registry import read_splits, unknown_splits
     from rsicrc_train.data_check import check_data as check
+    from rsicrc_train.data_use import describe_use
+    from rsicrc_train.recipes import load_recipe
     from rsicrc_train.vocabulary_source import find_vocabulary
 
     splits = read_splits(data)
     vocabulary = find_vocabulary(splits, recipe, checkpoint)
+    use = describe_use(splits, vocabulary, load_recipe(recipe).training)
     with progress(None, "reading") as advance:
-        found = check(splits, vocabulary, workers=workers, advance=advance)
+        found = check(splits, vocabulary, unknown_splits=unknown_splits(data), workers=workers, advance=advance)
     if as_json:
-        typer.echo(json.dumps({"data": str(data), **found.to_dict()}, ensure_ascii=False, indent=2))
+        document = {"data": str(data), **found.to_dict(), "training": use.to_dict()}
+        typer.echo(json.dumps(document, ensure_ascii=False, indent=2))
     else:
         for split, pairs in found.pairs.items():
-            typer.echo(f"{split}: {pairs} pairs, {found.changed[split]} of them changed")
+            changed = found.changed[split]
+            typer.echo(f"{split}: {pairs} pairs, {changed} of them changed ({100 * changed / pairs:.1f} %)")
         typer.echo(f"vocabulary: {found.words} words")
+        for line in use.lines():
+            typer.echo(line)
         for finding in found.findings:
             typer.echo(f"{finding.count:>8} {finding.message}")
             for example in finding.examples:
@@ -212,6 +218,9 @@ def study(
         Path,
         typer.Option("-o", "--output", metavar="DIR", show_default=False, help="Folder for data, runs and the table."),
     ],
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Run the short form of the study; use another output folder for it.")
+    ] = False,
     device: Device = "auto",
     verbose: Verbose = False,
 ) -> None:
@@ -223,8 +232,40 @@ def study(
     from rsicrc_train.study.spec import read_study
     from rsicrc_train.study.table import TABLE
 
-    run_study(read_study(study), output, device=device)
+    run_study(read_study(study, quick=quick), output, device=device)
     typer.echo((output / TABLE).read_text(encoding="utf-8"), nl=False)
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN RUN…", show_default=False, help="Folders of training runs.")
+    ],
+    curves: Annotated[
+        Path | None, typer.Option("--curves", metavar="FILE.png", help="Draw the losses of all runs into this file.")
+    ] = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Compare training runs: metrics, options and data that differ, and validation losses."""
+    import json
+
+    from rsicrc_train import comparison
+
+    if len(runs) < 2:
+        raise UsageError("name at least two runs")
+    read = [comparison.read_run(folder) for folder in runs]
+    if curves is not None:
+        comparison.draw_comparison(read, curves)
+    if as_json:
+        typer.echo(json.dumps(comparison.to_dict(read), ensure_ascii=False, indent=2))
+        return
+    for number, table in enumerate(comparison.tables(read)):
+        if number:
+            typer.echo()
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        for name, *values in table:
+            typer.echo("  ".join([name.ljust(widths[0]), *map(str.rjust, values, widths[1:])]))
 
 
 def main() -> NoReturn:

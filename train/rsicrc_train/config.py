@@ -35,6 +35,9 @@ _MODEL_RULES: dict[str, Rule] = {
     "num_heads": whole(1, 1024),
     "h_dim": whole(1, 65536),
     "a_dim": whole(1, 65536),
+    "image_attention": Flag(),
+    "pair_attention": Flag(),
+    "cosine": Flag(),
     "dropout": Number(0, 1, below=True),
     "learnable": Flag(),
     "tie_embeddings": Flag(),
@@ -127,6 +130,9 @@ class ModelConfig:
         num_heads: Number of heads of every attention outside the trunk.
         h_dim: Feed-forward width of the fusion blocks.
         a_dim: Attention width of the fusion blocks.
+        image_attention: Use the part of each fusion layer that attends within one image.
+        pair_attention: Use the part of each fusion layer that attends to both images.
+        cosine: Add the cosine of the two images' features at each position before they are merged.
         dropout: Dropout probability in training.
         learnable: Use learned instead of sinusoidal position embeddings of the text.
         tie_embeddings: Share the embedding table with the output layer.
@@ -143,6 +149,9 @@ class ModelConfig:
     num_heads: int = 8
     h_dim: int = 512
     a_dim: int = 2048
+    image_attention: bool = True
+    pair_attention: bool = True
+    cosine: bool = True
     dropout: float = 0.1
     learnable: bool = False
     tie_embeddings: bool = True
@@ -212,6 +221,8 @@ def _known(options: type[ModelConfig | TrunkConfig], plain: object, subject: str
 _TINY = ModelConfig(backbone="RN-tiny", d_model=192, max_len=24, encoder_layers=1, num_heads=6, h_dim=192, a_dim=192)
 PRESETS: dict[str, ModelConfig] = {
     "tiny": _TINY,
+    "example": _TINY,  # of examples/tiny.pt
+    "levir": ModelConfig(d_model=512, a_dim=512),
     "published": ModelConfig(),
     "published-ViT-B-32": ModelConfig(backbone="ViT-B-32"),
     "published-ViT-L-14": ModelConfig(backbone="ViT-L-14"),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -29,7 +29,8 @@ class TrainingBatch(NamedTuple):
     """B pairs with r sentences each.
 
     Attributes:
-        images: Pixels of the before and after images, uint8 [B, 2, size, size, 3].
+        images: Pixels of the before and after images, uint8 [B, 2, size, size, 3], or cached features of the trunk,
+            float16 [B, 2, C, h, w].
         ids: Token ids of the sentences, pair by pair and right-padded, int64 [B·r, n].
         labels: Labels of the pairs, int64 [B]; all unchanged pairs share the label −1.
         sentences: Numbers of the sentences, int64 [B, r]; equal numbers mean equal sentences.
@@ -42,9 +43,9 @@ class TrainingBatch(NamedTuple):
 
 
 class Item(NamedTuple):
-    """One pair of a `TrainingBatch`, before collation."""
+    """One pair of a `TrainingBatch` with its sentences, before collation."""
 
-    images: NDArray[np.uint8]
+    images: NDArray[Any]
     ids: list[list[int]]
     label: int
     sentences: list[int]
@@ -62,13 +63,17 @@ class BrokenPairError(ImageError):
 
 
 class PairDataset(Dataset[Item]):
-    """Captioned pairs whose images are read on access.
+    """Items of captioned pairs, whose images are read on access.
+
+    An item is a pair with its first sentences, or a pair with one of its sentences.
 
     Attributes:
-        labels: Label of each pair; all unchanged pairs share −1.
-        sentences: Numbers of each pair's sentences, in the order of the data set.
+        pair_of: Number of the pair of each item; items of a pair follow each other.
+        labels: Label of each item, which is that of its pair; all unchanged pairs share −1.
+        sentences: Numbers of each item's sentences, in the order of the data set.
         texts: Distinct sentences by number, including the sentences that augmentation produces.
         ids: Token ids of the sentences in `texts`.
+        features: Features of a frozen trunk, float16 [pairs, 2, C, h, w], that take the place of the pixels, or None.
         epoch: Pass over the data, on which augmentation depends. Set it before the worker processes start.
     """
 
@@ -79,36 +84,52 @@ class PairDataset(Dataset[Item]):
         preprocessing: Preprocessing,
         captions: int,
         augmentation: Augmentation | None = None,
+        item: Literal["pair", "caption"] = "pair",
     ) -> None:
-        """Prepare `pairs` with the first `captions` sentences of each."""
+        """Prepare `pairs` with the first `captions` sentences of each, or with one item for each sentence."""
         self.pairs = pairs
         self.preprocessing = preprocessing
         self.augmentation = augmentation or Augmentation()
+        self.features: NDArray[np.float16] | None = None
         self.epoch = 0
-        self.labels = [number if pair.changed else -1 for number, pair in enumerate(pairs)]
-        numbers: dict[str, int] = {}
-        self.sentences = [
-            [numbers.setdefault(text, len(numbers)) for text in _cycle(pair.sentences, captions)] for pair in pairs
+        texts = [
+            (number, sentences)
+            for number, pair in enumerate(pairs)
+            for sentences in (
+                [_cycle(pair.sentences, captions)] if item == "pair" else [[text] for text in pair.sentences]
+            )
         ]
+        self.pair_of = [number for number, _ in texts]
+        self.labels = [number if pairs[number].changed else -1 for number in self.pair_of]
+        numbers: dict[str, int] = {}
+        self.sentences = [[numbers.setdefault(text, len(numbers)) for text in sentences] for _, sentences in texts]
         self._turned = _number_turned(numbers, vocabulary) if self.augmentation.turns else {}
         self.texts = tuple(numbers)
         self.ids = [vocabulary.encode(text) for text in numbers]
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self.pair_of)
+
+    def first_items(self) -> list[int]:
+        """Return the first item of each pair."""
+        return [item for item, pair in enumerate(self.pair_of) if item == 0 or self.pair_of[item - 1] != pair]
 
     def __getitem__(self, index: int) -> Item:
-        pair, sentences = self.pairs[index], self.sentences[index]
-        try:
-            images = prepare_pair((pair.before, pair.after), self.preprocessing)
-        except ImageError as error:
-            raise BrokenPairError(f"{error}. `rsicrc-train check-data` lists all such images") from error
-        images, sentences = self._augment(images, sentences, index)
+        images, sentences = self._augment(self._images(self.pair_of[index]), self.sentences[index], index)
         return Item(images, [self.ids[s] for s in sentences], self.labels[index], sentences)
 
-    def _augment(
-        self, images: NDArray[np.uint8], sentences: list[int], index: int
-    ) -> tuple[NDArray[np.uint8], list[int]]:
+    def _images(self, number: int) -> NDArray[Any]:
+        """Return the pixels of a pair, or its features."""
+        if self.features is not None:
+            features: NDArray[np.float16] = self.features[number]
+            return features
+        pair = self.pairs[number]
+        try:
+            return prepare_pair((pair.before, pair.after), self.preprocessing)
+        except ImageError as error:
+            raise BrokenPairError(f"{error}. `rsicrc-train check-data` lists all such images") from error
+
+    def _augment(self, images: NDArray[Any], sentences: list[int], index: int) -> tuple[NDArray[Any], list[int]]:
         options = self.augmentation
         rng = options.generator(self.epoch, index)
         if options.turns:
@@ -144,39 +165,57 @@ def build_vocabulary(sentences: Iterable[str]) -> tuple[str, ...]:
     return (*SPECIAL_WORDS, *sorted(frequent, key=lambda word: (-counts[word], word)))
 
 
-def training_vocabulary(pairs: Sequence[CaptionedPair], data: Path) -> tuple[str, ...]:
-    """Return the vocabulary of a training split, as from `build_vocabulary`.
+def split_vocabulary(
+    splits: Mapping[str, Sequence[CaptionedPair]], counted: Literal["train", "all"]
+) -> tuple[str, ...]:
+    """Return the vocabulary of the training split or of all splits, as from `build_vocabulary`."""
+    chosen = splits.values() if counted == "all" else [splits.get("train", ())]
+    return build_vocabulary(sentence for pairs in chosen for pair in pairs for sentence in pair.sentences)
+
+
+def training_vocabulary(
+    splits: Mapping[str, Sequence[CaptionedPair]], counted: Literal["train", "all"], data: Path
+) -> tuple[str, ...]:
+    """Return the vocabulary of a new model, as from `split_vocabulary`.
 
     Args:
-        pairs: Pairs of the training split.
+        splits: Pairs of the data set by split.
+        counted: Splits whose words are counted.
         data: Path of the data set, for messages.
 
     Raises:
         DataError: No word is frequent enough, so a model could not say anything.
     """
-    sentences = [sentence for pair in pairs for sentence in pair.sentences]
-    vocabulary = build_vocabulary(sentences)
+    vocabulary = split_vocabulary(splits, counted)
     if len(vocabulary) == len(SPECIAL_WORDS):
+        captions = sum(len(pair.sentences) for pair in splits["train"])
+        where = "all splits" if counted == "all" else f"the {captions} captions of the training split"
         raise DataError(
-            f"{data}: no word occurs more than {_RARE} times in the {len(sentences)} captions of the training split, "
-            "so the vocabulary would be empty: add pairs with captions"
+            f"{data}: no word occurs more than {_RARE} times in {where}, so the vocabulary would be empty: "
+            "add pairs with captions"
         )
     return vocabulary
 
 
-def describe_unused(pairs: Sequence[CaptionedPair], vocabulary: Vocabulary, step: int) -> list[str]:
-    """Return warnings about training data that have no effect: pairs that fill no step, and rare words if many.
+def count_items(pairs: Sequence[CaptionedPair], item: Literal["pair", "caption"]) -> int:
+    """Return the number of items in an epoch of `pairs`."""
+    return len(pairs) if item == "pair" else sum(len(pair.sentences) for pair in pairs)
+
+
+def describe_unused(dataset: PairDataset, vocabulary: Vocabulary, step: int) -> list[str]:
+    """Return warnings about training data that have no effect: items that fill no step, and rare words if many.
 
     Args:
-        pairs: Pairs of the training split.
+        dataset: Training split.
         vocabulary: Vocabulary of the model.
-        step: Number of pairs in an optimizer step.
+        step: Number of items in an optimizer step; 1 if an epoch leaves out nothing.
     """
-    warnings = []
-    if left := len(pairs) % step:
+    warnings, pairs = [], dataset.pairs
+    items = "pairs" if len(dataset) == len(pairs) else "captions"
+    if left := len(dataset) % step:
         warnings.append(
-            f"each epoch leaves out {left} of the {len(pairs)} training pairs, other pairs each time, because they do "
-            f"not fill a step of {step} pairs"
+            f"each epoch leaves out {left} of the {len(dataset)} training {items}, other {items} each time, because "
+            f"they do not fill a step of {step} {items}"
         )
     known = set(vocabulary.words)
     words = [word for pair in pairs for sentence in pair.sentences for word in sentence.split()]

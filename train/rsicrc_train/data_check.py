@@ -19,6 +19,8 @@ from rsicrc.text.vocabulary import SPECIAL_WORDS, Vocabulary
 _NEEDED = ("train", "val")  # splits that training needs
 EMPTY, MISSING, BROKEN = "splits without pairs", "missing images", "images that cannot be read"
 UNEQUAL, DUPLICATE = "pairs of unequal size", "pairs that an earlier split holds too"
+REPEATED = "pairs that their own split holds twice"
+UNKNOWN_SPLIT = "pairs of splits that are not train, val or test, which nothing uses"
 LONG, UNKNOWN = "captions longer than the model's", "captions with unknown words"
 NO_WORDS = "vocabulary without words: no word of the training captions is frequent enough"
 _EXAMPLES = 5
@@ -78,6 +80,7 @@ def check_data(
     splits: Mapping[str, Sequence[CaptionedPair]],
     vocabulary: Vocabulary,
     *,
+    unknown_splits: Mapping[str, int] | None = None,
     workers: int | None = None,
     advance: Callable[[int], object] = lambda steps: None,
 ) -> Inspection:
@@ -88,11 +91,14 @@ def check_data(
     Args:
         splits: Captioned pairs by split, as from `rsicrc.datasets.registry.read_splits`.
         vocabulary: Vocabulary of the model.
+        unknown_splits: Number of pairs by split, for splits that are not read.
         workers: Number of threads that read images; by default one per core.
         advance: Progress callback, called with the number of pairs just done.
     """
     pairs = [(split, pair) for split, members in splits.items() for pair in members]
-    findings = [*_check_images(splits, pairs, workers, advance), *_check_captions(pairs, vocabulary)]
+    ignored = Finding(UNKNOWN_SPLIT, fault=False, count=sum((unknown_splits or {}).values()))
+    ignored.examples = [f"{name!r} ({count})" for name, count in (unknown_splits or {}).items()][:_EXAMPLES]
+    findings = [*_check_images(splits, pairs, workers, advance), ignored, *_check_captions(pairs, vocabulary)]
     return Inspection(
         pairs={split: len(members) for split, members in splits.items()},
         changed={split: sum(pair.changed for pair in members) for split, members in splits.items()},
@@ -108,6 +114,7 @@ def _check_images(
     advance: Callable[[int], object],
 ) -> Iterable[Finding]:
     findings = {message: Finding(message, fault=True) for message in (EMPTY, MISSING, BROKEN, UNEQUAL, DUPLICATE)}
+    findings[REPEATED] = Finding(REPEATED, fault=False)
     for split in _NEEDED:
         if split not in splits:
             findings[EMPTY].add(split)
@@ -116,9 +123,12 @@ def _check_images(
         for message, example in problems:
             findings[message].add(example)
         if digest is not None:
-            earlier, same = first.setdefault(digest, (split, pair.after))
-            if earlier != split:
-                findings[DUPLICATE].add(f"{describe(pair.after)} is {describe(same)}")
+            if digest in first:
+                earlier, same = first[digest]
+                kind = REPEATED if earlier == split else DUPLICATE
+                findings[kind].add(f"{describe(pair.after)} is {describe(same)}")
+            else:
+                first[digest] = (split, pair.after)
         advance(1)
     return findings.values()
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, distributed, nn
 
+from rsicrc import cpu
 from rsicrc.errors import DataError
 
 if TYPE_CHECKING:
@@ -34,6 +36,13 @@ def launch(device: str, devices: int, nodes: int, precision: str) -> Fabric:
         raise DataError(f"cannot train on {devices} x {device}: {str(error).splitlines()[0]}") from error
     fabric.launch()
     return fabric
+
+
+def has_bf16(device: str) -> bool:
+    """Return true if a device, `auto`, `cpu` or `cuda`, has instructions for products of bfloat16."""
+    if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return cpu.has_bf16()
 
 
 def gather(fabric: Fabric, tensor: Tensor) -> Tensor:
@@ -109,12 +118,31 @@ def synchronize_batchnorm(model: nn.Module) -> None:
             module.__class__ = SynchronizedBatchNorm2d  # same parameters, buffers and names
 
 
+@contextmanager
+def unsynchronized(model: nn.Module, *, enabled: bool) -> Iterator[None]:
+    """Let the BatchNorm layers of a model normalize over this process's pairs only, if `enabled`."""
+    norms = [module for module in model.modules() if isinstance(module, SynchronizedBatchNorm2d)]
+    for norm in norms:
+        norm.synchronized = not enabled
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.synchronized = True
+
+
 class SynchronizedBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm over the batches of all processes, which must be equal in size."""
+    """BatchNorm over the batches of all processes, which must be equal in size.
+
+    Attributes:
+        synchronized: False normalizes over the batch of this process only.
+    """
+
+    synchronized = True
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize [B, C, h, w] → [B, C, h, w]."""
-        if not self.training:
+        if not self.training or not self.synchronized:
             return super().forward(x)
         variance, mean = torch.var_mean(x.float(), dim=(0, 2, 3), correction=0)
         means, variances = _stack(torch.stack([mean, variance])).unbind(1)

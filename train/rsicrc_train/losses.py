@@ -18,30 +18,44 @@ def caption_loss(logits: Tensor, ids: Tensor) -> Tensor:
         logits: Scores [N, n, V] of the token after each position.
         ids: Token ids, int64 [N, n], START … END, right-padded.
     """
-    return functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), ignore_index=PAD)
+    return functional.cross_entropy(_widened(logits[:, :-1].flatten(0, 1)), ids[:, 1:].flatten(), ignore_index=PAD)
 
 
-def contrastive_loss(queries: Tensor, keys: Tensor, masks: Masks, temperature: float, hardest: int = 0) -> Tensor:
+def contrastive_loss(queries: Tensor, keys: Tensor, masks: Masks, training: Training) -> Tensor:
     """Compute InfoNCE over cosines: each positive of a query is contrasted with the negatives of this query.
 
     Args:
         queries: Embeddings [B, d].
         keys: Embeddings [N, d].
         masks: Positives and negatives, bool [B, N] each; at least one positive in each row.
-        temperature: Divisor of the cosines.
-        hardest: Number of negatives of each query that count, those of the highest cosine; 0 counts all.
+        training: Options `temperature`, `hardest`, `hardest_of` and `contrast_mean`.
 
     Returns:
-        The mean over the queries of the mean over each query's positives; a query without negatives adds 0.
+        The mean over the queries of the mean over each query's positives, or the mean over all positives; a query
+        without negatives adds 0.
     """
-    cosines = functional.normalize(queries.float(), dim=-1) @ functional.normalize(keys.float(), dim=-1).T / temperature
-    against = cosines.masked_fill(~masks.negatives, -torch.inf)
-    if hardest:
-        against = against.topk(min(hardest, against.shape[1]), dim=1).values
-    against = against.logsumexp(dim=1, keepdim=True)
-    losses = torch.logaddexp(cosines, against) - cosines
-    per_query = (losses * masks.positives).sum(dim=1) / masks.positives.sum(dim=1)
-    return per_query.mean()
+    cosines = functional.normalize(_widened(queries), dim=-1) @ functional.normalize(_widened(keys), dim=-1).T
+    cosines = cosines / training.temperature
+    negatives = masks.negatives
+    if training.hardest:
+        negatives = negatives & _hardest(cosines.masked_fill(~negatives, -torch.inf), training)
+    against = cosines.masked_fill(~negatives, -torch.inf).logsumexp(dim=1, keepdim=True)
+    losses = (torch.logaddexp(cosines, against) - cosines) * masks.positives
+    if training.contrast_mean == "positives":
+        return losses.sum() / masks.positives.sum()
+    return (losses.sum(dim=1) / masks.positives.sum(dim=1)).mean()
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    """Return a tensor of at least float32."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _hardest(cosines: Tensor, training: Training) -> Tensor:
+    """Return the mask of the largest values [B, N] in each row, or in the whole matrix."""
+    rows = cosines if training.hardest_of == "query" else cosines.reshape(1, -1)
+    largest = rows.topk(min(training.hardest, rows.shape[1]), dim=1).indices
+    return torch.zeros_like(rows, dtype=torch.bool).scatter(1, largest, value=True).view_as(cosines)
 
 
 class ContrastiveLoss:
@@ -69,9 +83,9 @@ class ContrastiveLoss:
         if mined is not None:
             others, other_labels = torch.cat([others, mined.sentences]), torch.cat([other_labels, mined.labels])
         masks = contrast_masks(labels, sentences, other_labels, others, options.false_negatives, self.similarity)
-        loss = contrastive_loss(images, texts, masks, options.temperature, options.hardest)
+        loss = contrastive_loss(images, texts, masks, options)
         if not options.symmetric:
             return loss
         transposed = Masks(masks.positives[:, :own].T, masks.negatives[:, :own].T)
-        text_loss = contrastive_loss(texts[:own], images, transposed, options.temperature, options.hardest)
+        text_loss = contrastive_loss(texts[:own], images, transposed, options)
         return (loss + text_loss) / 2

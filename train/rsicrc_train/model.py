@@ -77,19 +77,24 @@ class FusionBlock(nn.Module):
 
 
 class FusionLayer(nn.Module):
-    """Attention within each image by one shared block, then over both images concatenated along the channels."""
+    """Attention within each image by one shared block, then over both images concatenated along the channels.
+
+    A block that the config switches off is None, and the tokens pass unchanged.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         sizes = (config.a_dim, config.h_dim, config.num_heads, config.dropout)
-        self.date = FusionBlock(config.d_model, *sizes)  # "date" is part of tensor names in checkpoints
-        self.pair = FusionBlock(2 * config.d_model, *sizes)
+        # "date" is part of tensor names in checkpoints.
+        self.date = FusionBlock(config.d_model, *sizes) if config.image_attention else None
+        self.pair = FusionBlock(2 * config.d_model, *sizes) if config.pair_attention else None
 
     def forward(self, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
         """Fuse the tokens of both images, [B, S, d] each; the caller adds the features with positions again."""
-        before, after = self.date(before) + before, self.date(after) + after
-        fused = self.pair(torch.cat([before, after], dim=-1))
-        before, after = fused.chunk(2, dim=-1)
+        if self.date is not None:
+            before, after = self.date(before) + before, self.date(after) + after
+        if self.pair is not None:
+            before, after = self.pair(torch.cat([before, after], dim=-1)).chunk(2, dim=-1)
         return before, after
 
 
@@ -145,20 +150,22 @@ class ImageEncoder(nn.Module):
         self.register_buffer("mean", torch.tensor(pixels.mean), persistent=False)
         self.register_buffer("std", torch.tensor(pixels.std), persistent=False)
         self.trunk = Trunk(config.image_trunk)
+        self.separate_images = False  # in training, statistics of BatchNorm for the before and for the after images
         same_width = config.image_trunk.channels == d
         self.proj: nn.Module = nn.Identity() if same_width else nn.Conv2d(config.image_trunk.channels, d, 1)
         self.column_embedding = nn.Embedding(edge, d // 2)
         self.row_embedding = nn.Embedding(edge, d // 2)
         self.fusion = nn.ModuleList(FusionLayer(config) for _ in range(config.encoder_layers))
+        self.adds_cosine = config.cosine
         self.merge = nn.Conv2d(2 * d, d, 1)
         self.residual = ResidualBlock(d)
         self.pool = AttentionPool(d, config.num_heads)
 
     def forward(self, images: Tensor) -> ImageFeatures:
-        """Encode pixels uint8 [B, 2, size, size, 3] of before and after images."""
+        """Encode pixels uint8 [B, 2, size, size, 3], or features of the trunk float [B, 2, C, h, w], of pairs."""
         batch = len(images)
-        stacked = normalize(images.transpose(0, 1).flatten(0, 1), self.mean, self.std)
-        maps = self.proj(self.trunk(stacked))
+        stacked = images.transpose(0, 1).flatten(0, 1)
+        maps = self.proj(self._trunk_maps(stacked) if images.dtype == torch.uint8 else stacked.to(self.mean.dtype))
         edge = maps.shape[-1]
         positioned = maps.flatten(2).transpose(1, 2) + self._positions(edge)
         before, after = first_before, first_after = positioned[:batch], positioned[batch:]
@@ -168,9 +175,17 @@ class ImageEncoder(nn.Module):
         # To restore maps, the published code exchanges the last axis with the *second*: rows and columns are swapped.
         before, after = (x.reshape(batch, edge, edge, -1).transpose(-1, 1) for x in (before, after))
         similarity = functional.cosine_similarity(before, after, dim=1)
-        merged = self.residual(self.merge(torch.cat([before, after], dim=1) + similarity.unsqueeze(1)))
+        joined = torch.cat([before, after], dim=1)
+        merged = self.residual(self.merge(joined + similarity.unsqueeze(1) if self.adds_cosine else joined))
         tokens = merged.flatten(2).transpose(1, 2)
         return ImageFeatures(self.pool(tokens), tokens, similarity)
+
+    def _trunk_maps(self, pixels: Tensor) -> Tensor:
+        """Return the features [2B, C, h, w] of pixels uint8 [2B, size, size, 3], the before images first."""
+        images = normalize(pixels, self.mean, self.std)
+        parts = images.chunk(2) if self.training and self.separate_images else (images,)
+        maps = [self.trunk(part) for part in parts]
+        return torch.cat(maps) if len(maps) > 1 else maps[0]
 
     def _positions(self, edge: int) -> Tensor:
         """Return the position embeddings [S, d]: for each token those of its column and its row, concatenated."""
@@ -230,6 +245,7 @@ class TextDecoder(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.unimodal = nn.ModuleList(DecoderLayer(config, cross=False) for _ in range(config.unimodal_layers))
         self.multimodal = nn.ModuleList(DecoderLayer(config, cross=True) for _ in range(config.multimodal_layers))
+        self.output_dropout = nn.Dropout(0.0)
         self.output = nn.Linear(d, vocabulary_size, bias=False)
         if config.tie_embeddings:
             self.output.weight = self.embedding.weight
@@ -246,7 +262,7 @@ class TextDecoder(nn.Module):
         """Compute logits [B, n, V] of the next tokens from text states [B, n, d] and visual tokens [B, S, d]."""
         for layer in self.multimodal:
             hidden = layer(hidden, visual)
-        logits: Tensor = self.output(hidden)
+        logits: Tensor = self.output(self.output_dropout(hidden))
         return logits
 
 
@@ -262,7 +278,7 @@ class RSICRC(nn.Module):
         nn.init.normal_(self.decoder.embedding.weight, std=config.d_model**-0.5)
 
     def encode_images(self, images: Tensor) -> ImageFeatures:
-        """Encode pixels uint8 [B, 2, size, size, 3] of before and after images."""
+        """Encode pixels uint8 [B, 2, size, size, 3], or features of the trunk float [B, 2, C, h, w], of pairs."""
         features: ImageFeatures = self.encoder(images)
         return features
 
@@ -280,7 +296,7 @@ class RSICRC(nn.Module):
         """Run the forward pass of training.
 
         Args:
-            images: Pixels of B pairs, uint8 [B, 2, size, size, 3].
+            images: Pixels of B pairs, uint8 [B, 2, size, size, 3], or features of the trunk, float [B, 2, C, h, w].
             ids: Token ids int64 of N = B·r sentences, r in a row for each pair; more rows are embedded, not decoded.
             captions: Number N of sentences to decode; None decodes all.
 

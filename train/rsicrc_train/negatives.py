@@ -27,6 +27,14 @@ class MinedSentences(NamedTuple):
     sentences: Tensor
 
 
+class Embedded(NamedTuple):
+    """Embeddings [M, d] of pairs or sentences, with their pairs' `labels` [M] and numbers of `sentences` [M, r]."""
+
+    embeddings: Tensor
+    labels: Tensor
+    sentences: Tensor
+
+
 class SentenceSimilarity:
     """Test for sentences that say the same: the same text or, with embeddings, a similar meaning."""
 
@@ -87,33 +95,32 @@ def contrast_masks(
 
 
 def mine_negatives(
-    embeddings: Tensor,
-    labels: Tensor,
-    sentences: Tensor,
+    queries: Embedded,
+    pairs: Embedded,
     count: int,
     mode: FalseNegatives,
     similarity: SentenceSimilarity,
     chunk: int = 128,
 ) -> Tensor:
-    """Find the hard negatives of every pair: the most similar pairs of those whose first sentence is a negative.
+    """Find the hard negatives of every query: the most similar pairs of those whose first sentence is a negative.
 
     Args:
-        embeddings: Embeddings [P, d] of all pairs.
-        labels: Labels of the pairs, int64 [P].
-        sentences: Numbers of the pairs' sentences, int64 [P, r].
-        count: Number of hard negatives for each pair, at most P.
+        queries: The Q queries.
+        pairs: The P pairs to search.
+        count: Number of hard negatives for each query, at most P.
         mode: Treatment of false negatives; sentences that are no negatives are not mined.
         similarity: Test for sentences that say the same.
-        chunk: Number of pairs that are compared with all pairs at a time; limits the memory.
+        chunk: Number of queries that are compared with all pairs at a time; limits the memory.
 
     Returns:
-        Indices of pairs, int64 [P, count], the most similar first. If there are fewer negatives, a row ends with other
+        Numbers of pairs, int64 [Q, count], the most similar first. If there are fewer negatives, a row ends with other
         pairs, which the masks of the batch exclude from the negatives.
     """
-    index = functional.normalize(embeddings.float(), dim=-1)
+    vectors, index = (functional.normalize(each.embeddings.float(), dim=-1) for each in (queries, pairs))
     rows = []
-    for part in torch.split(torch.arange(len(index), device=index.device), chunk):
-        negatives = contrast_masks(labels[part], sentences[part], labels, sentences[:, 0], mode, similarity).negatives
-        cosines = (index[part] @ index.T).masked_fill(~negatives, -torch.inf)
+    for part in torch.split(torch.arange(len(vectors), device=index.device), chunk):
+        own = queries.labels[part], queries.sentences[part]
+        negatives = contrast_masks(*own, pairs.labels, pairs.sentences[:, 0], mode, similarity).negatives
+        cosines = (vectors[part] @ index.T).masked_fill(~negatives, -torch.inf)
         rows.append(cosines.topk(count, dim=1).indices)
     return torch.cat(rows)

@@ -11,33 +11,42 @@ from typing import Any
 
 from rsicrc.datasets.levir_cc import CaptionedPair
 from rsicrc.errors import DataError
+from rsicrc_train.distributed import has_bf16
 from rsicrc_train.quoting import quote
-from rsicrc_train.recipes import Recipe, load_recipe
+from rsicrc_train.recipes import Recipe, load_recipe, replace_options
 
 BEST, LAST, RECIPE = "best.pt", "last.pt", "recipe.yaml"
 LOG, CURVES, STARTS = "log.csv", "curves.png", "starts.json"
+# Values of options, other than their defaults, of runs whose version did not have these options.
+_EARLIER: dict[str, Any] = {"cache_features": False}
+# Values that `auto` may stand for in a run.
+_RESOLVED = {"trunk": ("all", "last"), "precision": ("32-true", "bf16-mixed")}
 
 
-def resolve_recipe(folder: Path, recipe: Recipe, *, resume: bool, init: str | None) -> Recipe:
-    """Return the recipe of a run: the given one with `trunk: auto` resolved, or the recipe of the run to resume.
+def resolve_recipe(folder: Path, recipe: Recipe, *, resume: bool, init: str | None, device: str) -> Recipe:
+    """Return the recipe of a run: the given one without `auto`, or the recipe of the run to resume.
 
     Args:
         folder: Folder of the run.
         recipe: Recipe of a new run; ignored when a run is resumed.
         resume: Continue the run in the folder.
         init: Pre-trained weights of the trunk, or None. With them, `auto` trains only the trunk's last parts.
+        device: `auto`, `cpu` or `cuda`; its bfloat16 decides about the precision `auto`.
 
     Raises:
         DataError: There is no run to resume, or the folder of a new run already holds one.
     """
     if resume:
-        return _read_recipe(folder)
+        return _resumed_recipe(folder)
     # A run that was killed before its first checkpoint left nothing to resume: its folder may be used again.
     if (folder / LAST).exists() or (folder / BEST).exists():
         raise DataError(f"{folder} already holds a run: continue it with --resume, or choose another folder")
-    if recipe.training.trunk != "auto":
-        return recipe
-    return replace(recipe, training=replace(recipe.training, trunk="all" if init is None else "last"))
+    training = recipe.training
+    if training.trunk == "auto":
+        training = replace(training, trunk="all" if init is None else "last")
+    if training.precision == "auto":
+        training = replace(training, precision="bf16-mixed" if has_bf16(device) else "32-true")
+    return replace(recipe, training=training)
 
 
 def check_resumed_options(folder: Path, reference: str | None, overrides: Mapping[str, Any]) -> None:
@@ -51,14 +60,13 @@ def check_resumed_options(folder: Path, reference: str | None, overrides: Mappin
     Raises:
         DataError: There is no run to resume, an option has an invalid value, or an option differs from the run.
     """
-    run = _read_recipe(folder)
-    given = load_recipe(str(folder / RECIPE) if reference is None else reference, overrides)
+    run = _resumed_recipe(folder)
+    given = replace_options(run, overrides) if reference is None else load_recipe(reference, overrides)
     differences = []
     for own, other in ((run.model.to_dict(), given.model.to_dict()), (asdict(run.training), asdict(given.training))):
         for name, value in own.items():
             # The run's recipe holds the value that `auto` stood for.
-            same = other[name] == value or (name == "trunk" and other[name] == "auto" and value in ("all", "last"))
-            if not same:
+            if other[name] != value and (other[name] != "auto" or value not in _RESOLVED.get(name, ())):
                 differences.append(f"{name} is {_quote(value)} there, not {_quote(other[name])}")
     if differences:
         raise _ignored(folder, "; ".join(differences))
@@ -114,10 +122,22 @@ def fingerprint(splits: Mapping[str, Sequence[CaptionedPair]]) -> str:
     return digest.hexdigest()
 
 
-def _read_recipe(folder: Path) -> Recipe:
+def read_recipe(folder: Path) -> Recipe:
+    """Read the recipe of a run; options that its version did not have get the value that the run was trained with.
+
+    Raises:
+        DataError: The recipe is missing or damaged.
+    """
+    recipe = load_recipe(str(folder / RECIPE))
+    text = (folder / RECIPE).read_text(encoding="utf-8")
+    missing = {name: value for name, value in _EARLIER.items() if f" {name}:" not in text}
+    return replace(recipe, training=replace(recipe.training, **missing))
+
+
+def _resumed_recipe(folder: Path) -> Recipe:
     if not (folder / LAST).exists():
         raise DataError(f"{folder} holds no run that saved a state: start it without --resume")
-    return load_recipe(str(folder / RECIPE))
+    return read_recipe(folder)
 
 
 def _quote(value: object) -> str:

@@ -8,7 +8,7 @@ import logging
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -99,8 +99,8 @@ def draw_curves(log: Path, path: Path) -> None:
         figure.savefig(partial, format="png", dpi=100)
 
 
-def record_start(path: Path, step: int, processes: int, device: str) -> None:
-    """Append time, command, commit, package versions and machine of a start or resumption to a JSON list."""
+def record_start(path: Path, step: int, processes: int, device: str, origin: Mapping[str, Any] | None = None) -> None:
+    """Append a start or resumption to a JSON list: time, command, commit, package versions, machine, and `origin`."""
     starts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     starts.append(
         {
@@ -113,6 +113,7 @@ def record_start(path: Path, step: int, processes: int, device: str) -> None:
             "platform": platform.platform(),
             "device": device,
             "processes": processes,
+            **(origin or {}),
         }
     )
     with replacing(path) as partial:

@@ -15,16 +15,17 @@ from typing import Any
 import torch
 
 from rsicrc.datasets.levir_cc import CaptionedPair
-from rsicrc.datasets.registry import read_split
+from rsicrc.datasets.registry import read_split, read_splits
 from rsicrc.errors import CheckpointError, DataError
 from rsicrc.progress import ProgressCallback, ignore_progress
 from rsicrc.text.vocabulary import Vocabulary
 from rsicrc_train import checkpoint as checkpoints, distributed
 from rsicrc_train.augment import Augmentation
-from rsicrc_train.batches import BatchLoader
+from rsicrc_train.batches import BatchLoader, Part
 from rsicrc_train.checkpoint import Checkpoint
-from rsicrc_train.data import PairDataset, TrainingBatch, describe_unused, no_change_sentences, training_vocabulary
+from rsicrc_train.data import PairDataset, count_items, describe_unused, no_change_sentences, training_vocabulary
 from rsicrc_train.ema import ExponentialMovingAverage
+from rsicrc_train.initialization import initialize_as_published
 from rsicrc_train.model import RSICRC
 from rsicrc_train.objective import Objective, sentence_similarity
 from rsicrc_train.pretrained import initialize_trunk
@@ -44,6 +45,7 @@ from rsicrc_train.run_folder import (
 )
 from rsicrc_train.run_log import RunLog, draw_curves, record_start
 from rsicrc_train.schedule import learning_rate, steps_per_epoch
+from rsicrc_train.trunk_features import cached_features
 
 _LOGGER = logging.getLogger("rsicrc.train")
 _DRAW_EVERY = 60.0  # seconds between two drawings of the curves
@@ -102,14 +104,17 @@ class Trainer:
             CheckpointError: `init` or the last state does not fit the model.
         """
         self.data, self.folder = data, folder
-        self.recipe = resolve_recipe(folder, recipe, resume=resume, init=init)
+        self.recipe = resolve_recipe(folder, recipe, resume=resume, init=init, device=device)
         self.training = self.recipe.training
 
         pairs = {split: read_split(data, split) for split in ("train", "val")}
         self.no_change = no_change_sentences(pairs["train"])
-        self.vocabulary = Vocabulary.from_words(training_vocabulary(pairs["train"], data), self.recipe.model.max_len)
+        counted = self.training.vocabulary
+        words = training_vocabulary(pairs if counted == "train" else read_splits(data), counted, data)
+        self.vocabulary = Vocabulary.from_words(words, self.recipe.model.max_len)
         self.origin = {"init": None if init is None else name_of(init), "data_sha256": fingerprint(pairs)}
-        self.steps_per_epoch = steps_per_epoch(self.training, len(pairs["train"]), devices * nodes)
+        items = count_items(pairs["train"], self.training.item)
+        self.steps_per_epoch = steps_per_epoch(self.training, items, devices * nodes)
         self.total_steps = self.steps_per_epoch * self.training.epochs
         augmentation = {"train": self.training.augmentation, "val": Augmentation()}
         self.datasets = {split: self._dataset(pairs[split], augmentation[split]) for split in pairs}
@@ -166,7 +171,8 @@ class Trainer:
         size = sum(parameter.numel() for parameter in self.raw_model.parameters())
         self._report(
             f"{size / 1e6:.2f} M parameters, {len(self.vocabulary)} tokens, "
-            f"{len(self.datasets['train'])} training pairs, {self.total_steps} steps"
+            f"{len(self.datasets['train'].pairs)} training pairs, {len(self.datasets['train'])} items in an epoch, "
+            f"{self.total_steps} steps"
         )
         if self.state.step >= self.total_steps:
             self._report(
@@ -174,9 +180,10 @@ class Trainer:
                 logging.WARNING,
             )
         else:
-            step = self.training.batch_size * self.training.accumulate
-            for message in describe_unused(self.datasets["train"].pairs, self.vocabulary, step):
+            step = 1 if self.training.partial_batch else self.training.batch_size * self.training.accumulate
+            for message in describe_unused(self.datasets["train"], self.vocabulary, step):
                 self._report(message, logging.WARNING)
+            self._use_cached_features(advance)
         drawn = time.monotonic()
         started = drawn - self.state.seconds
         while self.state.step < self.total_steps:
@@ -188,6 +195,15 @@ class Trainer:
             draw_curves(self.folder / LOG, self.folder / CURVES)
         return self.folder / BEST
 
+    def _use_cached_features(self, advance: ProgressCallback) -> None:
+        """Replace the pixels by features of the trunk in the splits whose pixels do not change, if it is frozen."""
+        if self.training.trunk != "frozen" or not self.training.cache_features:
+            return
+        for dataset, loader in zip(self.datasets.values(), self.loaders.values(), strict=True):
+            if not (dataset.augmentation.turns or dataset.augmentation.jitter):
+                advance(0, note="computing features of the trunk")
+                dataset.features = cached_features(self.raw_model, loader)
+
     def _train_epoch(self, advance: ProgressCallback, started: float) -> None:
         """Train to the end of the current epoch, of which a resumed run may have done some steps, and validate."""
         epoch, done = divmod(self.state.step, self.steps_per_epoch)
@@ -197,15 +213,15 @@ class Trainer:
         self.model.train()
         if self.training.trunk == "frozen":
             self.raw_model.encoder.trunk.eval()  # keeps the BatchNorm statistics unchanged, too
-        epoch_started, pairs = time.monotonic(), 0
+        step_started = time.monotonic()
         for group in self._accumulation_groups(epoch, skip=done):
             rate = self._set_learning_rate()
             losses = self._train_step(group)
             self.state.step += 1
             if self.ema is not None:
                 self.ema.update(self.raw_model, self.state.step)
-            pairs += self.training.batch_size * len(group)
-            speed = pairs / (time.monotonic() - epoch_started)
+            items = sum(len(part.items) * (self.fabric.world_size if part.shared else 1) for part in group)
+            speed = items / (time.monotonic() - step_started)
             if self.log is not None:
                 self.log.write(self.state.step, "train", losses, rate, speed)
             advance(note=f"loss {losses[0]:.3f}  rate {rate:.1e}  {2 * speed:.0f} images/s")
@@ -215,24 +231,26 @@ class Trainer:
                 if end_of_epoch:
                     self._validate(epoch)
                 self._save(LAST)
+            step_started = time.monotonic()
 
-    def _accumulation_groups(self, epoch: int, skip: int) -> Iterator[list[tuple[list[int], TrainingBatch]]]:
+    def _accumulation_groups(self, epoch: int, skip: int) -> Iterator[list[Part]]:
         """Yield the batches of each optimizer step of an epoch, without the first `skip` steps."""
         size = self.training.accumulate
-        batches = self.loaders["train"].shuffled(epoch, skip=skip * size)
+        mined = self.objectives["train"].mined_items()
+        batches = self.loaders["train"].shuffled(epoch, skip=skip * size, mined=mined)
         while group := list(islice(batches, size)):
             yield group
 
-    def _train_step(self, group: list[tuple[list[int], TrainingBatch]]) -> list[float]:
+    def _train_step(self, group: list[Part]) -> list[float]:
         """Update the weights once; return the three losses, averaged over the batches and processes."""
         history = []
-        for number, (indices, batch) in enumerate(group, start=1):
+        for number, part in enumerate(group, start=1):
             not_last = self.fabric.world_size > 1 and number < len(group)
             with self.fabric.no_backward_sync(self.model, enabled=not_last):
-                losses = self.objectives["train"].training_losses(self.model, indices, batch)
+                losses = self.objectives["train"].training_losses(self.model, part)
                 history.append(distributed.mean(self.fabric, torch.stack(losses).detach()))
                 if not torch.isfinite(history[-1]).all():
-                    raise self._diverged(f"the loss became {history[-1][0].item()}", indices)
+                    raise self._diverged(f"the loss became {history[-1][0].item()}", part.items)
                 self.fabric.backward(losses.loss / len(group))
         if self.training.gradient_clip:
             # In fp16, gradients overflow occasionally and Fabric skips the step; a persistent NaN reaches the loss.
@@ -250,8 +268,9 @@ class Trainer:
         sums = torch.zeros(4, dtype=torch.float64, device=self.fabric.device)
         for _, batch in self.loaders["val"].in_order(epoch):
             losses = self.objectives["val"].validation_losses(model, batch)
-            sums[:3] += torch.stack(losses).double() * len(batch.images)
-            sums[3] += len(batch.images)
+            weight = 1 if self.training.validation_mean == "batches" else len(batch.images)
+            sums[:3] += torch.stack(losses).double() * weight
+            sums[3] += weight
         *totals, count = distributed.total(self.fabric, sums).tolist()
         loss, captioning, contrastive = means = [total / count for total in totals]
         if self.log is not None:
@@ -277,10 +296,14 @@ class Trainer:
 
     def _dataset(self, pairs: list[CaptionedPair], augmentation: Augmentation) -> PairDataset:
         preprocessing, captions = self.recipe.model.preprocessing, self.training.captions
-        return PairDataset(pairs, self.vocabulary, preprocessing, captions, augmentation)
+        return PairDataset(pairs, self.vocabulary, preprocessing, captions, augmentation, self.training.item)
 
     def _build_model(self, init: str | None) -> RSICRC:
         model = RSICRC(self.recipe.model, len(self.vocabulary))
+        if self.training.initialization == "xavier":
+            initialize_as_published(model)
+        model.encoder.separate_images = self.training.separate_images
+        model.decoder.output_dropout.p = self.training.output_dropout
         if init is not None:
             initialize_trunk(model, init)
         if self.training.trunk in ("last", "frozen"):
@@ -301,7 +324,7 @@ class Trainer:
                 **asdict(self.training),
                 "data": self.data.name,
                 **self.origin,
-                "pairs": len(self.datasets["train"]),
+                "pairs": len(self.datasets["train"].pairs),
                 "steps": self.state.step,
                 "seconds": round(self.state.seconds, 1),
                 "validation_loss": self.state.best_loss,
@@ -328,7 +351,7 @@ class Trainer:
             raise DataError(
                 f"{self.folder} was trained with another vocabulary than the one of {self.data}: resume on its data"
             )
-        check_resumed_data(self.folder, self.data, last.training, len(self.datasets["train"]), self.origin)
+        check_resumed_data(self.folder, self.data, last.training, len(self.datasets["train"].pairs), self.origin)
         check_resumed_init(self.folder, init, last.training.get("init"))
         self.origin["init"] = last.training.get("init")
         return last
@@ -355,20 +378,21 @@ class Trainer:
         if not self.state.step:
             (self.folder / RECIPE).write_text(self.recipe.to_yaml(), encoding="utf-8")
         step, fabric = self.state.step, self.fabric
-        record_start(self.folder / STARTS, step, fabric.world_size, _device_name(fabric.device))
+        record_start(self.folder / STARTS, step, fabric.world_size, _device_name(fabric.device), self.origin)
         self.log = RunLog(self.folder / LOG, step, tensorboard=self.training.tensorboard)
 
     def _report(self, message: str, level: int = logging.INFO) -> None:
         if self.is_main_process:
             _LOGGER.log(level, message)
 
-    def _diverged(self, problem: str, indices: list[int] | None = None) -> DataError:
+    def _diverged(self, problem: str, items: list[int] | None = None) -> DataError:
         """Describe a NaN or infinite value, and the pairs of its batch if they are known."""
         epoch, step = divmod(self.state.step, self.steps_per_epoch)
         where = f"epoch {epoch + 1}, step {step + 1} of {self.steps_per_epoch}"
-        if indices is not None:
-            names = [self.datasets["train"].pairs[index].before.name for index in indices[:4]]
-            where += f", pairs {', '.join(names)}{', …' if len(indices) > 4 else ''}"
+        if items is not None:
+            dataset = self.datasets["train"]
+            names = [dataset.pairs[dataset.pair_of[item]].before.name for item in items[:4]]
+            where += f", pairs {', '.join(names)}{', …' if len(items) > 4 else ''}"
         last = self.folder / LAST
         return DataError(
             f"{problem} at step {self.state.step} ({where}): "

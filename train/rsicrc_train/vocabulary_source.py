@@ -8,7 +8,7 @@ from pathlib import Path
 from rsicrc.datasets.levir_cc import CaptionedPair
 from rsicrc.text.vocabulary import Vocabulary
 from rsicrc_train import checkpoint as checkpoints
-from rsicrc_train.data import build_vocabulary
+from rsicrc_train.data import split_vocabulary
 from rsicrc_train.recipes import load_recipe
 
 
@@ -18,8 +18,8 @@ def find_vocabulary(
     """Return the vocabulary against which the captions of a data set are checked.
 
     Args:
-        splits: Captioned pairs of the data set by split; the split `train` gives the vocabulary of a new model.
-        recipe: Name or file of a recipe; its model sets the maximum caption length.
+        splits: Captioned pairs of the data set by split.
+        recipe: Name or file of a recipe: the maximum caption length, and the splits whose words are counted.
         checkpoint: Checkpoint whose vocabulary and maximum caption length are used instead.
 
     Raises:
@@ -29,6 +29,5 @@ def find_vocabulary(
     if checkpoint is not None:
         loaded = checkpoints.load(checkpoint)
         return Vocabulary.from_words(loaded.vocabulary, loaded.config.max_len)
-    max_len = load_recipe(recipe).model.max_len
-    sentences = (sentence for pair in splits.get("train", ()) for sentence in pair.sentences)
-    return Vocabulary.from_words(build_vocabulary(sentences), max_len)
+    chosen = load_recipe(recipe)
+    return Vocabulary.from_words(split_vocabulary(splits, chosen.training.vocabulary), chosen.model.max_len)

@@ -27,6 +27,16 @@ _TAKEN = frozenset(RESULT_COLUMNS) - {"changed"}
 _FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
+def table_splits(path: Path) -> list[str]:
+    """Return the split of every row of a table that has any.
+
+    Raises:
+        PairsError: The table as a whole cannot be used.
+        OSError: The table cannot be read.
+    """
+    return [str(row.extra.get("split", "")).strip() for row in read_pairs(path, taken=_TAKEN)]
+
+
 def read_table(path: Path, split: str) -> list[CaptionedPair]:
     """Read the pairs of one split, in the order of the table; images are not opened.
 

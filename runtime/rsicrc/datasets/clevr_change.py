@@ -22,6 +22,18 @@ SPLITS_FILE, CHANGED_FILE, UNCHANGED_FILE = "splits.json", "change_captions.json
 _LAYOUT = "CLEVR-Change"
 
 
+def clevr_splits(directory: Path) -> list[str]:
+    """Return the split of every scene in `splits.json`.
+
+    Raises:
+        DataError: The file is missing or has another layout.
+    """
+    numbers = read_json(directory / SPLITS_FILE, _LAYOUT)
+    if not isinstance(numbers, dict) or not all(isinstance(scenes, list) for scenes in numbers.values()):
+        raise DataError(f"{directory / SPLITS_FILE} is not in {_LAYOUT}'s layout: lists of numbers by split")
+    return [str(split) for split, scenes in numbers.items() for _ in scenes]
+
+
 def read_clevr_change(directory: Path, split: str) -> list[CaptionedPair]:
     """Read the pairs of one split, two per scene in the order of `splits.json`; images are not opened.
 

@@ -65,6 +65,31 @@ def read_second(directory: Path, split: str) -> list[CaptionedPair]:
     return _read(directory / SECOND_FILE, "SECOND-CC", split, directory / split / "rgb", raw_sentence)
 
 
+def levir_splits(directory: Path) -> list[str]:
+    """Return the split of every pair in the captions file of LEVIR-CC.
+
+    Raises:
+        DataError: The captions file is missing or has another layout.
+    """
+    return _splits(directory / CAPTIONS_FILE, "LEVIR-CC")
+
+
+def second_splits(directory: Path) -> list[str]:
+    """Return the split of every pair in the captions file of SECOND-CC.
+
+    Raises:
+        DataError: As from `levir_splits`.
+    """
+    return _splits(directory / SECOND_FILE, "SECOND-CC")
+
+
+def _splits(path: Path, layout: str) -> list[str]:
+    try:
+        return [str(entry["split"]) for entry in read_json(path, layout)["images"]]
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{path} is not in {layout}'s layout: {error!r} is missing or misplaced") from error
+
+
 def read_json(path: Path, layout: str) -> Any:
     """Read a JSON file of a data set; `layout` is the name of the data set, for messages.
 

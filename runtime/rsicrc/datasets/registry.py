@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +21,15 @@ class Layout:
         description: Files by which the layout is recognized, for messages.
         matches: Function that returns True if a path has this layout.
         read: Function that reads the pairs of one split; raises `DataError` if there are none.
+        splits: Function that returns the split of every pair or scene; None if the layout has no other splits than
+            those of `SPLITS`.
     """
 
     name: str
     description: str
     matches: Callable[[Path], bool]
     read: Callable[[Path, str], list[CaptionedPair]]
+    splits: Callable[[Path], list[str]] | None = None
 
 
 LAYOUTS = (
@@ -34,12 +38,14 @@ LAYOUTS = (
         f"a folder with {levir_cc.CAPTIONS_FILE}",
         lambda path: (path / levir_cc.CAPTIONS_FILE).is_file(),
         levir_cc.read_levir,
+        levir_cc.levir_splits,
     ),
     Layout(
         "SECOND-CC",
         f"a folder with {levir_cc.SECOND_FILE}",
         lambda path: (path / levir_cc.SECOND_FILE).is_file(),
         levir_cc.read_second,
+        levir_cc.second_splits,
     ),
     Layout(
         "Dubai-CC",
@@ -52,12 +58,14 @@ LAYOUTS = (
         f"a folder with {clevr_change.CHANGED_FILE} and {clevr_change.SPLITS_FILE}",
         lambda path: (path / clevr_change.CHANGED_FILE).is_file() and (path / clevr_change.SPLITS_FILE).is_file(),
         clevr_change.read_clevr_change,
+        clevr_change.clevr_splits,
     ),
     Layout(
         "a table of pairs",
         "a CSV, JSON lines or Parquet file with before, after, captions and split",
         lambda path: path.is_file() and path.suffix.lower() in captioned_table.SUFFIXES,
         captioned_table.read_table,
+        captioned_table.table_splits,
     ),
 )
 
@@ -102,3 +110,14 @@ def read_splits(path: Path) -> dict[str, list[CaptionedPair]]:
     if absent is not None and not splits:
         raise absent
     return splits
+
+
+def unknown_splits(path: Path) -> dict[str, int]:
+    """Return the number of pairs or scenes in splits other than train, val and test, by the name of the split.
+
+    Raises:
+        DataError: The data set is damaged.
+    """
+    layout = find_layout(path)
+    names = layout.splits(path) if layout is not None and layout.splits is not None else []
+    return {name: count for name, count in Counter(names).items() if name not in SPLITS}

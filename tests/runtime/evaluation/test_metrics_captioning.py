@@ -67,6 +67,14 @@ def test_bleu_and_rouge_match_values_computed_by_hand() -> None:
     assert metrics["ROUGE-L"] == pytest.approx(2.44 * (2 / 3) * (1 / 2) / (1 / 2 + 1.44 * 2 / 3))
 
 
+def test_published_rouge_counts_the_blank_before_a_reference() -> None:
+    metrics = measure(["a road"], [["a road"]], "published")
+    # Reference tokens: "", "a", "road", "." against "a", "road": precision 1, recall 2/4, or 2/3 without the first.
+    assert metrics["ROUGE-L"] == pytest.approx(2.44 * 0.5 / (0.5 + 1.44))
+    assert metrics["ROUGE-L without blank token"] == pytest.approx(2.44 * (2 / 3) / (2 / 3 + 1.44))
+    assert "ROUGE-L without blank token" not in measure(["a road"], [["a road"]])
+
+
 def test_empty_caption_has_zero_scores() -> None:
     metrics = measure(["", *SENTENCES[1:]], [[sentence] for sentence in SENTENCES])
     assert metrics["CIDEr"] == pytest.approx(20 / 3)

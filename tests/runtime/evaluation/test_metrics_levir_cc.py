@@ -62,7 +62,12 @@ def test_metrics_match_pycocoevalcap(pairs: list[CaptionedPair], protocol: str, 
     bleu, _ = Bleu(4).compute_score(truth, hypotheses, verbose=0)
     cider, each = Cider().compute_score(truth, hypotheses)
     expected = {f"BLEU-{order}": value for order, value in enumerate(bleu, start=1)}
-    expected |= {"ROUGE-L": Rouge().compute_score(truth, hypotheses)[0], "CIDEr": cider}
+    rouge = Rouge().compute_score(truth, hypotheses)[0]
+    expected |= {"ROUGE-L": rouge, "CIDEr": cider}
+    if protocol == "published":
+        expected["ROUGE-L without blank token"] = rouge
+        raw = {number: [f" {text} ." for text in sentences] for number, sentences in enumerate(references)}
+        expected["ROUGE-L"] = Rouge().compute_score(raw, hypotheses)[0]
     assert caption_metrics(texts, references, protocol, meteor=False) == expected
     if not end:
         assert caption_scores(texts, references) == each.tolist()

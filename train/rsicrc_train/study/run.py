@@ -27,8 +27,10 @@ from rsicrc.datasets.levir_cc import CAPTIONS_FILE
 from rsicrc.datasets.registry import read_splits
 from rsicrc.errors import DataError
 from rsicrc.files import replacing
+from rsicrc_train.study.retrieval import evaluate_retrieval
 from rsicrc_train.study.spec import Cell, Source, Study
 from rsicrc_train.study.table import draw_curves, write_table
+from rsicrc_train.study.terse import shorten
 from rsicrc_train.synth import generate
 
 _LOGGER = logging.getLogger("rsicrc.train")
@@ -53,7 +55,7 @@ def run_study(study: Study, folder: Path, *, device: str = "auto") -> None:
             if _is_finished(cell, seed, cell_folder):
                 continue
             _LOGGER.info("%s, seed %d", cell.name, seed)
-            _run_cell(cell, seed, cell_folder, folder / "data", device)
+            _run_cell(cell, seed, cell_folder, folder / "data", device, study.evaluation)
             write_table(study, folder, _read_results(study, folder))
     draw_curves(study, folder, _read_results(study, folder))
 
@@ -85,15 +87,18 @@ def _is_finished(cell: Cell, seed: int, cell_folder: Path) -> bool:
     return (cell_folder / _EVALUATION).is_file()
 
 
-def _run_cell(cell: Cell, seed: int, cell_folder: Path, data: Path, device: str) -> None:
+def _run_cell(cell: Cell, seed: int, cell_folder: Path, data: Path, device: str, evaluation: str) -> None:
     cell_folder.mkdir(parents=True, exist_ok=True)
     _write_json(cell_folder / _SETTINGS, _settings(cell, seed))
     if cell.run is None:
         run = cell_folder / "run"
-        _fit(cell, seed, run, _training_set(cell.data, data), device)
+        _fit(cell, seed, run, _view(cell.data, data, _TRAINING), device)
     else:
         run = cell_folder.parents[1] / cell.run / cell_folder.name / "run"
-    test = _data_set(cell.test, data, {"test": 1.0})
+    test = _view(cell.test, data, {"test": 1.0})
+    if evaluation == "retrieval":
+        _write_json(cell_folder / _EVALUATION, evaluate_retrieval(run / "best.pt", test, device))
+        return
     captions = cell_folder / "captions.jsonl"
     output = _command("evaluate", run / "best.pt", test, "--json", "--beams", 1, "-o", captions)
     _write_json(cell_folder / _EVALUATION, json.loads(output))
@@ -111,22 +116,27 @@ def _fit(cell: Cell, seed: int, run: Path, train: Path, device: str) -> None:
     _command("fit", train, "-o", run, "--recipe", recipe, "--device", device, *options)
 
 
-def _training_set(source: Source, data: Path) -> Path:
-    """Return the training data of a cell; a share of a data set is a table next to the whole data set."""
-    whole = _data_set(source, data, _TRAINING)
-    if source.share == 1:
+def _view(source: Source, data: Path, shares: Mapping[str, float]) -> Path:
+    """Return the data of a cell; a part or another form of a data set is a table next to the whole data set."""
+    whole = _data_set(source, data, shares)
+    if (source.share, source.captions, source.images) == (1, "full", "both"):
         return whole
-    table = data / f"{_source_name(source)}-share{source.share:g}.jsonl"
+    form = f"{source.share:g}-{source.captions}-{source.images}"
+    table = data / f"{_source_name(source)}-{'-'.join(shares)}-{form}.jsonl"
     splits = read_splits(whole)
-    # The same permutation for every share: a larger share contains the smaller ones.
-    order = np.random.default_rng(0).permutation(len(splits["train"]))
-    kept = sorted(order[: max(1, round(source.share * len(order)))].tolist())
-    splits["train"] = [splits["train"][row] for row in kept]
+    if source.share < 1:
+        # The same permutation for every share: a larger share contains the smaller ones.
+        order = np.random.default_rng(0).permutation(len(splits["train"]))
+        kept = sorted(order[: max(1, round(source.share * len(order)))].tolist())
+        splits["train"] = [splits["train"][row] for row in kept]
     with replacing(table) as temporary, temporary.open("w", encoding="utf-8") as file:
         for split, pairs in splits.items():
             for pair in pairs:
-                paths = {"before": str(pair.before.absolute()), "after": str(pair.after.absolute())}
-                row = {**paths, "split": split, "captions": list(pair.sentences), "changed": pair.changed}
+                before = pair.before if source.images == "both" else pair.after
+                paths = {"before": str(before.absolute()), "after": str(pair.after.absolute())}
+                terse = source.captions == "terse" and pair.changed
+                captions = [shorten(text) if terse else text for text in pair.sentences]
+                row = {**paths, "split": split, "captions": captions, "changed": pair.changed}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
     return table
 

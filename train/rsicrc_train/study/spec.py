@@ -10,6 +10,12 @@
       - {name: half, x: 50, data: {share: 0.5}}
       - {name: all, x: 100}
 
+`captions: terse` of `data` and `test` shortens the captions, so that many changes have the same sentence;
+`images: after` shows the after image twice, for a model that cannot compare. `evaluation: retrieval` measures the
+retrieval only, without an export. `baseline` names a cell that all other cells are compared with, seed by seed.
+`question` and `limits` (the results that the study cannot show) are printed with the table. `quick` holds other
+`seeds`, and changes of `training`, `data` and `test` that come last, for `--quick`.
+
 A cell's `training`, `model`, `data` and `test` override single options of the study's. `init`, of a cell or of the
 study, names pre-trained weights of the trunk (null: none). `run` names an earlier cell whose trained model is evaluated
 on this cell's `test`. Cells with an `x` are drawn as curves, one per `line`; other cells as points.
@@ -33,7 +39,11 @@ from rsicrc_train.synth.change_facts import GROUNDS
 
 _NAME = re.compile(r"[\w.+-][\w.+ -]*")
 _OVERRIDABLE = ("training", "model", "data", "test")
-_STUDY_KEYS = frozenset({"title", "recipe", "init", "seeds", "cells", *_OVERRIDABLE})
+_TEXTS = ("question", "limits")
+_STUDY_KEYS = frozenset(
+    {"title", "recipe", "init", "seeds", "cells", "evaluation", "baseline", "quick", *_TEXTS, *_OVERRIDABLE}
+)
+_QUICK_KEYS = frozenset({"seeds", "training", "data", "test"})
 _CELL_KEYS = frozenset({"name", "line", "x", "init", "run", *_OVERRIDABLE})
 
 
@@ -47,6 +57,8 @@ class Source:
         seed: Seed of the generator.
         grounds: Kinds of scene to generate.
         share: Share of the training pairs to use; equal shares are the same pairs.
+        captions: `full`, or `terse` as `terse.shorten` makes them.
+        images: `both`, or `after` in the place of both.
     """
 
     path: Path | None = None
@@ -54,6 +66,8 @@ class Source:
     seed: int = 0
     grounds: tuple[str, ...] = GROUNDS
     share: float = 1.0
+    captions: str = "full"
+    images: str = "both"
 
 
 @dataclass(frozen=True)
@@ -83,15 +97,33 @@ class Cell:
 
 @dataclass(frozen=True)
 class Study:
-    """Content of a study file: title, seeds, and cells in the order of the file."""
+    """Content of a study file.
+
+    Attributes:
+        title: Title of the table.
+        seeds: Seeds of each cell.
+        cells: Cells in the order of the file.
+        evaluation: `full` exports each model and evaluates it; `retrieval` measures the retrieval only.
+        baseline: Name of the cell that the others are compared with; None compares nothing.
+        question: Question that the study answers.
+        limits: Statement of the results that the study cannot show.
+    """
 
     title: str
     seeds: tuple[int, ...]
     cells: tuple[Cell, ...]
+    evaluation: str = "full"
+    baseline: str | None = None
+    question: str = ""
+    limits: str = ""
 
 
-def read_study(path: Path) -> Study:
+def read_study(path: Path, *, quick: bool = False) -> Study:
     """Read a study and check all of its cells, so that mistakes are reported before the first training.
+
+    Args:
+        path: File of the study.
+        quick: Apply the changes under `quick` of the file, which make it short.
 
     Raises:
         DataError: The file is not a study, or a cell is invalid; the message names the cell.
@@ -106,10 +138,16 @@ def read_study(path: Path) -> Study:
     if not isinstance(plain, dict) or not isinstance(plain.get("cells"), list) or not plain["cells"]:
         raise DataError(f"{path} is not a study: it needs a list of cells")
     _check_keys(plain, _STUDY_KEYS, f"{path}")
+    changes = plain.get("quick", {})
+    if not isinstance(changes, dict) or (quick and not changes):
+        raise DataError(f"{path}: quick holds the changes for --quick, not {changes!r}")
+    _check_keys(changes, _QUICK_KEYS, f"{path}, quick")
+    if quick:
+        plain = {**plain, "seeds": changes.get("seeds", plain.get("seeds", [0]))}
     seeds = plain.get("seeds", [0])
     if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) for seed in seeds):
         raise DataError(f"{path}: seeds is a list of whole numbers, not {quote(seeds)}")
-    cells = tuple(_cell(plain, each, path) for each in plain["cells"])
+    cells = tuple(_cell(plain, each, path, changes if quick else {}) for each in plain["cells"])
     names = [cell.name for cell in cells]
     if len(set(names)) < len(names):
         raise DataError(f"{path}: two cells have the same name")
@@ -118,10 +156,16 @@ def read_study(path: Path) -> Study:
             raise DataError(
                 f"{path}, cell {quote(cell.name)}: run names an earlier cell that is trained, not {quote(cell.run)}"
             )
-    return Study(str(plain.get("title", path.stem)), tuple(seeds), cells)
+    evaluation, baseline = plain.get("evaluation", "full"), plain.get("baseline")
+    if evaluation not in ("full", "retrieval"):
+        raise DataError(f"{path}: evaluation is full or retrieval, not {quote(evaluation)}")
+    if baseline is not None and baseline not in names:
+        raise DataError(f"{path}: baseline names a cell, not {quote(baseline)}")
+    texts = [str(plain.get(name, "")) for name in _TEXTS]
+    return Study(str(plain.get("title", path.stem)), tuple(seeds), cells, evaluation, baseline, *texts)
 
 
-def _cell(study: Mapping[str, Any], cell: Any, path: Path) -> Cell:
+def _cell(study: Mapping[str, Any], cell: Any, path: Path, quick: Mapping[str, Any]) -> Cell:
     if not isinstance(cell, dict) or not _NAME.fullmatch(str(cell.get("name", ""))):
         raise DataError(
             f"{path}: every cell needs a name of letters, digits, spaces, '.', '+' and '-', not {quote(cell)}"
@@ -130,13 +174,11 @@ def _cell(study: Mapping[str, Any], cell: Any, path: Path) -> Cell:
     _check_keys(cell, _CELL_KEYS, where)
     options = {}
     for key in _OVERRIDABLE:
-        parts = [study.get(key, {}), cell.get(key, {})]
-        if not all(isinstance(part, dict) for part in parts):
-            raise DataError(
-                f"{where}: {key} holds options by name, not {quote(parts[0] if parts[1] == {} else parts[1])}"
-            )
+        parts = [study.get(key, {}), cell.get(key, {}), quick.get(key, {})]
+        if wrong := [part for part in parts if not isinstance(part, dict)]:
+            raise DataError(f"{where}: {key} holds options by name, not {quote(wrong[0])}")
         # A data set on disk has no options of a generated one.
-        options[key] = parts[1] if "path" in parts[1] else {**parts[0], **parts[1]}
+        options[key] = parts[1] if "path" in parts[1] else {**parts[0], **parts[1], **parts[2]}
     try:
         recipe = _recipe(str(study.get("recipe", "tiny")), path.parent, options["model"], options["training"])
     except DataError as error:
@@ -177,6 +219,9 @@ def _source(options: Mapping[str, Any], where: str, folder: Path) -> Source:
         raise DataError(f"{where}: name either a path, or the number of pairs to generate")
     if not source.grounds or not set(source.grounds) <= set(GROUNDS):
         raise DataError(f"{where}: grounds are some of {', '.join(GROUNDS)}, not {quote(str(list(source.grounds)))}")
+    for name, known in (("captions", ("full", "terse")), ("images", ("both", "after"))):
+        if getattr(source, name) not in known:
+            raise DataError(f"{where}: {name} is {' or '.join(known)}, not {quote(getattr(source, name))}")
     if not 0 < source.share <= 1:
         raise DataError(f"{where}: share is above 0 and at most 1, not {quote(source.share)}")
     return source

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rsicrc.evaluation.evaluate import ALL, BY_SCORE, CHANGED, STRICT
 from rsicrc.evaluation.metrics.captioning import PERIOD_FREE, PUBLISHED
 from rsicrc.files import replacing
+from rsicrc_train.study.pairing import paired_difference, query_interval
+from rsicrc_train.study.retrieval import AVERAGE_PRECISION
 
 if TYPE_CHECKING:
     from rsicrc_train.study.spec import Study
@@ -49,7 +51,7 @@ def write_table(study: Study, folder: Path, results: Results) -> None:
         document = {"title": study.title, "cells": plain}
         temporary.write_text(json.dumps(document, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     with replacing(folder / TABLE) as temporary:
-        temporary.write_text(markdown(study, metrics), encoding="utf-8")
+        temporary.write_text(markdown(study, metrics) + comparison(study, metrics, results), encoding="utf-8")
 
 
 def draw_curves(study: Study, folder: Path, results: Results) -> None:
@@ -95,7 +97,10 @@ def draw_curves(study: Study, folder: Path, results: Results) -> None:
 def markdown(study: Study, metrics: Mapping[str, Metrics]) -> str:
     """Return the table: one row per cell, mean ± standard deviation over the seeds."""
     columns = [column for column in COLUMNS if any(cell.get(column) for cell in metrics.values())]
-    lines = [f"# {study.title}", "", f"Mean ± standard deviation over the seeds; {len(study.seeds)} planned.", ""]
+    lines = [f"# {study.title}", ""]
+    for text in (study.question, study.limits and f"Not shown: {study.limits}"):
+        lines += [text, ""] if text else []
+    lines += [f"Mean ± standard deviation over the seeds; {len(study.seeds)} planned.", ""]
     lines += ["| " + " | ".join(["cell", "seeds", *columns]) + " |", "|---|" + "---:|" * (len(columns) + 1)]
     for cell in study.cells:
         values = metrics[cell.name]
@@ -106,6 +111,52 @@ def markdown(study: Study, metrics: Mapping[str, Metrics]) -> str:
             + " |"
         )
     return "\n".join(lines) + "\n"
+
+
+def comparison(study: Study, metrics: Mapping[str, Metrics], results: Results) -> str:
+    """Return the table of differences from the baseline; empty without a baseline."""
+    if study.baseline is None:
+        return ""
+    lines = [
+        "",
+        f"Difference from {study.baseline}, paired by seed: mean ± half of the 95 % t interval; in brackets the "
+        "smallest true difference that these seeds find with a probability of 80 %.",
+        "",
+    ]
+    baseline = metrics[study.baseline]
+    others = [cell.name for cell in study.cells if cell.name != study.baseline]
+    columns = [column for column in COLUMNS if baseline.get(column)]
+    lines += ["| " + " | ".join(["cell", "seeds", *columns]) + " |", "|---|" + "---:|" * (len(columns) + 1)]
+    for name in others:
+        found = [paired_difference(metrics[name].get(column, ()), baseline[column]) for column in columns]
+        seeds = max((each.seeds for each in found if each is not None), default=0)
+        cells = [
+            _MISSING if each is None else f"{each.mean:+.4f} ± {each.interval:.4f} ({each.visible:.4f})"
+            for each in found
+        ]
+        lines.append("| " + " | ".join([name, str(seeds), *cells]) + " |")
+    lines += _query_intervals(study.baseline, others, results)
+    return "\n".join(lines) + "\n"
+
+
+def _query_intervals(baseline: str, others: Sequence[str], results: Results) -> list[str]:
+    """Return the bootstrap intervals of the mAP over the queries, if the evaluations hold the queries."""
+    queries = {
+        name: [each[AVERAGE_PRECISION] for each in found if AVERAGE_PRECISION in each]
+        for name, found in results.items()
+    }
+    if not queries[baseline]:
+        return []
+    lines = [
+        "",
+        f"95 % bootstrap interval of the difference of mAP over the {len(queries[baseline][0])} changed queries:",
+        "",
+    ]
+    for name in others:
+        if queries[name]:
+            low, high = query_interval(queries[name], queries[baseline])
+            lines.append(f"- {name}: {low:+.4f} to {high:+.4f}")
+    return lines
 
 
 def _metrics(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:

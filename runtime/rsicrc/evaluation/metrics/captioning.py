@@ -21,6 +21,8 @@ PUBLISHED = "published"
 PERIOD_FREE = "period-free"
 PROTOCOLS = (PERIOD_FREE, PUBLISHED)
 METEOR = "METEOR"
+ROUGE = "ROUGE-L"
+ROUGE_WITHOUT_BLANK = "ROUGE-L without blank token"
 
 
 def caption_metrics(
@@ -36,6 +38,9 @@ def caption_metrics(
     with " ." and the hypotheses do not, so that even a perfect caption has a BLEU-4 below 1. In "period-free" (used by
     other papers) neither has a period. A final period in the arguments is removed first, in both protocols.
 
+    The published references also begin with a blank, at which pycocoevalcap's ROUGE-L, but no other metric, counts an
+    empty token. "published" reproduces this, and reports ROUGE-L without the empty token under a name of its own.
+
     CIDEr weighs words by their rarity in the given references, so its values for a data set and for a part of the data
     set are on different scales.
 
@@ -47,7 +52,8 @@ def caption_metrics(
             several seconds.
 
     Returns:
-        "BLEU-1" … "BLEU-4", "METEOR", "ROUGE-L" in [0, 1] and "CIDEr" in [0, 10]; without "METEOR" if it is skipped.
+        "BLEU-1" … "BLEU-4", "METEOR", "ROUGE-L" in [0, 1] and "CIDEr" in [0, 10]; without "METEOR" if it is skipped;
+        in "published" also "ROUGE-L without blank token".
 
     Raises:
         ArgumentError: The protocol is unknown, there is nothing to compare, a pair has no references, or the lists have
@@ -70,7 +76,11 @@ def caption_metrics(
     metrics = {f"BLEU-{order}": float(value) for order, value in enumerate(values, start=1)}
     if meteor and meteor_problem() is None:
         metrics[METEOR] = float(_meteor().compute_score(truth, result)[0])
-    metrics["ROUGE-L"] = float(rouge.compute_score(truth, result)[0])
+    metrics[ROUGE] = float(rouge.compute_score(truth, result)[0])
+    if protocol == PUBLISHED:
+        metrics[ROUGE_WITHOUT_BLANK] = metrics[ROUGE]
+        blank = {number: [f" {text}" for text in texts] for number, texts in truth.items()}
+        metrics[ROUGE] = float(rouge.compute_score(blank, result)[0])
     metrics["CIDEr"] = float(cider.compute_score(truth, result)[0])
     return metrics
 

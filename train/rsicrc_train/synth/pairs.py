@@ -27,6 +27,7 @@ class Pair:
         sentences: Five sentences in lower case, without punctuation.
         changed: True if there is a change.
         kinds: Kinds of change: usually one, two for two simultaneous changes, none for an unchanged pair.
+        mask: None: drawn scenes have no mask of the change.
     """
 
     before: NDArray[np.uint8]
@@ -34,6 +35,7 @@ class Pair:
     sentences: tuple[str, ...]
     changed: bool
     kinds: tuple[str, ...]
+    mask: None = None
 
 
 def is_changed(seed: int, index: int) -> bool:

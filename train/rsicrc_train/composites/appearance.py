@@ -21,10 +21,10 @@ def grow(rng: np.random.Generator, image: Image, texture: Image, strength: float
         strength: Largest share that is replaced, from 0 to 1.
     """
     share = rng.uniform(0, strength)
-    radius = rng.uniform(3, 9)
+    cells = int(rng.integers(14, 50))
     plants = np.float32(share) * _plants(image)[..., None]
-    fine = image - cv2.GaussianBlur(image, (0, 0), radius)
-    other = (texture - cv2.GaussianBlur(texture, (0, 0), radius)) @ _LUMA
+    fine = image - _coarse(image, cells)
+    other = (texture - _coarse(texture, cells)) @ _LUMA
     mixed: Image = image + plants * (other[..., None] - fine)
     return mixed
 
@@ -81,6 +81,12 @@ def blend_colors(rng: np.random.Generator, image: Image, like: Image) -> Image:
     return blended
 
 
+def _coarse(image: Image, cells: int) -> Image:
+    """Return an image without details smaller than about a cell of a grid of `cells` × `cells`."""
+    small = cv2.resize(image, (cells, cells), interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(small, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR), np.float32)
+
+
 def _levels(image: Image) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return mean and deviation of each channel."""
     mean, deviation = cv2.meanStdDev(image)
@@ -89,7 +95,7 @@ def _levels(image: Image) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 
 def _plants(image: Image) -> NDArray[np.float32]:
     """Return how much every pixel looks like plants or soil, from 0 to 1: greenish or brownish, and not bright."""
-    soft = cv2.GaussianBlur(image, (0, 0), 2)
+    soft = _coarse(image, SIZE // 4)
     green = soft[..., 1] - soft[..., 2]
     bright = soft @ _LUMA
     return np.asarray(np.clip((green + 4) / 16, 0, 1) * np.clip((190 - bright) / 60, 0, 1), np.float32)

@@ -18,6 +18,9 @@ SIZE = 256
 Image = NDArray[np.float32]
 """RGB image, float32 [height, width, 3], from 0 to 255."""
 
+Pixels = NDArray[np.uint8]
+"""RGB image, uint8 [height, width, 3]."""
+
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp"})
 _SMALLEST = 128
 _SEAM = 7  # width of the blur at the seams of a mosaic, in pixels
@@ -106,12 +109,12 @@ class PhotographLibrary:
             return self._mosaic(rng, land, first, zoom)
         edge = min(edge, *first.shape[:2])
         y, x = (int(rng.integers(length - edge + 1)) for length in first.shape[:2])
-        return _resized(first[y : y + edge, x : x + edge], SIZE)
+        return _resized(first[y : y + edge, x : x + edge], SIZE).astype(np.float32)
 
-    def _mosaic(self, rng: np.random.Generator, land: Land, first: Image, zoom: float) -> Image:
+    def _mosaic(self, rng: np.random.Generator, land: Land, first: Pixels, zoom: float) -> Image:
         """Return four photographs next to each other, reduced by `zoom`, with soft seams at random places."""
         cut = rng.integers(round(0.35 * SIZE), round(0.65 * SIZE), 2)
-        view = np.empty((SIZE, SIZE, 3), np.float32)
+        view = np.empty((SIZE, SIZE, 3), np.uint8)
         images = [first, *(self._open(rng, land) for _ in range(3))]
         for image, (top, left) in zip(images, ((0, 0), (0, 1), (1, 0), (1, 1)), strict=True):
             rows = slice(cut[0], SIZE) if top else slice(0, cut[0])
@@ -126,9 +129,9 @@ class PhotographLibrary:
             seam = [slice(None), slice(None)]
             seam[axis] = slice(cut[axis] - 2, cut[axis] + 2)
             view[tuple(seam)] = soft[tuple(seam)]
-        return view
+        return view.astype(np.float32)
 
-    def _open(self, rng: np.random.Generator, land: Land) -> Image:
+    def _open(self, rng: np.random.Generator, land: Land) -> Pixels:
         group = self.by_land[land]
         return turned(rng, read_photograph(group[rng.integers(len(group))].path))
 
@@ -141,19 +144,19 @@ def ground_of(land: Land, image: Image) -> str:
     return MEADOW if 2 * green - red - blue > 12 else BARE
 
 
-def read_photograph(path: Path) -> Image:
-    """Read a photograph as float32 [height, width, 3].
+def read_photograph(path: Path) -> Pixels:
+    """Read a photograph as uint8 [height, width, 3].
 
     Raises:
         ImageError: The file cannot be read, or an edge is shorter than 128 pixels.
     """
-    image = np.asarray(load_image(path), np.float32)
+    image = np.asarray(load_image(path))
     if min(image.shape[:2]) < _SMALLEST:
         raise ImageError(f"{path} has {image.shape[1]} × {image.shape[0]} pixels: remove it, {_SMALLEST} is the least")
     return image
 
 
-def turned(rng: np.random.Generator, image: Image) -> Image:
+def turned(rng: np.random.Generator, image: Pixels) -> Pixels:
     """Return an image flipped and turned at random."""
     if rng.random() < 0.5:
         image = image.swapaxes(0, 1)
@@ -161,8 +164,8 @@ def turned(rng: np.random.Generator, image: Image) -> Image:
     return np.ascontiguousarray(image[:: steps[0], :: steps[1]])
 
 
-def _resized(image: Image, edge: int) -> Image:
+def _resized(image: Pixels, edge: int) -> Pixels:
     if image.shape[0] == edge == image.shape[1]:
         return image
     method = cv2.INTER_AREA if edge < image.shape[0] else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(image, (edge, edge), interpolation=method), np.float32)
+    return np.asarray(cv2.resize(image, (edge, edge), interpolation=method), np.uint8)

@@ -109,7 +109,9 @@ class ChannelScale(nn.Module):
         super().__init__()
         scale = norm.weight.double() / (_buffer(norm, "running_var") + norm.eps).sqrt()
         shift = norm.bias.double() - scale * _buffer(norm, "running_mean")
-        self.scale, self.shift = (nn.Buffer(part.detach().to(norm.weight.dtype)[:, None, None]) for part in (scale, shift))
+        self.scale, self.shift = (
+            nn.Buffer(part.detach().to(norm.weight.dtype)[:, None, None]) for part in (scale, shift)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale maps [B, C, h, w]."""

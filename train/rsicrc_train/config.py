@@ -72,8 +72,8 @@ class TrunkConfig:
     image_size: int = 224
     quick_gelu: bool = False
     name: str = ""
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
+    mean: tuple[float, float, float] | tuple[()] = ()
+    std: tuple[float, float, float] | tuple[()] = ()
 
     def __post_init__(self) -> None:
         check_options(self, _TRUNK_RULES, "trunk option", CheckpointError)
@@ -191,11 +191,11 @@ class ModelConfig:
     def preprocessing(self) -> Preprocessing:
         """Size and normalization of the trunk's input."""
         trunk = self.image_trunk
-        mean, std = {
-            "timm": (trunk.mean, trunk.std),
-            "torchvision_resnet": (_IMAGENET_MEAN, _IMAGENET_STD),
-        }.get(trunk.kind, (CLIP_MEAN, CLIP_STD))
-        return Preprocessing(trunk.image_size, mean, std)
+        if trunk.mean and trunk.std:
+            return Preprocessing(trunk.image_size, trunk.mean, trunk.std)
+        if trunk.kind == "torchvision_resnet":
+            return Preprocessing(trunk.image_size, _IMAGENET_MEAN, _IMAGENET_STD)
+        return Preprocessing(trunk.image_size, CLIP_MEAN, CLIP_STD)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain containers, for a checkpoint or a manifest."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -29,11 +30,11 @@ class TimmFeatures(nn.Module):
         super().__init__()
         listed = timm.models.get_pretrained_cfg(config.name)
         # Transformers have position embeddings for one size of the image; other networks have no such argument.
-        size = {"img_size": config.image_size} if listed is not None and listed.fixed_input_size else {}
+        sizes: dict[str, Any] = {"img_size": config.image_size} if listed and listed.fixed_input_size else {}
         try:
-            self.network = timm.create_model(config.name, pretrained=False, num_classes=0, global_pool="", **size)
-            stages = self.network.feature_info
-            reduction, self.channels = int(stages[-1]["reduction"]), int(self.network.num_features)
+            self.network = timm.create_model(config.name, pretrained=False, num_classes=0, global_pool="", **sizes)
+            stages = cast(Sequence[dict[str, int]], self.network.feature_info)
+            reduction, self.channels = stages[-1]["reduction"], cast(int, self.network.num_features)
         except (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"the network {config.name} of timm cannot be a trunk ({error or type(error).__name__}): choose another"
@@ -46,9 +47,9 @@ class TimmFeatures(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute features [B, channels, map_size, map_size] of normalized images [B, 3, size, size]."""
-        x: Tensor = self.network.forward_features(images)
+        x = cast(Callable[[Tensor], Tensor], self.network.forward_features)(images)
         if x.dim() == 3:  # tokens [B, prefix + h·w, channels]
-            x = x[:, getattr(self.network, "num_prefix_tokens", 0) :].transpose(1, 2)
+            x = x[:, cast(int, getattr(self.network, "num_prefix_tokens", 0)) :].transpose(1, 2)
             return x.reshape(x.shape[0], self.channels, round(x.shape[2] ** 0.5), -1)
         return x if x.shape[1] == self.channels else x.permute(0, 3, 1, 2)
 
@@ -145,7 +146,12 @@ def _torchvision_resnet(config: TrunkConfig) -> nn.Module:
     return headless
 
 
-_BUILDERS = {"clip_resnet": _clip_resnet, "clip_vit": _clip_vit, "torchvision_resnet": _torchvision_resnet, "timm": TimmFeatures}
+_BUILDERS = {
+    "clip_resnet": _clip_resnet,
+    "clip_vit": _clip_vit,
+    "torchvision_resnet": _torchvision_resnet,
+    "timm": TimmFeatures,
+}
 
 
 def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:

@@ -45,19 +45,21 @@ def photograph(rng: np.random.Generator, image: Image) -> NDArray[np.uint8]:
     Position (shift of up to 3 pixels, a small rotation, an uneven relief), haze, gamma, color cast with an own gain of
     green, exposure, contrast with clipping, blur or sharpening, noise, and JPEG compression.
     """
-    image = _moved(rng, image) / 255
+    image = _moved(rng, image) / np.float32(255)
     if rng.random() < 0.12:
         haze = np.float32(rng.uniform(0.05, 0.35)) * np.clip(0.6 + 0.5 * smooth(rng, 3), 0, 1)[..., None]
-        image = image + haze * (0.88 - image)
+        image = image + haze * (np.float32(0.88) - image)
     image = np.clip(image, 0, 1) ** np.float32(np.exp(rng.normal(0, 0.22)))
     image *= np.exp(rng.normal(0, 0.18) + rng.normal(0, 0.07, 3)).astype(np.float32)
     mean, contrast = image.mean(), np.float32(np.exp(rng.normal(0.05, 0.22)))
     image = (image - mean) * contrast + np.float32(mean + rng.normal(0, 0.05))
     draw = rng.random()
     if draw < 0.4:
-        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.3))
+        image = np.asarray(cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.3)), np.float32)
     elif draw < 0.7:
-        image = image + np.float32(rng.uniform(0.4, 1.5)) * (image - cv2.GaussianBlur(image, (0, 0), rng.uniform(0.8, 2)))
+        image = image + np.float32(rng.uniform(0.4, 1.5)) * (
+            image - cv2.GaussianBlur(image, (0, 0), rng.uniform(0.8, 2))
+        )
     image = image + np.float32(rng.uniform(0.002, 0.02)) * rng.standard_normal(image.shape, np.float32)
     pixels = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
     if rng.random() < 0.3:

@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from rsicrc.errors import ArgumentError
-from rsicrc_train.composites.pairs import CompositePair, compose_pair
+from rsicrc_train.composites.pairs import compose_pair
 from rsicrc_train.composites.photographs import Photograph, PhotographLibrary, divide, find_photographs
 from rsicrc_train.synth.change_facts import GROUNDS
 from rsicrc_train.synth.dataset import SPLITS, split_counts, write_pairs
@@ -33,7 +33,7 @@ class ComposedPairs:
     drawn: float = 0.0
     _libraries: dict[str, PhotographLibrary] = field(default_factory=dict, repr=False, compare=False)
 
-    def __call__(self, index: int, split: str) -> CompositePair | Pair:
+    def __call__(self, index: int, split: str) -> Pair:
         """Return the pair of an index: a composite of the split's photographs, or a drawn scene."""
         if np.random.default_rng(np.random.SeedSequence((self.seed, index // 2, 5))).random() < self.drawn:
             return make_pair(self.seed, index, GROUNDS)
@@ -52,11 +52,10 @@ def compose(
     workers: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> None:
-    """Write a data set of pairs composed from single-date photographs, in LEVIR-CC's layout with masks in
-    `images/{split}/label/`.
+    """Write a data set of pairs composed from single-date photographs, in LEVIR-CC's layout.
 
-    The same photographs, seed and numbers give the same bytes, whatever the number of workers. Half of the pairs is
-    unchanged. No photograph occurs in two splits.
+    Masks of the changes are written to `images/{split}/label/`. The same photographs, seed and numbers give the same
+    bytes, whatever the number of workers. Half of the pairs is unchanged. No photograph occurs in two splits.
 
     Args:
         directory: Directory to write to; created if it does not exist.

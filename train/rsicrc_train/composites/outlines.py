@@ -28,7 +28,7 @@ def parcel(rng: np.random.Generator, extent: Extent) -> Mask:
         rng: Random generator.
         extent: The whole image, one side of it, a parcel, or a small lot.
     """
-    mask = np.zeros((SIZE, SIZE), np.uint8)
+    mask: NDArray[np.uint8] = np.zeros((SIZE, SIZE), np.uint8)
     if extent == "all":
         return np.ones((SIZE, SIZE), np.float32)
     if extent == "half":
@@ -39,7 +39,7 @@ def parcel(rng: np.random.Generator, extent: Extent) -> Mask:
         center = rng.uniform((0.35 * width, 0.35 * height), (SIZE - 0.35 * width, SIZE - 0.35 * height))
         cv2.fillPoly(mask, [_area(rng, center, width, height)], 255)
     soft = rng.uniform(0.4, 4.0) if rng.random() < 0.6 else 0.4
-    return cv2.GaussianBlur(mask, (0, 0), soft).astype(np.float32) / 255
+    return _coverage(cv2.GaussianBlur(mask, (0, 0), soft))
 
 
 def line(rng: np.random.Generator) -> NDArray[np.float32]:
@@ -51,21 +51,21 @@ def line(rng: np.random.Generator) -> NDArray[np.float32]:
     bend = rng.normal(0, 0.0009) if rng.random() < 0.5 else 0.0
     middle = rng.uniform(0.22 * SIZE, 0.78 * SIZE, 2)
     points = middle + along[:, None] * direction + (bend * along**2)[:, None] * across
-    return points.astype(np.float32)
+    return np.asarray(points, np.float32)
 
 
 def stroke(points: NDArray[np.float32], width: float) -> Mask:
     """Return the mask of a line of a width in pixels."""
     mask = np.zeros((SIZE, SIZE), np.uint8)
     cv2.polylines(mask, [fixed(points)], False, 255, max(1, round(width)), cv2.LINE_AA, _SHIFT)
-    return mask.astype(np.float32) / 255
+    return _coverage(mask)
 
 
 def polygon(points: NDArray[np.float32]) -> Mask:
     """Return the mask of a polygon [n, 2]."""
     mask = np.zeros((SIZE, SIZE), np.uint8)
     cv2.fillPoly(mask, [fixed(points)], 255, cv2.LINE_AA, _SHIFT)
-    return mask.astype(np.float32) / 255
+    return _coverage(mask)
 
 
 def place_of(mask: Mask) -> str:
@@ -82,7 +82,7 @@ def place_of(mask: Mask) -> str:
 
 def union(masks: Sequence[Mask]) -> Mask:
     """Return the largest coverage of several masks; zeros for none."""
-    return np.maximum.reduce([np.zeros((SIZE, SIZE), np.float32), *masks])
+    return np.asarray(np.maximum.reduce([np.zeros((SIZE, SIZE), np.float32), *masks]), np.float32)
 
 
 _SHIFT = 4  # fractional bits of the coordinates that OpenCV draws
@@ -90,7 +90,12 @@ _SHIFT = 4  # fractional bits of the coordinates that OpenCV draws
 
 def fixed(points: NDArray[np.float32]) -> NDArray[np.int32]:
     """Return points in the fixed-point coordinates of OpenCV's drawing functions."""
-    return np.rint(points * (1 << _SHIFT)).astype(np.int32)
+    return np.asarray(np.rint(points * (1 << _SHIFT)), np.int32)
+
+
+def _coverage(mask: object) -> Mask:
+    """Return a mask of bytes as numbers from 0 to 1."""
+    return np.asarray(mask, np.float32) / np.float32(255)
 
 
 def _side(rng: np.random.Generator) -> NDArray[np.int32]:
@@ -103,7 +108,7 @@ def _side(rng: np.random.Generator) -> NDArray[np.int32]:
         points = points[:, ::-1]
     if rng.random() < 0.5:
         points = SIZE - points
-    return np.rint(points).astype(np.int32)
+    return np.asarray(np.rint(points), np.int32)
 
 
 def _area(rng: np.random.Generator, center: NDArray[np.float64], width: float, height: float) -> NDArray[np.int32]:
@@ -117,4 +122,4 @@ def _area(rng: np.random.Generator, center: NDArray[np.float64], width: float, h
         points = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
     tilt = rng.uniform(-0.5, 0.5)
     turn = np.array([[np.cos(tilt), np.sin(tilt)], [-np.sin(tilt), np.cos(tilt)]])
-    return np.rint(points * (width, height) @ turn + center).astype(np.int32)
+    return np.asarray(np.rint(points * (width, height) @ turn + center), np.int32)

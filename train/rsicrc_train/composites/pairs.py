@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,36 +14,17 @@ from rsicrc_train.composites.photographs import SIZE, PhotographLibrary
 from rsicrc_train.composites.scenes import Parcel, Scene, draw_scenes
 from rsicrc_train.composites.sentences import describe
 from rsicrc_train.composites.structures import Road, View, draw_cars
-from rsicrc_train.synth.pairs import is_changed
+from rsicrc_train.synth.pairs import Pair, is_changed
 
 _REMOVED = 0.1  # share of changes in which the object disappears
 _TEXTURE = {"ground": 0.95, "built": 0.6}  # largest share of the fine texture of plants that changes
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class CompositePair:
-    """Two images, five sentences, and the mask of the change.
-
-    Attributes:
-        before: Before image, RGB uint8 [SIZE, SIZE, 3].
-        after: After image, RGB uint8 [SIZE, SIZE, 3].
-        sentences: Five sentences in lower case, without punctuation.
-        changed: True if there is a change.
-        mask: True where the scene has changed, bool [SIZE, SIZE].
-    """
-
-    before: NDArray[np.uint8]
-    after: NDArray[np.uint8]
-    sentences: tuple[str, ...]
-    changed: bool
-    mask: NDArray[np.bool_]
-
-
-def compose_pair(library: PhotographLibrary, seed: int, index: int) -> CompositePair:
+def compose_pair(library: PhotographLibrary, seed: int, index: int) -> Pair:
     """Compose a pair, which depends only on the photographs, the seed and its index.
 
     An unchanged pair shows one of the two scenes of a change on both dates, so that it differs from changed pairs only
-    in the missing change.
+    in the missing change. The mask of the pair is true where the scene has changed.
     """
     rng = np.random.default_rng(np.random.SeedSequence((seed, index, 3)))
     before, after, change = draw_scenes(rng, library)
@@ -55,9 +36,9 @@ def compose_pair(library: PhotographLibrary, seed: int, index: int) -> Composite
         before = after = (before, after)[rng.integers(2)]
     images = [_render(rng, library, scene) for scene in (before, after)]
     if not changed:
-        return CompositePair(images[0], images[1], NO_CHANGE_SENTENCES, False, np.zeros((SIZE, SIZE), np.bool_))
+        return Pair(images[0], images[1], NO_CHANGE_SENTENCES, False, (), np.zeros((SIZE, SIZE), np.bool_))
     facts = replace(change.facts, removed=removed, cleared=change.facts.cleared and not removed)
-    return CompositePair(images[0], images[1], describe(rng, facts), True, change.mask > 0.5)
+    return Pair(images[0], images[1], describe(rng, facts), True, (), change.mask > 0.5)
 
 
 def _render(rng: np.random.Generator, library: PhotographLibrary, scene: Scene) -> NDArray[np.uint8]:

@@ -47,12 +47,12 @@ def find_photographs(folder: Path) -> list[Photograph]:
         raise DataError(f"{folder} is not a folder: name a folder of aerial photographs with --photos")
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
     if len(paths) < 2:
-        raise DataError(f"{folder} holds {len(paths)} photographs, and at least 2 are needed: add aerial photographs")
+        raise DataError(f"{folder} holds {len(paths)} photographs, but needs at least 2")
     return [Photograph(path, find_land(path.stem if path.parent == folder else path.parent.name)) for path in paths]
 
 
 def divide(photographs: Sequence[Photograph], counts: Mapping[str, int], seed: int) -> dict[str, list[Photograph]]:
-    """Divide photographs into splits in the proportions of the numbers of pairs; every land is divided in itself.
+    """Divide photographs into splits in the proportions of the numbers of pairs, each land for itself.
 
     Args:
         photographs: All photographs.
@@ -76,7 +76,7 @@ def divide(photographs: Sequence[Photograph], counts: Mapping[str, int], seed: i
             divided[list(counts)[split]].append(group[position])
     if empty := [split for split, members in divided.items() if not members]:
         raise DataError(
-            f"{len(photographs)} photographs are too few for the split {empty[0]!r}, because no photograph may occur in "
+            f"{len(photographs)} photographs are too few for the split {empty[0]!r}, as no photograph may occur in "
             "two splits: add photographs, or use fewer splits with --splits"
         )
     return divided

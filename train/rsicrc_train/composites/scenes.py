@@ -99,9 +99,9 @@ def _decoy_structures(rng: np.random.Generator) -> list[Structure]:
     found: list[Structure] = []
     if rng.random() < 0.3:
         angle = rng.uniform(0, np.pi)
-        found += [House.draw(rng, *rng.uniform(10, SIZE - 10, 2), angle, large=False) for _ in range(rng.integers(1, 5))]
+        found += [House.draw(rng, rng.uniform(10, SIZE - 10, 2), angle, large=False) for _ in range(rng.integers(1, 5))]
     if rng.random() < 0.1:
-        found.append(House.draw(rng, *rng.uniform(30, SIZE - 30, 2), rng.uniform(0, np.pi), large=True))
+        found.append(House.draw(rng, rng.uniform(30, SIZE - 30, 2), rng.uniform(0, np.pi), large=True))
     if rng.random() < 0.3:
         found += _trees(rng, rng.uniform(0, SIZE, 2), int(rng.integers(2, 14)))
     return found
@@ -161,9 +161,7 @@ def _houses(rng: np.random.Generator, site: _Site) -> Change:
 def _building(rng: np.random.Generator, site: _Site) -> Change:
     """Draw one or two large buildings."""
     count = int(rng.choice([1, 1, 1, 2]))
-    houses = [
-        House.draw(rng, *rng.uniform(45, SIZE - 45, 2), rng.normal(0, 0.3), large=True) for _ in range(count)
-    ]
+    houses = [House.draw(rng, rng.uniform(45, SIZE - 45, 2), rng.normal(0, 0.3), large=True) for _ in range(count)]
     mask = union([house.footprint for house in houses])
     facts = Facts("building", count, ground=site.named, place=place_of(mask), cleared=site.named == WOODS)
     return Change([], list(houses), facts)
@@ -193,7 +191,15 @@ _KINDS: tuple[tuple[Callable[[np.random.Generator, _Site], Change], float], ...]
     (_road, 0.11),
     (_plants, 0.04),
 )
-_LIKELY = {"many houses": 3.0, "houses": 4.0, "house": 2.0, "buildings": 1.5, "car park": 0.7, "tanks": 0.3, "court": 0.2}
+_LIKELY = {
+    "many houses": 3.0,
+    "houses": 4.0,
+    "house": 2.0,
+    "buildings": 1.5,
+    "car park": 0.7,
+    "tanks": 0.3,
+    "court": 0.2,
+}
 
 
 def _thing(land: Land, share: float, parcels: int) -> str:
@@ -219,7 +225,7 @@ def _row(rng: np.random.Generator, road: Road, count: int) -> list[House]:
         across = np.array([-direction[1], direction[0]]) * (side if rng.random() < 0.7 else -side)
         x, y = road.points[step] + across * (road.width / 2 + rng.uniform(16, 26))
         if 8 < x < SIZE - 8 and 8 < y < SIZE - 8:
-            houses.append(House.draw(rng, x, y, float(np.arctan2(direction[1], direction[0])), large=False))
+            houses.append(House.draw(rng, np.array([x, y]), float(np.arctan2(direction[1], direction[0])), large=False))
     return houses or _scattered(rng, 1)
 
 
@@ -227,13 +233,11 @@ def _scattered(rng: np.random.Generator, count: int) -> list[House]:
     """Return houses of one direction next to each other."""
     angle, center = rng.uniform(0, np.pi), rng.uniform(45, SIZE - 45, 2)
     places = [center + rng.uniform(-16, 16, 2) + 36 * np.array([k % 3 - 1, k // 3]) for k in range(count)]
-    return [House.draw(rng, *np.clip(place, 14, SIZE - 14), angle, large=False) for place in places]
+    return [House.draw(rng, np.clip(place, 14, SIZE - 14), angle, large=False) for place in places]
 
 
-def _trees(
-    rng: np.random.Generator, center: NDArray[np.float64], count: int, spread: float = 40.0
-) -> list[Structure]:
-    return [Tree.draw(rng, *(center + rng.normal(0, spread, 2))) for _ in range(count)]
+def _trees(rng: np.random.Generator, center: NDArray[np.float64], count: int, spread: float = 40.0) -> list[Structure]:
+    return [Tree.draw(rng, center + rng.normal(0, spread, 2)) for _ in range(count)]
 
 
 def _cross(roads: list[Layer]) -> bool:

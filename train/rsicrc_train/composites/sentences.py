@@ -43,8 +43,12 @@ class Subject(NamedTuple):
     plural: bool
 
 
-_MANY = "many houses|many houses|many villas|rows of houses|many residential buildings|many detached houses|lots of houses"
-_SOME = "some houses|some houses|several houses|some villas|several villas|some detached houses|some residential buildings"
+_MANY = (
+    "many houses|many houses|many villas|rows of houses|many residential buildings|many detached houses|lots of houses"
+)
+_SOME = (
+    "some houses|some houses|several houses|some villas|several villas|some detached houses|some residential buildings"
+)
 SUBJECTS: dict[str, tuple[str, str]] = {  # singular and plural choices; an empty choice does not occur
     "many houses": ("", _MANY),
     "houses": ("a row of houses", _SOME),
@@ -83,7 +87,10 @@ _PLACES = {
     "right": "on the right|on the right side of the scene",
     "center": "in the middle|in the middle of the scene|in the center",
 }
-_ALONG = "along the road|along the road|beside the road|next to the road|on both sides of the road|along the roads|near the road"
+_ALONG = (
+    "along the road|along the road|beside the road|next to the road|on both sides of the road|along the roads|"
+    "near the road"
+)
 _BUILT = ("built", "built", "constructed")
 _SPACES = re.compile(" +")
 
@@ -131,7 +138,9 @@ def _with_road(rng: np.random.Generator, facts: Facts, subject: Subject, where: 
 
 
 def _removal(rng: np.random.Generator, facts: Facts, subject: Subject, where: str) -> str:
-    verb = _pick(rng, "are removed|disappear|are demolished" if subject.plural else "is removed|disappears|is demolished")
+    verb = _pick(
+        rng, "are removed|disappear|are demolished" if subject.plural else "is removed|disappears|is demolished"
+    )
     if facts.thing == "trees":
         verb = _pick(rng, "are removed|disappear|are cut down")
     words = re.sub("^(a|an) ", "the ", subject.words)
@@ -179,7 +188,12 @@ def _appearance(rng: np.random.Generator, subject: Subject) -> str:
 def _clearing(rng: np.random.Generator, facts: Facts, share: float) -> str:
     if not facts.cleared or rng.random() >= share:
         return ""
-    return _pick(rng, "some trees are removed and|the trees are removed and|trees are removed and|the forest is cleared and") + " "
+    return (
+        _pick(
+            rng, "some trees are removed and|the trees are removed and|trees are removed and|the forest is cleared and"
+        )
+        + " "
+    )
 
 
 def _where(rng: np.random.Generator, facts: Facts) -> str:

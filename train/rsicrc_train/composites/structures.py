@@ -47,14 +47,14 @@ class House:
     flat: bool
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, x: float, y: float, angle: float, *, large: bool) -> House:
-        """Draw a house, or a large building, around (x, y)."""
+    def draw(cls, rng: np.random.Generator, center: NDArray[np.float64], angle: float, *, large: bool) -> House:
+        """Draw a house, or a large building, around a center (x, y)."""
         length, width = rng.uniform(50, 110, 2) if large else (rng.uniform(19, 33), rng.uniform(14, 23))
         half = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * (length / 2, width / 2)
         turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
         palette = _FLAT if large else _ROOFS
         color = np.array(palette[rng.integers(len(palette))]) * rng.uniform(0.8, 1.2) + rng.normal(0, 6, 3)
-        corners = (half @ turn + (x, y)).astype(np.float32)
+        corners = (half @ turn + center).astype(np.float32)
         red, green, blue = (int(value) for value in np.clip(color, 20, 245))
         return cls(corners, (red, green, blue), rng.uniform(9, 18) if large else rng.uniform(5, 9), large)
 
@@ -66,8 +66,8 @@ class House:
     def render(self, image: Image, view: View, rng: np.random.Generator) -> None:
         """Draw the shadow and the roof into an image."""
         tip = self.corners + self.height * view.shadow
-        shadow = polygon(cv2.convexHull(np.concatenate([self.corners, tip]))[:, 0])
-        _shade(image, cv2.GaussianBlur(shadow, (0, 0), 0.7))
+        shadow = polygon(np.asarray(cv2.convexHull(np.concatenate([self.corners, tip])), np.float32)[:, 0])
+        _shade(image, np.asarray(cv2.GaussianBlur(shadow, (0, 0), 0.7), np.float32))
         roof = self.corners + self.height * view.lean
         for facet, light in self._facets(roof, view):
             _paint(image, polygon(facet), np.array(self.color, np.float32) * light, rng, grain=5)
@@ -126,24 +126,23 @@ class Road:
 
 @dataclass(frozen=True)
 class Tree:
-    """Crown of a tree around (x, y)."""
+    """Crown of a tree around its center (x, y)."""
 
-    x: float
-    y: float
+    center: NDArray[np.float64]
     radius: float
     color: tuple[int, int, int]
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, x: float, y: float) -> Tree:
+    def draw(cls, rng: np.random.Generator, center: NDArray[np.float64]) -> Tree:
         """Draw a tree."""
         green = rng.uniform(45, 95)
         color = (int(green * rng.uniform(0.7, 1.0)), int(green), int(green * rng.uniform(0.5, 0.85)))
-        return cls(x, y, rng.uniform(5, 12), color)
+        return cls(center, rng.uniform(5, 12), color)
 
     def _disc(self, offset: NDArray[np.float32], scale: float) -> Mask:
         angle = np.linspace(0, 2 * np.pi, 14, endpoint=False)
         ring = np.stack([np.cos(angle), np.sin(angle)], 1) * self.radius * scale
-        return polygon((ring + (self.x, self.y) + offset).astype(np.float32))
+        return polygon((ring + offset + self.center).astype(np.float32))
 
     @property
     def footprint(self) -> Mask:

@@ -30,21 +30,6 @@ _BATCH = 16
 MASKS = "label"
 
 
-class GeneratedPair(Protocol):
-    """Pair of images, uint8 [height, width, 3], with its sentences; `mask` is None if no mask is written."""
-
-    @property
-    def before(self) -> NDArray[np.uint8]: ...
-    @property
-    def after(self) -> NDArray[np.uint8]: ...
-    @property
-    def sentences(self) -> tuple[str, ...]: ...
-    @property
-    def changed(self) -> bool: ...
-    @property
-    def mask(self) -> NDArray[np.bool_] | None: ...
-
-
 class PairSource(Protocol):
     """Source of pairs that can be sent to other processes.
 
@@ -54,7 +39,7 @@ class PairSource(Protocol):
 
     has_masks: ClassVar[bool]
 
-    def __call__(self, index: int, split: str) -> GeneratedPair:
+    def __call__(self, index: int, split: str) -> Pair:
         """Return the pair of an index in the data set, which belongs to a split."""
         ...
 
@@ -120,8 +105,7 @@ def write_pairs(
     workers: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> None:
-    """Write pairs in LEVIR-CC's layout: the images, masks in `images/{split}/label/` if there are any, and last
-    the captions.
+    """Write pairs in LEVIR-CC's layout: the images, masks in `images/{split}/label/`, and last the captions.
 
     Args:
         directory: Directory to write to; created if it does not exist.

@@ -60,8 +60,9 @@ def divide(photographs: Sequence[Photograph], counts: Mapping[str, int], seed: i
         seed: Seed of the division.
 
     Raises:
-        DataError: A split would have no photograph.
+        DataError: There are fewer photographs than splits.
     """
+    counts = {split: count for split, count in counts.items() if count}
     rng = np.random.default_rng(np.random.SeedSequence((seed, 4)))
     shares = np.cumsum([count / sum(counts.values()) for count in counts.values()])
     divided: dict[str, list[Photograph]] = {split: [] for split in counts}
@@ -74,11 +75,14 @@ def divide(photographs: Sequence[Photograph], counts: Mapping[str, int], seed: i
         places = (np.arange(len(group)) + rng.uniform()) / len(group)
         for position, split in zip(order, np.searchsorted(shares, np.minimum(places, 0.999999)), strict=True):
             divided[list(counts)[split]].append(group[position])
-    if empty := [split for split, members in divided.items() if not members]:
-        raise DataError(
-            f"{len(photographs)} photographs are too few for the split {empty[0]!r}, as no photograph may occur in "
-            "two splits: add photographs, or use fewer splits with --splits"
-        )
+    for split in [split for split, members in divided.items() if not members]:
+        largest = max(divided.values(), key=len)
+        if len(largest) < 2:
+            raise DataError(
+                f"{len(photographs)} photographs are too few for {len(counts)} splits, as none may occur in two of "
+                "them: add photographs, or use fewer splits with --splits"
+            )
+        divided[split].append(largest.pop())
     return divided
 
 

@@ -31,7 +31,7 @@ Layer = Parcel | Road
 
 @dataclass
 class Scene:
-    """One date of a pair: the ground, what lies on it, and what stands on it."""
+    """One date of a pair: the ground, the layers on the ground, and the structures that stand on it."""
 
     ground: Image
     layers: list[Layer] = field(default_factory=list)
@@ -40,7 +40,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Change:
-    """What a change adds to the scene, and its description."""
+    """Objects that a change adds to the scene, and the facts of the change."""
 
     layers: list[Layer]
     structures: list[Structure]

@@ -8,7 +8,17 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from rsicrc.cli.commands.evaluate import Data, EvaluationOptions, Html, Limit, Output, Split, run_evaluation
+from rsicrc.cli.commands.evaluate import (
+    Data,
+    EvaluationOptions,
+    Html,
+    Limit,
+    Masks,
+    Output,
+    Scene,
+    Split,
+    run_evaluation,
+)
 from rsicrc.cli.console import UsageError, run_command
 from rsicrc.cli.options import (
     APP_SETTINGS,
@@ -147,6 +157,8 @@ def evaluate(
     as_json: Json = False,
     output: Output = None,
     html: Html = None,
+    masks: Masks = None,
+    scene: Scene = None,
     device: Device = AUTO,
     backend: Backend = AUTO,
     precision: Precision = "fp32",
@@ -172,7 +184,9 @@ def evaluate(
     }
     read_split(data, split)  # the export takes longer: report errors in the data before it
     with temporary_export(checkpoint) as folder:
-        run_evaluation(data, folder, EvaluationOptions(split, beams, limit, as_json, output, html, settings))
+        run_evaluation(
+            data, folder, EvaluationOptions(split, beams, limit, as_json, output, html, masks, scene, settings)
+        )
 
 
 def main() -> NoReturn:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -80,25 +80,42 @@ def fold_batch_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
 
 
 def fold_batch_norms(network: nn.Module) -> nn.Module:
-    """Return a copy of a network with every BatchNorm folded into its convolution.
+    """Return a copy of a network with every BatchNorm folded.
 
-    In the ResNets of open_clip and torchvision, and in the residual block of the model, each BatchNorm is registered
-    directly after its convolution. A transformer has no BatchNorm, and is only copied.
-
-    Raises:
-        TypeError: A BatchNorm does not follow a convolution.
+    In the ResNets of open_clip and torchvision, in the residual block of the model and in most networks of timm, each
+    BatchNorm is registered directly after its convolution and is folded into it. Any other BatchNorm becomes a factor
+    and a summand for each channel. The networks of timm include the activation in the BatchNorm; it stays. A
+    transformer has no BatchNorm, and is only copied.
     """
     network = copy.deepcopy(network)
     for module in list(network.modules()):
         previous: tuple[str, nn.Module] | None = None
         for name, child in list(module.named_children()):
             if isinstance(child, nn.BatchNorm2d):
-                if previous is None or not isinstance(previous[1], nn.Conv2d):
-                    raise TypeError(f"a BatchNorm ({name}) without a convolution before it cannot be folded")
-                setattr(module, previous[0], fold_batch_norm(previous[1], child))
-                setattr(module, name, nn.Identity())
+                activation = cast(nn.Module, getattr(child, "act", nn.Identity()))
+                if previous is not None and isinstance(previous[1], nn.Conv2d):
+                    setattr(module, previous[0], fold_batch_norm(previous[1], child))
+                    setattr(module, name, activation)
+                else:
+                    setattr(module, name, nn.Sequential(ChannelScale(child), activation))
             previous = name, child
     return network
+
+
+class ChannelScale(nn.Module):
+    """A BatchNorm in evaluation mode that follows no convolution: x · `scale` + `shift` for each channel."""
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        scale = norm.weight.double() / (_buffer(norm, "running_var") + norm.eps).sqrt()
+        shift = norm.bias.double() - scale * _buffer(norm, "running_mean")
+        self.scale, self.shift = (
+            nn.Buffer(part.detach().to(norm.weight.dtype)[:, None, None]) for part in (scale, shift)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale maps [B, C, h, w]."""
+        return x * self.scale + self.shift
 
 
 def fold_pixel_scale(conv: nn.Conv2d, mean: Tensor, std: Tensor) -> tuple[nn.Conv2d, Tensor | None]:
@@ -120,7 +137,8 @@ def fold_pixel_scale(conv: nn.Conv2d, mean: Tensor, std: Tensor) -> tuple[nn.Con
     weight = conv.weight.double() / (255.0 * std.double())[None, :, None, None]
     shift = 255.0 * mean.double()
     bias = None if conv.bias is None else conv.bias.double()
-    if any(conv.padding):
+    # A subclass may pad by itself, such as timm's Conv2dSame, whose attribute `padding` is 0.
+    if any(conv.padding) or type(conv) is not nn.Conv2d:
         return _convolution(conv, weight, bias), shift.to(conv.weight.dtype)[:, None, None]
     shifted = -(weight * shift[None, :, None, None]).sum(dim=(1, 2, 3))
     return _convolution(conv, weight, shifted if bias is None else bias + shifted), None

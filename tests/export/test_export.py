@@ -173,6 +173,7 @@ OPTIONS = {
     "deep-prenorm": with_options(unimodal_layers=3, multimodal_layers=3, prenorm=True),
     "one-head": with_options(num_heads=1),
     "same-width": replace(SMALL, trunk=TrunkConfig("clip_resnet", (1, 1, 1, 1), width=4, image_size=64), d_model=128),
+    "timm": replace(SMALL, trunk=TrunkConfig("timm", name="tf_efficientnet_lite0", image_size=64)),
     "quick-gelu": replace(SMALL, trunk=TrunkConfig("clip_vit", (1,), width=64, heads=2, quick_gelu=True)),
 }
 

@@ -68,8 +68,10 @@ def test_batch_norm_folds_into_its_convolution(stride: int, padding: int, bias: 
         TrunkConfig("clip_resnet", (2, 1, 1, 1), width=4, image_size=64),
         TrunkConfig("torchvision_resnet", (1, 2, 1, 1), image_size=64),
         TrunkConfig("clip_vit", (1,), width=8, heads=2, patch=32, image_size=64),
+        TrunkConfig("timm", name="tf_efficientnet_lite0", image_size=64),
+        TrunkConfig("timm", name="densenet121", image_size=64),  # also norms that follow no convolution
     ],
-    ids=lambda config: config.kind,
+    ids=lambda config: config.name or config.kind,
 )
 def test_batch_norms_of_a_trunk_fold(config: TrunkConfig) -> None:
     trunk = shaken(Trunk(config))
@@ -78,7 +80,9 @@ def test_batch_norms_of_a_trunk_fold(config: TrunkConfig) -> None:
     expected = trunk(x)
     folded = fold.fold_batch_norms(trunk)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
-    torch.testing.assert_close(folded(x), expected, rtol=1e-8, atol=1e-9 * float(expected.abs().max()))
+    # The random weights of a network with ReLU6 amplify rounding; a wrong fold differs in the first digit.
+    rtol = 1e-4 if config.name else 1e-8
+    torch.testing.assert_close(folded(x), expected, rtol=rtol, atol=0.1 * rtol * float(expected.abs().max()))
     assert all(torch.equal(before[name], tensor) for name, tensor in trunk.state_dict().items())
 
 
@@ -88,9 +92,10 @@ def test_batch_norms_of_the_residual_block_fold() -> None:
     close(fold.fold_batch_norms(block)(x), block(x))
 
 
-def test_batch_norm_without_a_convolution_is_refused() -> None:
-    with pytest.raises(TypeError, match="without a convolution"):
-        fold.fold_batch_norms(nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3)))
+def test_batch_norm_without_a_convolution_becomes_a_scale() -> None:
+    network = shaken(nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3)))
+    x = torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    close(fold.fold_batch_norms(network)(x), network(x))
 
 
 @pytest.mark.parametrize("padding", [0, 1])
@@ -105,6 +110,17 @@ def test_pixel_scale_folds_into_the_first_convolution(padding: int) -> None:
     assert (shift is None) == (padding == 0)
     pixels = images.permute(0, 3, 1, 2).double()
     close(folded(pixels if shift is None else pixels - shift), expected)
+
+
+def test_shift_of_pixels_stays_before_a_convolution_that_pads_by_itself() -> None:
+    """The padding of timm's Conv2dSame is not in its attribute `padding`."""
+    conv = Trunk(TrunkConfig("timm", name="tf_efficientnet_lite0", image_size=64)).visual.get_submodule(
+        "network.conv_stem"
+    )
+    assert isinstance(conv, nn.Conv2d)
+    assert not any(conv.padding)
+    _, shift = fold.fold_pixel_scale(conv, torch.full((3,), 0.5), torch.full((3,), 0.5))
+    assert shift is not None
 
 
 def test_shared_keys_equal_the_fusion_attention() -> None:

@@ -47,18 +47,42 @@ def synth(
     grounds: Annotated[
         str, typer.Option("--grounds", metavar="NAMES", help="Kinds of terrain, separated by commas.")
     ] = "bareland,meadow,woods",
-    workers: Annotated[int, typer.Option("--workers", metavar="N", min=1, help="Processes that draw images.")] = 1,
+    photos: Annotated[
+        Path | None,
+        typer.Option(
+            "--photos",
+            metavar="FOLDER",
+            show_default=False,
+            help="Compose the pairs from the aerial photographs of this folder instead of drawing them.",
+        ),
+    ] = None,
+    drawn: Annotated[
+        float, typer.Option("--drawn", metavar="SHARE", min=0, max=1, help="Share of drawn scenes with --photos.")
+    ] = 0.0,
+    workers: Annotated[int, typer.Option("--workers", metavar="N", min=1, help="Processes that make images.")] = 1,
     verbose: Verbose = False,
 ) -> None:
-    """Generate captioned scenes in the layout of LEVIR-CC into DIRECTORY."""
+    """Generate captioned pairs in the layout of LEVIR-CC into DIRECTORY.
+
+    Without --photos, the scenes are drawn. With --photos, the pairs are composed from photographs of one date: parcels
+    of other land, houses, roads and trees appear or disappear, and both dates get their own season, sun and camera.
+    Name subfolders or files by their land (forest/1.jpg, denseresidential07.jpg), so that the captions can name the
+    land; the masks of the changes are written into images/*/label.
+    """
+    from rsicrc_train.composites.dataset import compose
     from rsicrc_train.synth import generate
 
     try:
         shares = {name: float(share) for name, share in (part.split("=") for part in splits.split(","))}
     except ValueError:
         raise UsageError(f"--splits {quote(splits)} is not of the form train=0.8,val=0.1,test=0.1") from None
-    with progress(pairs, "drawing") as advance:
-        generate(directory, pairs, seed, shares, workers, advance, grounds.split(","))
+    if photos is None and drawn:
+        raise UsageError("--drawn needs --photos: without photographs, all scenes are drawn")
+    with progress(pairs, "drawing" if photos is None else "composing") as advance:
+        if photos is None:
+            generate(directory, pairs, seed, shares, workers, advance, grounds.split(","))
+        else:
+            compose(directory, photos, pairs, seed, shares, drawn, workers, advance)
     typer.echo(directory)
 
 

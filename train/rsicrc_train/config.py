@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
@@ -14,18 +15,20 @@ from rsicrc_train.ranges import Choice, Flag, Number, Rule, check_options, whole
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 
-TrunkKind = Literal["clip_resnet", "clip_vit", "torchvision_resnet"]
+TrunkKind = Literal["clip_resnet", "clip_vit", "torchvision_resnet", "timm"]
 
 _REDUCTION = 32  # of the image size by a ResNet
 _MOST_LAYERS = 64
+_TIMM_NAME = re.compile("[a-z0-9_]{1,100}")
 _TRUNK_RULES: dict[str, Rule] = {
-    "kind": Choice(("clip_resnet", "clip_vit", "torchvision_resnet")),
+    "kind": Choice(("clip_resnet", "clip_vit", "torchvision_resnet", "timm")),
     "width": whole(2, 4096),
     "heads": whole(0, 256),
     "patch": whole(1, 256),
     "image_size": whole(1, 2048),
     "quick_gelu": Flag(),
 }
+_PIXELS: dict[str, Rule] = {"mean": Number(0, 1), "std": Number(0, 1, above=True)}
 _MODEL_RULES: dict[str, Rule] = {
     "d_model": whole(2, 16384),
     "max_len": whole(3, 1024),  # START, a word and END
@@ -50,25 +53,55 @@ class TrunkConfig:
     """Sizes of the image network that turns one image into a feature map.
 
     Attributes:
-        kind: Family of the network: open_clip's ModifiedResNet or VisionTransformer, or torchvision's ResNet.
-        layers: Number of residual blocks per stage; for a transformer, one number: its depth.
+        kind: Family of the network: open_clip's ModifiedResNet or VisionTransformer, torchvision's ResNet, or a network
+            of timm.
+        layers: Number of residual blocks per stage; for a transformer, one number: its depth; empty for timm.
         width: Number of channels after the stem (ResNets), or width of the tokens (transformer).
         heads: Number of attention heads of the transformer; unused by ResNets.
-        patch: Edge of a transformer's patch in pixels; ResNets reduce by 32.
+        patch: Edge of a transformer's patch in pixels; ResNets and most networks of timm reduce by 32.
         image_size: Edge of the square input in pixels.
         quick_gelu: Use OpenAI's activation x·σ(1.702x) in the transformer instead of the exact GELU.
+        name: Name of the network in timm, for example `tf_efficientnet_lite0`; empty for the other kinds.
+        mean: Mean of the red, green and blue channel from 0 to 1 that a network of timm expects; empty takes the mean
+            that timm lists for `name`. Empty for the other kinds, which have fixed means.
+        std: Standard deviation of the channels, as `mean`.
     """
 
     kind: TrunkKind
-    layers: tuple[int, ...]
+    layers: tuple[int, ...] = ()
     width: int = 64
     heads: int = 0
     patch: int = 32
     image_size: int = 224
     quick_gelu: bool = False
+    name: str = ""
+    mean: tuple[float, float, float] | tuple[()] = ()
+    std: tuple[float, float, float] | tuple[()] = ()
 
     def __post_init__(self) -> None:
         check_options(self, _TRUNK_RULES, "trunk option", CheckpointError)
+        if self.image_size % self.patch:
+            raise CheckpointError(
+                f"trunk option image_size = {self.image_size} must be a multiple of patch = {self.patch}"
+            )
+        if self.kind == "timm":
+            self._check_timm()
+        else:
+            self._check_sizes()
+
+    def _check_timm(self) -> None:
+        if self.layers:
+            raise CheckpointError(f"trunk option layers is of no use for timm: {quote(self.name)} has its own layers")
+        for option, pixels in timm_pixels(self.name).items():
+            given = getattr(self, option)
+            if not given:
+                object.__setattr__(self, option, pixels)
+            elif not isinstance(given, tuple) or len(given) != 3 or not all(map(_PIXELS[option].accepts, given)):
+                raise CheckpointError(f"trunk option {option} must be three numbers, not {quote(given)}")
+
+    def _check_sizes(self) -> None:
+        if set_options := [option for option in ("name", "mean", "std") if getattr(self, option)]:
+            raise CheckpointError(f"trunk option {set_options[0]} is only for networks of timm, not for {self.kind}")
         stages = 1 if self.kind == "clip_vit" else 4
         depth = whole(1, _MOST_LAYERS)
         if not isinstance(self.layers, tuple) or len(self.layers) != stages or not all(map(depth.accepts, self.layers)):
@@ -84,20 +117,11 @@ class TrunkConfig:
             raise CheckpointError(f"trunk option width = {self.width} must be even: the stem begins with half of it")
         if self.kind == "torchvision_resnet" and self.width != 64:
             raise CheckpointError(f"trunk option width of torchvision's ResNet must be 64, not {self.width}")
-        if self.image_size % self.patch:
-            raise CheckpointError(
-                f"trunk option image_size = {self.image_size} must be a multiple of patch = {self.patch}"
-            )
 
     def _quote_layers(self) -> str:
         if not isinstance(self.layers, tuple):
             return quote(self.layers)
         return f"({', '.join(map(quote, self.layers[:5]))}{', …' if len(self.layers) > 5 else ''})"
-
-    @property
-    def channels(self) -> int:
-        """Number of channels of the feature map."""
-        return self.width if self.kind == "clip_vit" else self.width * 32
 
     @property
     def map_size(self) -> int:
@@ -175,17 +199,19 @@ class ModelConfig:
     @property
     def preprocessing(self) -> Preprocessing:
         """Size and normalization of the trunk's input."""
-        imagenet = self.image_trunk.kind == "torchvision_resnet"
-        return Preprocessing(
-            size=self.image_trunk.image_size,
-            mean=_IMAGENET_MEAN if imagenet else CLIP_MEAN,
-            std=_IMAGENET_STD if imagenet else CLIP_STD,
-        )
+        trunk = self.image_trunk
+        if trunk.mean and trunk.std:
+            return Preprocessing(trunk.image_size, trunk.mean, trunk.std)
+        if trunk.kind == "torchvision_resnet":
+            return Preprocessing(trunk.image_size, _IMAGENET_MEAN, _IMAGENET_STD)
+        return Preprocessing(trunk.image_size, CLIP_MEAN, CLIP_STD)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain containers, for a checkpoint or a manifest."""
         plain = asdict(replace(self, trunk=self.image_trunk))
-        plain["trunk"]["layers"] = list(plain["trunk"]["layers"])
+        trunk = {name: list(value) if isinstance(value, tuple) else value for name, value in plain["trunk"].items()}
+        unused = ("layers",) if trunk["kind"] == "timm" else ("name", "mean", "std")
+        plain["trunk"] = {name: value for name, value in trunk.items() if name not in unused}
         return plain
 
     @classmethod
@@ -198,12 +224,34 @@ class ModelConfig:
         values = _known(cls, plain, "model")
         if (trunk := values.get("trunk")) is not None:
             sizes = _known(TrunkConfig, trunk, "trunk")
-            if isinstance(layers := sizes.get("layers"), list):
-                sizes["layers"] = tuple(layers)
-            if not {"kind", "layers"} <= sizes.keys():
-                raise CheckpointError("the trunk of the model config has no kind or no layers")
+            for name in ("layers", "mean", "std"):
+                if isinstance(sizes.get(name), list):
+                    sizes[name] = tuple(sizes[name])
+            needed = {"kind", "name" if sizes.get("kind") == "timm" else "layers"}
+            if not needed <= sizes.keys():
+                raise CheckpointError(f"the trunk of the model config has no {' or no '.join(sorted(needed))}")
             values["trunk"] = TrunkConfig(**sizes)
         return cls(**values)
+
+
+def timm_pixels(name: object) -> dict[str, tuple[float, ...]]:
+    """Return the mean and the standard deviation of the channels that timm lists for a network.
+
+    Raises:
+        CheckpointError: timm has no network of this name.
+    """
+    import timm
+
+    # `timm.create_model` takes a name with a colon for a reference to the hub or to a folder.
+    if not isinstance(name, str) or not _TIMM_NAME.fullmatch(name) or not timm.is_model(name):
+        raise CheckpointError(
+            f"timm {timm.__version__} has no network {quote(name)}: choose a name of timm.list_models(), without the "
+            "tag of its weights"
+        )
+    listed = timm.models.get_pretrained_cfg(name)
+    if listed is None:
+        return {"mean": _IMAGENET_MEAN, "std": _IMAGENET_STD}
+    return {"mean": tuple(listed.mean), "std": tuple(listed.std)}
 
 
 def _known(options: type[ModelConfig | TrunkConfig], plain: object, subject: str) -> dict[str, Any]:

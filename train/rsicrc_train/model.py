@@ -151,8 +151,8 @@ class ImageEncoder(nn.Module):
         self.register_buffer("std", torch.tensor(pixels.std), persistent=False)
         self.trunk = Trunk(config.image_trunk)
         self.separate_images = False  # in training, statistics of BatchNorm for the before and for the after images
-        same_width = config.image_trunk.channels == d
-        self.proj: nn.Module = nn.Identity() if same_width else nn.Conv2d(config.image_trunk.channels, d, 1)
+        channels = self.trunk.channels
+        self.proj: nn.Module = nn.Identity() if channels == d else nn.Conv2d(channels, d, 1)
         self.column_embedding = nn.Embedding(edge, d // 2)
         self.row_embedding = nn.Embedding(edge, d // 2)
         self.fusion = nn.ModuleList(FusionLayer(config) for _ in range(config.encoder_layers))

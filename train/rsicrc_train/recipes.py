@@ -48,6 +48,7 @@ _RULES: dict[str, Rule] = {
     "mined_by": Choice(("image", "text")),
     "validation_mean": Choice(("pairs", "batches")),
     "trunk": Choice(("auto", "all", "last", "frozen")),
+    "trunk_rate": Number(0, 1, above=True),
     "ema": Number(0, 1, below=True),
     "turns": Flag(),
     "jitter": Number(0, 1),
@@ -104,6 +105,7 @@ class Training:
         validation_mean: Mean of the validation loss, over `pairs` or over `batches`.
         trunk: Trained parts of the image trunk: `all`, `last` (the published choice) or `frozen` (none);
             `auto` is `last` with `--init` and `all` without.
+        trunk_rate: Learning rate of the image trunk relative to that of the rest: pre-trained weights need a lower one.
         ema: Decay of a moving average of the weights, which is validated and saved as the best model; 0 disables it.
         turns: Flip and turn pairs as far as their captions can be turned, too; see `Augmentation`.
         jitter: Strength of the variation of brightness and color of each image, from 0 to 1; see `Augmentation`.
@@ -147,6 +149,7 @@ class Training:
     mined_by: Literal["image", "text"] = "image"
     validation_mean: Literal["pairs", "batches"] = "pairs"
     trunk: Literal["auto", "all", "last", "frozen"] = "auto"
+    trunk_rate: float = 1.0
     ema: float = 0.0
     turns: bool = False
     jitter: float = 0.0

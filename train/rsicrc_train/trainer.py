@@ -132,7 +132,7 @@ class Trainer:
         self.fabric.seed_everything(self.training.seed, workers=False, verbose=False)
         self.raw_model = self._build_model(None if resume else init)
         optimizer = torch.optim.AdamW(
-            [parameter for parameter in self.raw_model.parameters() if parameter.requires_grad],
+            parameter_groups(self.raw_model, self.training.trunk_rate),
             lr=self.training.learning_rate,
             weight_decay=self.training.weight_decay,
         )
@@ -291,7 +291,7 @@ class Trainer:
     def _set_learning_rate(self) -> float:
         rate = learning_rate(self.training, self.state.step, self.total_steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("scale", 1.0)  # states of earlier versions have no factor
         return rate
 
     def _dataset(self, pairs: list[CaptionedPair], augmentation: Augmentation) -> PairDataset:
@@ -399,6 +399,21 @@ class Trainer:
             + (f"{last} keeps the last good state; " if last.exists() else "")
             + f"lower learning_rate in {self.folder / RECIPE} and continue with --resume, or start again"
         )
+
+
+def parameter_groups(model: RSICRC, trunk_rate: float) -> list[dict[str, Any]]:
+    """Return the trained parameters by learning rate: `scale` is the factor of the learning rate of a group.
+
+    Args:
+        model: The model; parameters without a gradient are left out.
+        trunk_rate: Factor of the image trunk. With 1, there is one group.
+    """
+    trunk = set(model.encoder.trunk.parameters())
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if trunk_rate == 1:
+        return [{"params": trained, "scale": 1.0}]
+    groups = {trunk_rate: [p for p in trained if p in trunk], 1.0: [p for p in trained if p not in trunk]}
+    return [{"params": members, "scale": scale} for scale, members in groups.items() if members]
 
 
 def _device_name(device: torch.device) -> str:

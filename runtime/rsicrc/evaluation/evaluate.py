@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -14,6 +15,7 @@ from rsicrc.datasets.levir_cc import CaptionedPair
 from rsicrc.datasets.registry import read_split
 from rsicrc.decoding.options import CaptionOptions
 from rsicrc.errors import ArgumentError, DataError
+from rsicrc.evaluation.baselines import CHANGED_SHARE, best_fixed_sentence, changed_share, pixel_difference
 from rsicrc.evaluation.metrics.captioning import (
     PERIOD_FREE,
     PROTOCOLS,
@@ -23,7 +25,10 @@ from rsicrc.evaluation.metrics.captioning import (
     strip_period,
 )
 from rsicrc.evaluation.metrics.change import calibration_metrics, decision_metrics, says_changed
+from rsicrc.evaluation.metrics.objects import object_metrics
 from rsicrc.evaluation.metrics.retrieval import published_retrieval, relevance, strict_retrieval
+from rsicrc.evaluation.metrics.separation import separation_metrics
+from rsicrc.inputs.prefetch import prepare_pair
 from rsicrc.progress import ProgressCallback, ignore_progress
 from rsicrc.results import Caption, EncodedPair, PairFailure
 
@@ -33,6 +38,7 @@ if TYPE_CHECKING:
 ALL, CHANGED = "all", "changed"
 STRICT = "strict"
 BY_CAPTION, BY_SCORE = "caption", "change_score"
+BY_FLAG, BY_MASK = "flag", "mask"
 THRESHOLD = 0.5
 _DECIMALS = 6  # the accuracy of float32 sums
 
@@ -58,6 +64,43 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class Truth:
+    """Further knowledge about the evaluated pairs.
+
+    Attributes:
+        masks: Folder with a mask of the change for each pair, under the file name of the after image; None without.
+        scene: Regular expression that finds the scene in the file name of the after image, for the intervals: its first
+            group, or the whole match. None takes every pair for a scene of its own.
+    """
+
+    masks: Path | None = None
+    scene: re.Pattern[str] | None = None
+
+    def scene_of(self, pair: CaptionedPair) -> str:
+        """Return the scene of a pair.
+
+        Raises:
+            DataError: The expression does not match the file name.
+        """
+        if self.scene is None:
+            return str(pair.after)
+        found = self.scene.search(pair.after.name)
+        if found is None:
+            raise DataError(
+                f"{pair.after.name} does not match the scene {self.scene.pattern!r}: correct the expression"
+            )
+        return found[1] if self.scene.groups else found[0]
+
+    def share_of(self, pair: CaptionedPair) -> float | None:
+        """Return the share of changed pixels in the mask of a pair; None without masks.
+
+        Raises:
+            DataError: The mask is missing or cannot be read.
+        """
+        return None if self.masks is None else changed_share(self.masks / pair.after.name)
+
+
+@dataclass(frozen=True)
 class EvaluationReport:
     """All metrics of an evaluation. Metrics without data (for example, of changed pairs if there are none) are absent.
 
@@ -70,6 +113,9 @@ class EvaluationReport:
             of "strict" are the captions of changed pairs, in both cases.
         change: "caption" (decision from the caption) / "change_score" (≥ 0.5 is changed) → `decision_metrics`; for
             "change_score" also `calibration_metrics`.
+        separation: "flag" / "mask" → `separation_metrics` of the change score and of the pixel difference.
+        fixed: Metrics of the captions of changed pairs, and those of the best fixed sentence: "model" / 'always "…"' →
+            "BLEU-4", "CIDEr", `object_metrics` and "distinct captions".
         notes: Reasons for absent metrics and left-out pairs, one line each.
         predictions: All pairs in order, including failures.
     """
@@ -82,6 +128,8 @@ class EvaluationReport:
     change: Mapping[str, Metrics]
     notes: tuple[str, ...]
     predictions: tuple[Prediction, ...]
+    separation: Mapping[str, Mapping[str, Metrics]] = field(default_factory=dict)
+    fixed: Mapping[str, Metrics] = field(default_factory=dict)
 
     @property
     def failed(self) -> int:
@@ -112,6 +160,8 @@ class EvaluationReport:
             "captions": _plain(self.captions),
             "retrieval": _plain(self.retrieval),
             "change": _plain(self.change),
+            "separation": _plain(self.separation),
+            "fixed": _plain(self.fixed),
             "notes": list(self.notes),
         }
 
@@ -124,6 +174,7 @@ def evaluate(
     beams: int | None = None,
     limit: int | None = None,
     batch_size: int = 32,
+    truth: Truth | None = None,
     advance: ProgressCallback = ignore_progress,
 ) -> EvaluationReport:
     """Evaluate a model folder on one split of a captioned data set.
@@ -135,6 +186,7 @@ def evaluate(
         beams: Number of beams; by default that of the model.
         limit: Maximum number of pairs, from the beginning. Retrieval is easier with fewer pairs.
         batch_size: Number of pairs in a batch.
+        truth: Masks and scenes of the pairs.
         advance: Called with 1 after each pair.
 
     Raises:
@@ -145,7 +197,7 @@ def evaluate(
     if limit is not None and limit < 1:
         raise ArgumentError(f"limit must be at least 1, not {limit}")
     pairs = read_split(data, split)[:limit]
-    return evaluate_pairs(engine, pairs, beams=beams, batch_size=batch_size, advance=advance)
+    return evaluate_pairs(engine, pairs, beams=beams, batch_size=batch_size, truth=truth, advance=advance)
 
 
 def evaluate_pairs(
@@ -154,6 +206,7 @@ def evaluate_pairs(
     *,
     beams: int | None = None,
     batch_size: int = 32,
+    truth: Truth | None = None,
     advance: ProgressCallback = ignore_progress,
 ) -> EvaluationReport:
     """Caption and embed the pairs and compute all metrics. Pairs with unusable images are left out and counted.
@@ -163,27 +216,33 @@ def evaluate_pairs(
         pairs: The pairs, each with at least one sentence.
         beams: Number of beams; by default that of the model.
         batch_size: Number of pairs in a batch.
+        truth: Masks and scenes of the pairs.
         advance: Called with 1 after each pair.
 
     Raises:
-        DataError: A pair has no sentences, there are no pairs, or no pair can be read.
+        DataError: A pair has no sentences, there are no pairs, no pair can be read, or a mask is missing.
         ArgumentError: A setting is out of range.
         BackendError: Pycocoevalcap is not installed.
     """
     for pair in pairs:
         if not pair.sentences or not all(map(strip_period, pair.sentences)):
             raise DataError(f"{pair.after}: no sentence, or an empty one. Every pair needs a reference caption")
+    truth = truth or Truth()
+    scenes = [truth.scene_of(pair) for pair in pairs]  # a wrong expression is reported before the long work
+    shares = [truth.share_of(pair) for pair in pairs]
     skipped = meteor_problem()  # before the long work, because it raises if pycocoevalcap is missing
     predictions: list[Prediction] = []
     captions: list[Caption] = []
     readable: list[CaptionedPair] = []
+    rows: list[int] = []
     vectors: list[NDArray[np.float32]] = []
     paths = [(pair.before, pair.after) for pair in pairs]
     stream = engine.encode_stream(paths, captions=CaptionOptions(beams=beams), batch_size=batch_size)
-    for pair, result in zip(pairs, stream, strict=True):
+    for row, (pair, result) in enumerate(zip(pairs, stream, strict=True)):
         if isinstance(result, EncodedPair) and result.caption is not None:
             captions.append(result.caption)
             readable.append(pair)
+            rows.append(row)
             vectors.append(result.embedding)
         predictions.append(Prediction(pair, result if isinstance(result, PairFailure) else captions[-1]))
         advance(1)
@@ -209,6 +268,10 @@ def evaluate_pairs(
         change=change,
         notes=tuple(notes),
         predictions=tuple(predictions),
+        separation=_separation_metrics(
+            engine, readable, captions, [shares[row] for row in rows], [scenes[row] for row in rows]
+        ),
+        fixed=_fixed_metrics(readable, captions),
     )
 
 
@@ -262,6 +325,56 @@ def _change_metrics(
         BY_CAPTION: decision_metrics(changed, decided.tolist()),
         BY_SCORE: {**by_score, **calibration_metrics(changed, scores)},
     }
+
+
+def _separation_metrics(
+    engine: Engine,
+    pairs: Sequence[CaptionedPair],
+    captions: Sequence[Caption],
+    shares: Sequence[float | None],
+    scenes: Sequence[str],
+) -> dict[str, dict[str, Metrics]]:
+    """Compare the change score with the difference of pixels, by the flag of the data set and by the masks."""
+    scores = [caption.change_score for caption in captions]
+    if None in scores:
+        return {}
+    differences = [
+        pixel_difference(prepare_pair((pair.before, pair.after), engine.manifest.preprocessing)) for pair in pairs
+    ]
+    truths = {BY_FLAG: {row: pair.changed for row, pair in enumerate(pairs)}}
+    # A pair with a few changed pixels is neither changed nor unchanged.
+    clear = {row: share > 0 for row, share in enumerate(shares) if share is not None and not 0 < share < CHANGED_SHARE}
+    if clear:
+        truths[BY_MASK] = clear
+    metrics: dict[str, dict[str, Metrics]] = {}
+    for name, flags in truths.items():
+        chosen = ([column[row] for row in flags] for column in (scores, differences, scenes))
+        if found := separation_metrics(list(flags.values()), *chosen):  # type: ignore[arg-type]
+            metrics[name] = dict(found)
+    return metrics
+
+
+def _fixed_metrics(pairs: Sequence[CaptionedPair], captions: Sequence[Caption]) -> dict[str, Metrics]:
+    """Compare the captions of changed pairs with the best fixed sentence."""
+    rows = [row for row, pair in enumerate(pairs) if pair.changed]
+    if not rows:
+        return {}
+    references = [pairs[row].sentences for row in rows]
+    sentence = best_fixed_sentence(references)
+    texts = {"model": [captions[row].text for row in rows], f'always "{sentence}"': [sentence] * len(rows)}
+    return {
+        name: {
+            **_basic_metrics(own, references),
+            **object_metrics(own, references),
+            "distinct captions": float(len(set(own))),
+        }
+        for name, own in texts.items()
+    }
+
+
+def _basic_metrics(texts: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+    values = caption_metrics(texts, references, PERIOD_FREE, meteor=False)
+    return {name: values[name] for name in ("BLEU-4", "CIDEr")}
 
 
 def _subsets(pairs: Sequence[CaptionedPair]) -> dict[str, list[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import rsicrc
 from rsicrc.datasets.levir_cc import CaptionedPair, read_levir
 from rsicrc.engine import Engine
 from rsicrc.errors import ArgumentError, DataError, ImageError
-from rsicrc.evaluation.evaluate import EvaluationReport, Prediction, evaluate
+from rsicrc.evaluation.evaluate import EvaluationReport, Prediction, Truth, evaluate
 from rsicrc.evaluation.metrics import captioning
 from rsicrc.evaluation.metrics.captioning import caption_metrics
 from rsicrc.reports.evaluation_page import BEST, WORST, WRONG, select_pairs
@@ -142,6 +143,39 @@ def test_model_is_perfect_on_its_own_captions(engine: Engine, data: Path) -> Non
     ]
 
 
+def test_masks_and_scenes_enter_the_report(engine: Engine, data: Path) -> None:
+    masks = data / "masks"
+    masks.mkdir()
+    for number, share in enumerate((0.0, 0.5, 0.005, 0.0, 0.2, 0.3)):
+        pixels = np.zeros((100, 100), np.uint8)
+        pixels.flat[: round(share * pixels.size)] = 255
+        Image.fromarray(pixels).save(masks / f"{number}.png")
+    report = evaluate(engine, data, truth=Truth(masks, re.compile("[0-9]")))
+    scores = np.array([each.result.change_score for each in report.predictions if isinstance(each.result, Caption)])
+    assert set(report.separation) == {"flag", "mask"}
+    mask = report.separation["mask"]
+    pairs = [(scores[changed], scores[unchanged]) for changed in (1, 4, 5) for unchanged in (0, 3)]  # 2 is unclear
+    expected = np.mean([0.5 * (one == other) + (one > other) for one, other in pairs])
+    assert mask["model"]["AUC"] == pytest.approx(expected)
+    assert mask["difference"]["AUC"] == pytest.approx(mask["model"]["AUC"] - mask["baseline"]["AUC"])
+    assert mask["model"]["low"] <= mask["model"]["AUC"] <= mask["model"]["high"]
+    assert 0 <= report.separation["flag"]["baseline"]["AUC"] <= 1
+    with pytest.raises(DataError, match=r"0\.png does not match the scene 'test_'"):
+        evaluate(engine, data, truth=Truth(scene=re.compile("test_")))
+    (masks / "3.png").unlink()
+    with pytest.raises(DataError, match=r"3\.png: no such file.*A mask has the name of the after image"):
+        evaluate(engine, data, truth=Truth(masks))
+
+
+def test_captions_are_compared_with_the_best_fixed_sentence(engine: Engine, data: Path) -> None:
+    report = evaluate(engine, data)
+    model, (name, fixed) = report.fixed["model"], list(report.fixed.items())[1]
+    assert name in {f'always "{text}"' for text in ("houses are built", "many houses are built")}
+    assert fixed["distinct captions"] == 1
+    assert model["CIDEr"] == report.captions["changed"]["period-free"]["CIDEr"]
+    assert fixed["CIDEr"] > 0
+
+
 def test_metrics_of_changed_pairs_are_absent_without_any(engine: Engine, data: Path) -> None:
     report = evaluate(engine, data, limit=1)
     assert (report.pairs, report.changed, report.beams) == (1, 0, engine.manifest.search.beams)
@@ -189,7 +223,7 @@ def test_evaluate_command_prints_tables(run: Command, data: Path) -> None:
     assert lines[0] == f"{data}, test: 6 pairs, 4 of them changed; 1 beams"
     assert lines[2] == "Headline metrics"
     assert [line.rsplit(maxsplit=1)[0].strip() for line in lines[3:8]][2] == "BLEU-4, changed pairs, period-free"
-    titles = ["Captions", "Retrieval, published", "Retrieval, strict", "Change or not"]
+    titles = ["Captions", "Retrieval, published", "Retrieval, strict", "Change or not", "Captions of changed"]
     assert [title for title in titles if any(line.startswith(title) for line in lines)] == titles
 
 
@@ -218,6 +252,9 @@ def test_evaluate_command_reports_a_damaged_pair(run: Command, data: Path) -> No
 
 def test_evaluate_command_refuses_wrong_arguments(run: Command, data: Path) -> None:
     assert run(data / "nowhere").code == 1
+    ended = run(data, "--scene", "(")
+    assert (ended.code, ended.out) == (2, "")
+    assert "--scene '(' is not a regular expression" in ended.err
     assert run(data, "--limit", "0").code == 2
     ended = run(data, "-o", data / "nowhere" / "predictions.jsonl")
     assert (ended.code, ended.out) == (1, "")

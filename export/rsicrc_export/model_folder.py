@@ -22,6 +22,7 @@ from rsicrc_export.calibration import read_calibration
 from rsicrc_export.golden import write_golden
 from rsicrc_export.onnx_export import export_graph
 from rsicrc_export.parity import check_parity
+from rsicrc_export.per_image import add_per_image_graphs
 from rsicrc_export.precisions import PrecisionError, add_variants, check_installed
 from rsicrc_export.source import Source
 from rsicrc_train.model import RSICRC
@@ -38,6 +39,7 @@ def export_checkpoint(
     force: bool = False,
     precisions: Collection[str] = (),
     calibration: Path | None = None,
+    per_image: bool = False,
 ) -> Manifest:
     """Export a checkpoint to a model folder. The log `rsicrc.export` (level INFO) gets a line for each step.
 
@@ -48,6 +50,7 @@ def export_checkpoint(
         force: Replace an existing model folder. The old folder stays until the new one is complete and checked.
         precisions: Precisions to write in addition to float32; see `rsicrc_export.precisions.add_variants`.
         calibration: Data set folder or table of pairs for int8; see `rsicrc_export.calibration`.
+        per_image: Also write the parts of the image encoder for single images; see `rsicrc_export.per_image`.
 
     Returns:
         The manifest of the new folder.
@@ -77,6 +80,8 @@ def export_checkpoint(
             manifest = add_variants(folder, manifest, model, precisions, pairs)
         except PrecisionError as error:
             manifest, refusal = error.manifest, error
+        if per_image:
+            manifest = add_per_image_graphs(folder, manifest)
         for precision in manifest.precisions:
             check_graphs(folder, manifest.at(precision))  # `rsicrc.load` refuses a graph with other operators
         manifest.write(folder)

@@ -20,6 +20,7 @@ from .errors import (
 from .evaluation.evaluate import EvaluationReport as EvaluationReport, evaluate as evaluate
 from .index.hits import Hits as Hits
 from .index.index import Index as Index
+from .inputs.features import ImageFeatures as ImageFeatures
 from .loading import load as load
 from .manifest import Manifest as Manifest
 from .results import (

@@ -141,8 +141,10 @@ def _draw_row(seed: int, row: int, width: int, is_whole: bool) -> tuple[list[Ima
             if column:
                 _blend(strip[:, left : left + _BLEND], image, axis=1)
             strip[:, left : left + SIZE] = image
-        shift = np.array([left, row * _STEP] * 2)
-        changes += [(change, tuple(map(int, np.array(change.box) + shift))) for change in cell.changes]
+        top = row * _STEP
+        for change in cell.changes:
+            x0, y0, x1, y1 = change.box
+            changes.append((change, (x0 + left, y0 + top, x1 + left, y1 + top)))
     return [strip[:, :width] for strip in strips], changes
 
 

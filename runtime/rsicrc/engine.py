@@ -215,6 +215,7 @@ class Engine:
         *,
         captions: bool | CaptionOptions = False,
         texts: Sequence[str] = (),
+        similarity: bool = False,
         batch_size: int = 32,
         workers: int | None = None,
     ) -> Iterator[EncodedPair | PairFailure]:
@@ -226,6 +227,7 @@ class Engine:
             pairs: The pairs.
             captions: Caption the pairs too: True for the model's defaults, or the options of captioning.
             texts: Texts to score on each pair, as in `score`.
+            similarity: Return the similarity map of each pair too.
             batch_size: Number of pairs that go through the graphs together.
             workers: Number of threads that read images; by default as many as the graphs have, at most 8.
 
@@ -239,7 +241,7 @@ class Engine:
         search = options.resolve(self.manifest) if captions else None
         ids = encode_sentences(self.vocabulary, texts)
         reader = self._reader(pairs, batch_size, workers)
-        return self._stream(reader, lambda encoded: self._encoded_pairs(encoded, search, ids))
+        return self._stream(reader, lambda encoded: self._encoded_pairs(encoded, search, ids, similarity))
 
     def encode_images(
         self, images: Sequence[ImageLike], *, batch_size: int = 32, workers: int | None = None
@@ -476,14 +478,18 @@ class Engine:
         return Encoded(len(images), outputs, timings, seen)
 
     def _encoded_pairs(
-        self, encoded: Encoded, search: BeamSearchOptions | None, ids: Sequence[list[int]]
+        self, encoded: Encoded, search: BeamSearchOptions | None, ids: Sequence[list[int]], similarity: bool
     ) -> list[EncodedPair]:
         # Copied, so that a caller who keeps one pair does not keep its batch.
         vectors = require_numbers(self.backend.numpy(encoded.outputs["image_embedding"]), "the embedding of a pair")
         embeddings = [row.copy() for row in vectors]
         captions = [None] * encoded.pairs if search is None else self._decoder.captions(encoded, search)
         log_probs = map(tuple, self._decoder.log_probabilities(encoded, ids).tolist())
-        return [EncodedPair(*parts) for parts in zip(embeddings, captions, log_probs, strict=True)]
+        maps: Sequence[NDArray[np.float32] | None] = [None] * encoded.pairs
+        if similarity:
+            values = require_numbers(self.backend.numpy(encoded.outputs["similarity"]), "the similarity map of a pair")
+            maps = [one.copy() for one in values]
+        return [EncodedPair(*parts) for parts in zip(embeddings, captions, log_probs, maps, strict=True)]
 
     def _joined(self, rows: Sequence[Any], graph: str, on_device: bool) -> NDArray[np.float32] | DeviceArray:
         name = "image_embedding" if graph == IMAGE_ENCODER else "text_embedding"

@@ -74,7 +74,7 @@ def test_features_are_accepted_by_every_method(per_image_folder: Path, dates: li
     assert np.allclose(found, expected, rtol=1e-4)
     assert engine.explain((before, after)).tokens == engine.explain(pair).tokens
     with pytest.raises(rsicrc.ArgumentError, match="pairs is a list of pairs"):
-        engine.caption((before, after))
+        engine.caption((before, after))  # type: ignore[arg-type]
 
 
 def test_wrong_features_are_refused(per_image_folder: Path, model_folder: Path, dates: list[Path]) -> None:

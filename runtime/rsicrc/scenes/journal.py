@@ -63,10 +63,8 @@ class Journal:
         self._write({"index": index, "pair": pair, "left_out": True})
         self.left_out.add((index, pair))
 
-    def close(self, *, remove: bool = False) -> None:
-        """Close the file, and remove it if the outputs are written."""
-        if remove:
-            self.path.unlink(missing_ok=True)
+    def close(self) -> None:
+        """Close the file, so that another run can write it."""
         self._file.close()
 
     def _resume(self, identity: Mapping[str, Any], restart: bool) -> None:

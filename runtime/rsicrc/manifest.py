@@ -56,6 +56,16 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def model_id(folder: Path, precision: str = EXACT) -> str:
+    """Return an identifier of a model folder: 12 characters of the hash of its manifest.
+
+    The manifest holds the hashes of all other files. A precision other than the exact one follows after a dash, since
+    its results differ.
+    """
+    name = sha256_file(folder / MANIFEST_FILE)[:12]
+    return name if precision == EXACT else f"{name}-{precision}"
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """One input or output of a graph.

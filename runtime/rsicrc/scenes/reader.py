@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
@@ -56,6 +56,17 @@ def cell_range(start: int, stop: int) -> tuple[int, int]:
     """Return the first cell, and the one after the last, whose centers lie in a range of pixels."""
     half = CELL // 2
     return -(-(start - half) // CELL), -(-(stop - half) // CELL)
+
+
+def _neighbors(row: list[int], boxes: Sequence[Box]) -> Iterator[list[int]]:
+    """Yield parts of a row of tiles; an area of interest may leave gaps, which are not read."""
+    run = row[:1]
+    for index in row[1:]:
+        if len(run) == _TILES_PER_READ or boxes[index][0] > boxes[run[-1]][2]:
+            yield run
+            run = []
+        run.append(index)
+    yield run
 
 
 class TileReader:
@@ -129,9 +140,7 @@ class TileReader:
         """Yield neighboring tiles that are read together. The runs do not depend on the tiles that are done."""
         boxes, pairs = self._plan.boxes, range(len(self._plan.pairs))
         for _, row in groupby(range(len(boxes)), key=lambda index: boxes[index][1]):
-            indices = list(row)
-            for start in range(0, len(indices), _TILES_PER_READ):
-                run = indices[start : start + _TILES_PER_READ]
+            for run in _neighbors(list(row), boxes):
                 if any((index, pair) not in self._done for index in run for pair in pairs):
                     yield run
 

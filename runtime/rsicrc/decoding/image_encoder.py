@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,9 +24,8 @@ class ImageEncoder:
     """The image graphs of a model folder.
 
     Attributes:
-        encodes_images: True if single images can be encoded. Folders that were exported without `--per-image` cannot,
-            and on a GPU the `image_encoder` graph is used for all pairs.
-        model: Identity of the graphs: the hash of `image_encoder` and the precision.
+        encodes_images: True if single images can be encoded: on a CPU, with a folder that was exported with
+            `--per-image`. Otherwise the `image_encoder` graph is used for all pairs.
 
     Args:
         backend: Backend that runs the graphs.
@@ -33,9 +33,14 @@ class ImageEncoder:
     """
 
     def __init__(self, backend: Backend, manifest: Manifest) -> None:
-        self._backend = backend
+        self._backend, self._manifest = backend, manifest
         self.encodes_images = backend.device == _CPU and all(name in manifest.graphs for name in PER_IMAGE)
-        self.model = f"{manifest.files[manifest.graphs[IMAGE_ENCODER].file].sha256}-{manifest.precision}"
+
+    @cached_property
+    def model(self) -> str:
+        """Identity of the graphs: the hash of `image_encoder` and the precision."""
+        manifest = self._manifest
+        return f"{manifest.files[manifest.graphs[IMAGE_ENCODER].file].sha256}-{manifest.precision}"
 
     def encode_pairs(self, images: Any) -> dict[str, Any]:
         """Return the outputs of `image_encoder` for pairs.

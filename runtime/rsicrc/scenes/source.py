@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rasterio.io import DatasetReader
 
 # Formats that hold their own pixels. Others, such as VRT, name further files that would be read too.
-DRIVERS = ["GTiff", "JP2OpenJPEG", "JP2KAK", "JP2ECW", "JP2MrSID"]
+DRIVERS = ("GTiff", "JP2OpenJPEG")
 _REMOTE = {"https://": "/vsicurl/https://", "http://": "/vsicurl/http://", "s3://": "/vsis3/"}
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MOST_BLOCK_BYTES = 1 << 28
@@ -142,13 +142,16 @@ def open_dataset(path: str, name: str) -> DatasetReader:
     import rasterio
     from rasterio.errors import RasterioError
 
-    try:
-        return rasterio.open(path, driver=DRIVERS)
-    except (RasterioError, ValueError) as error:
-        raise SceneError(
-            f"{printable(name)}: cannot be opened as GeoTIFF, COG or JPEG 2000 ({printable(str(error))}). "
-            "Convert other formats with `gdal_translate -of COG`"
-        ) from error
+    reasons = []
+    for driver in DRIVERS:
+        try:
+            return rasterio.open(path, driver=driver)
+        except (RasterioError, ValueError) as error:
+            reasons.append(printable(str(error)))
+    raise SceneError(
+        f"{printable(name)}: cannot be opened as GeoTIFF, COG or JPEG 2000 ({reasons[0]}). "
+        "Convert other formats with `gdal_translate -of COG`"
+    )
 
 
 def gdal_path(name: str) -> str:

@@ -21,7 +21,7 @@ from rsicrc.cli.options import (
     Verbose,
     report_choice,
 )
-from rsicrc.errors import RsicrcError, SceneError
+from rsicrc.errors import SceneError
 
 if TYPE_CHECKING:
     from rsicrc.engine import Engine
@@ -41,6 +41,10 @@ Output = Annotated[
 ]
 Raster = Annotated[
     Path | None, typer.Option("--raster", metavar="TIF", help="Also write the change raster, a cloud-optimized GeoTIFF.")
+]
+Html = Annotated[
+    Path | None,
+    typer.Option("--html", metavar="FILE", help="Also write a page with both dates, the change raster and the tiles."),
 ]
 Stac = Annotated[bool, typer.Option("--stac", help="Also write a STAC Item next to the map.")]
 Regions = Annotated[
@@ -102,6 +106,7 @@ def scene(
     files: Files,
     output: Output = None,
     raster: Raster = None,
+    html: Html = None,
     stac: Stac = False,
     regions: Regions = False,
     all_tiles: AllTiles = False,
@@ -145,8 +150,7 @@ def scene(
     creation_options = _creation(creation or [])
     if creation_options and raster is None:
         raise UsageError("--co goes with --raster")
-    _require_rasterio()
-    from rsicrc.loading import load
+    from rsicrc.loading import find_model, load
     from rsicrc.manifest import Manifest
     from rsicrc.scenes.options import SceneOptions
     from rsicrc.scenes.scene import Scene
@@ -166,12 +170,10 @@ def scene(
         dates=tuple(part.strip() for part in dates.split(",")) if dates else (),
     )
     if output is not None:
-        _check_outputs(output, raster, stac, files, overwrite=overwrite)
+        _check_outputs(output, raster, html, stac, files, overwrite=overwrite)
     opened = Scene.open(*files, options=options)
     if dry_run:
-        from rsicrc.cli.commands.info import model_folder
-
-        _print_plan(opened, Manifest.load(model_folder(model), verify=False))
+        _print_plan(opened, Manifest.load(find_model(model), verify=False))
         return
     if output is None:
         return
@@ -189,6 +191,11 @@ def scene(
     if raster is not None:
         opened.write_raster(raster, creation=creation_options, overwrite=overwrite)
         written["raster"] = raster
+    if html is not None:
+        from rsicrc.reports.scene_page import write_scene_page
+
+        write_scene_page(result, html, overwrite=overwrite)
+        written["page"] = html
     if stac:
         from rsicrc.scenes.stac import item_path, write_item
 
@@ -241,13 +248,18 @@ def _report(result: SceneResult) -> None:
     )
 
 
-def _check_outputs(output: Path, raster: Path | None, stac: bool, files: list[str], *, overwrite: bool) -> None:
+def _check_outputs(
+    output: Path, raster: Path | None, html: Path | None, stac: bool, files: list[str], *, overwrite: bool
+) -> None:
+    from rsicrc.reports.scene_page import ENDINGS as PAGE_ENDINGS
     from rsicrc.scenes.outputs import ENDINGS, check_output
     from rsicrc.scenes.stac import item_path
 
     paths = [(output, ENDINGS)]
     if raster is not None:
         paths.append((raster, (".tif", ".tiff")))
+    if html is not None:
+        paths.append((html, PAGE_ENDINGS))
     if stac:
         paths.append((item_path(output), (".json",)))
     for path, endings in paths:
@@ -287,9 +299,3 @@ def _three(numbers: list[float]) -> tuple[int, int, int]:
 def _four(numbers: list[float]) -> tuple[float, float, float, float]:
     return numbers[0], numbers[1], numbers[2], numbers[3]
 
-
-def _require_rasterio() -> None:
-    try:
-        import rasterio  # noqa: F401
-    except ImportError as error:
-        raise RsicrcError(f"{error.name} is not installed: pip install 'rsicrc[geo]'") from error

@@ -199,7 +199,8 @@ class Scene:
                     result.tiles.append(tile)
                     yield tile
             reader = TileReader(result.plan, done)
-            with closing(caption_tiles(engine, reader, options, batch_size)) as stream:
+            is_series = len(result.plan.pairs) > 1
+            with closing(caption_tiles(engine, reader, options, batch_size, is_series=is_series)) as stream:
                 for pair, outcome in stream:
                     if outcome is None:
                         left_out.add((pair.index, pair.pair))

@@ -22,6 +22,8 @@ _TYPES = {
     ".gpkg": "application/geopackage+sqlite3",
     ".parquet": "application/vnd.apache.parquet",
     ".csv": "text/csv",
+    ".html": "text/html",
+    ".htm": "text/html",
     ".tif": "image/tiff; application=geotiff; profile=cloud-optimized",
     ".tiff": "image/tiff; application=geotiff; profile=cloud-optimized",
 }

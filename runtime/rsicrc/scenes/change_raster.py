@@ -32,7 +32,7 @@ def raster_transform(result: SceneResult) -> Affine:
     """Return the transform of the raster's cells, each of 8 × 8 pixels of the grid."""
     from affine import Affine
 
-    return result.plan.grid.transform * Affine.scale(CELL)
+    return result.plan.grid.transform @ Affine.scale(CELL)
 
 
 def raster_size(result: SceneResult) -> tuple[int, int]:

@@ -35,7 +35,7 @@ def change_regions(result: SceneResult) -> list[Feature]:
         for number, (outline, _) in enumerate(outlines):
             cells = [_oriented(ring, clockwise=position > 0) for position, ring in enumerate(outline["coordinates"])]
             strongest = _strongest(tiles, boxes, mask, cells[0])
-            rings = tuple(tuple(transform * (x, y) for x, y in reversed(ring)) for ring in cells)
+            rings = tuple(tuple(transform @ (x, y) for x, y in reversed(ring)) for ring in cells)
             area = factor * sum(signed_area(ring) for ring in rings)
             properties = {**strongest.to_dict(), "id": f"{pair}-region-{number}", AREA: round(area, 3)}
             features.append(Feature(rings, properties))

@@ -33,6 +33,7 @@ from rsicrc.scenes.warped import Mask, Values, read_box
 
 _MOST_TILES = 4_000_000
 _SAMPLES = 24  # tiles from which stretches and shifts are measured
+_DENSER = 8  # factor on their number if none has valid pixels
 _LEAST_SAMPLE = 0.5  # valid share of a tile from which a shift is measured
 _COARSEST = 2.0  # factor between the pixel sizes of a scene and of the training
 
@@ -236,8 +237,6 @@ def _band_notes(sources: Sequence[Source]) -> list[str]:
 def _measured(plan: ScenePlan, stretches: Sequence[Mapping[str, Any] | None] | None) -> ScenePlan:
     """Return the plan with stretches and shifts; with `align`, the shifts are corrected and measured again."""
     samples = _samples(plan)
-    if not any(mask.any() for parts in samples for _, mask in parts):
-        raise SceneError("no valid pixel where the dates overlap: all are nodata or transparent")
     if stretches is not None:
         if [each is None for each in stretches] != [source.dtype == "uint8" for source in plan.sources]:
             raise SceneError(f"{plan.options.stretch_from}: its stretches are for other dates or data types")
@@ -271,15 +270,35 @@ def _offsets(shifts: Sequence[Shift | None]) -> list[tuple[float, float]]:
 
 
 def _samples(plan: ScenePlan) -> list[list[tuple[Values, Mask]]]:
-    """Read the same evenly spaced tiles of every date."""
+    """Read the same evenly spaced tiles of every date, without tiles that have no pixel that is valid in all dates.
+
+    More tiles are read as long as none has such a pixel.
+
+    Raises:
+        SceneError: No tile has such a pixel.
+    """
     count = min(_SAMPLES, len(plan.boxes))
-    boxes = [plan.boxes[number * len(plan.boxes) // count + len(plan.boxes) // (2 * count)] for number in range(count)]
-    samples = []
+    while True:
+        samples = list(_common_parts(plan, count))
+        if samples:
+            return [[parts[date] for parts in samples] for date in range(len(plan.sources))]
+        if count == len(plan.boxes):
+            raise SceneError("no valid pixel where the dates overlap: all are nodata or transparent")
+        count = min(_DENSER * count, len(plan.boxes))
+
+
+def _common_parts(plan: ScenePlan, count: int) -> Iterator[list[tuple[Values, Mask]]]:
+    half = len(plan.boxes) // (2 * count)
     with raster_settings(*(source.name for source in plan.sources)), ExitStack() as opened:
-        for date, source in enumerate(plan.sources):
-            dataset = opened.enter_context(open_dataset(source.path, source.name))
-            samples.append([read_box(dataset, source, plan.grid_of(date), box) for box in boxes])
-    return samples
+        datasets = [opened.enter_context(open_dataset(source.path, source.name)) for source in plan.sources]
+        for number in range(count):
+            box = plan.boxes[number * len(plan.boxes) // count + half]
+            parts = [
+                read_box(dataset, source, plan.grid_of(date), box)
+                for date, (dataset, source) in enumerate(zip(datasets, plan.sources, strict=True))
+            ]
+            if np.logical_and.reduce([valid for _, valid in parts]).any():
+                yield parts
 
 
 def _shifts(plan: ScenePlan, samples: Sequence[Sequence[tuple[Values, Mask]]]) -> list[Shift | None]:

@@ -88,7 +88,9 @@ def _polygons(document: Any, path: str) -> Iterator[dict[str, Any]]:
         raise SceneError(f"{path}: not a GeoJSON object")
     crs = document.get("crs")
     if crs is not None and not any(name in json.dumps(crs) for name in ("CRS84", "4326")):
-        raise SceneError(f"{path}: GeoJSON holds longitude and latitude (EPSG:4326), this file another system. Convert it")
+        raise SceneError(
+            f"{path}: GeoJSON holds longitude and latitude (EPSG:4326), this file another system. Convert it"
+        )
     kind = document.get("type")
     if kind == "FeatureCollection":
         for feature in _items(document, "features", path):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from rsicrc.files import replacing
 from rsicrc.scenes.reader import CELL, cell_range
-from rsicrc.scenes.scene import SceneResult
+from rsicrc.scenes.result import SceneResult, check_output
 from rsicrc.scenes.tile import SceneTile
 
 if TYPE_CHECKING:
@@ -86,8 +86,6 @@ def write_raster(result: SceneResult, path: Path, creation: Mapping[str, str], *
     import rasterio
     from rasterio.errors import RasterioError
     from rasterio.shutil import copy
-
-    from rsicrc.scenes.outputs import check_output
 
     check_output(path, (".tif", ".tiff"), overwrite=overwrite)
     height, width = raster_size(result)

@@ -210,5 +210,7 @@ def _center(source: Source) -> tuple[float, float]:
     point = np.array([source.transform @ (source.width / 2, source.height / 2)])
     longitude, latitude = project(source.crs, CRS.from_epsg(4326), point)[0].tolist()
     if not (math.isfinite(longitude) and math.isfinite(latitude)):
-        raise SceneError(f"{printable(source.name)}: its position is outside its reference system: georeference it again")
+        raise SceneError(
+            f"{printable(source.name)}: its position is outside its reference system: georeference it again"
+        )
     return longitude, latitude

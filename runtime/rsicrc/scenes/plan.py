@@ -129,7 +129,9 @@ def make_plan(
     common, share = _common_area(sources, options, crs, area)
     pixel_size, size_notes = _pixel_size(sources, options, manifest)
     side = manifest.image_side or manifest.preprocessing.size
-    tiles = math.prod((high - low) / (pixel_size * side / 2) + 1 for low, high in ((common[0], common[2]), (common[1], common[3])))
+    tiles = math.prod(
+        (high - low) / (pixel_size * side / 2) + 1 for low, high in ((common[0], common[2]), (common[1], common[3]))
+    )
     if tiles > _MOST_TILES:
         raise SceneError(f"about {tiles:.0f} tiles are too many for one run: give parts with --bbox")
     grid = make_grid(sources[-1], crs, common, pixel_size, side)
@@ -154,9 +156,7 @@ def make_plan(
     return _measured(plan, stretches)
 
 
-def _common_area(
-    sources: Sequence[Source], options: SceneOptions, crs: Any, area: Area | None
-) -> tuple[Bounds, float]:
+def _common_area(sources: Sequence[Source], options: SceneOptions, crs: Any, area: Area | None) -> tuple[Bounds, float]:
     """Return the bounds that all dates and the requested areas share, and the covered share of the latest image."""
     from rasterio.crs import CRS
     from rasterio.errors import CRSError
@@ -199,7 +199,9 @@ def _pixel_size(sources: Sequence[Source], options: SceneOptions, manifest: Mani
         size = options.resolution or native
         note = "the model folder does not say the pixel size of its training images"
         return size, [f"{note}: pixels of {size:g} m are taken as they are"]
-    coarsest, name = max(zip([*sizes, options.resolution or 0], [*(s.name for s in sources), "--resolution"], strict=True))
+    coarsest, name = max(
+        zip([*sizes, options.resolution or 0], [*(s.name for s in sources), "--resolution"], strict=True)
+    )
     if coarsest > _COARSEST * wanted * (1 + SAME_SIZE):
         text = f"{printable(name)}: pixels of {coarsest:.3g} m, but the model was trained on {wanted:g} m"
         if not options.any_resolution:
@@ -302,9 +304,7 @@ def _common_parts(plan: ScenePlan, count: int) -> Iterator[list[tuple[Values, Ma
 
 
 def _shifts(plan: ScenePlan, samples: Sequence[Sequence[tuple[Values, Mask]]]) -> list[Shift | None]:
-    return [
-        measure_shift(list(_gray_parts(plan, samples, earlier, later))) for earlier, later in plan.pairs
-    ]
+    return [measure_shift(list(_gray_parts(plan, samples, earlier, later))) for earlier, later in plan.pairs]
 
 
 def _gray_parts(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rsicrc.scenes.change_raster import change_rows, raster_size, raster_transform
 from rsicrc.scenes.features import AREA, Feature, signed_area
 from rsicrc.scenes.reader import CELL
-from rsicrc.scenes.scene import SceneResult
+from rsicrc.scenes.result import SceneResult
 from rsicrc.scenes.tile import SceneTile
 
 
@@ -56,11 +56,16 @@ def _strongest(
 
     points = np.array(outline)
     (left, top), (right, bottom) = points.min(axis=0).astype(int), points.max(axis=0).astype(int)
-    inside = rasterize([{"type": "Polygon", "coordinates": [[(x - left, y - top) for x, y in outline]]}], (bottom - top, right - left))
+    inside = rasterize(
+        [{"type": "Polygon", "coordinates": [[(x - left, y - top) for x, y in outline]]}], (bottom - top, right - left)
+    )
     inside &= mask[top:bottom, left:right]
     rows, columns = np.nonzero(inside)
     near = np.flatnonzero(
-        (boxes[:, 0] < right * CELL) & (boxes[:, 2] > left * CELL) & (boxes[:, 1] < bottom * CELL) & (boxes[:, 3] > top * CELL)
+        (boxes[:, 0] < right * CELL)
+        & (boxes[:, 2] > left * CELL)
+        & (boxes[:, 1] < bottom * CELL)
+        & (boxes[:, 3] > top * CELL)
     )
     x, y = (columns + left + 0.5) * CELL, (rows + top + 0.5) * CELL
 

@@ -49,7 +49,9 @@ def read_box(dataset: DatasetReader, source: Source, grid: Grid, box: Box) -> tu
             return _read_aligned(dataset, source, box, offset)
         return _read_resampled(dataset, source, grid, box)
     except (RasterioError, OSError) as error:
-        raise SceneError(f"{printable(source.name)}: damaged or incomplete ({error}). Copy or download it again") from error
+        raise SceneError(
+            f"{printable(source.name)}: damaged or incomplete ({error}). Copy or download it again"
+        ) from error
 
 
 def _whole_offset(source: Source, grid: Grid) -> tuple[int, int] | None:
@@ -57,9 +59,9 @@ def _whole_offset(source: Source, grid: Grid) -> tuple[int, int] | None:
     if source.crs != grid.crs:
         return None
     to_source = ~source.transform @ grid.transform
-    same = all(math.isclose(one, other, abs_tol=1e-9) for one, other in zip(to_source[:2], (1, 0), strict=True)) and all(
-        math.isclose(one, other, abs_tol=1e-9) for one, other in zip(to_source[3:5], (0, 1), strict=True)
-    )
+    same = all(
+        math.isclose(one, other, abs_tol=1e-9) for one, other in zip(to_source[:2], (1, 0), strict=True)
+    ) and all(math.isclose(one, other, abs_tol=1e-9) for one, other in zip(to_source[3:5], (0, 1), strict=True))
     column, row = round(to_source.c), round(to_source.f)
     if same and abs(to_source.c - column) < _ALIGNED and abs(to_source.f - row) < _ALIGNED:
         return column, row

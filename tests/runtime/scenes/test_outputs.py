@@ -19,7 +19,8 @@ import rio_cogeo
 
 from rsicrc.engine import Engine
 from rsicrc.errors import SceneError
-from rsicrc.scenes.scene import Scene, SceneResult
+from rsicrc.scenes.result import SceneResult
+from rsicrc.scenes.scene import Scene
 from rsicrc.scenes.stac import write_item
 from rsicrc.scenes.tile import PROPERTIES
 from tests.runtime.scenes.files import ORIGIN, PIXEL, save, texture
@@ -138,9 +139,7 @@ def test_csv_has_positions(scene: Scene, tmp_path: Path) -> None:
 @pytest.mark.parametrize("ending", ["geojson", "gpkg", "parquet", "csv"])
 def test_result_without_changes_is_an_empty_collection(scene: Scene, tmp_path: Path, ending: str) -> None:
     empty = Scene(scene.sources, scene.options)
-    empty.result = replace(
-        result_of(scene), tiles=[replace(tile, changed=False) for tile in result_of(scene).tiles]
-    )
+    empty.result = replace(result_of(scene), tiles=[replace(tile, changed=False) for tile in result_of(scene).tiles])
     path = tmp_path / f"none.{ending}"
     empty.write(path)
     if ending == "geojson":

@@ -75,12 +75,12 @@ def test_grid_is_utm_where_lengths_on_the_map_are_not_meters(
     assert (plan.grid.name, plan.grid.pixel_size) == ("EPSG:32633", pytest.approx(PIXEL, rel=0.03))
 
 
-def test_rotated_file_is_read_on_the_grid(
-    tmp_path: Path, image: NDArray[np.uint8], scene_manifest: Manifest
-) -> None:
+def test_rotated_file_is_read_on_the_grid(tmp_path: Path, image: NDArray[np.uint8], scene_manifest: Manifest) -> None:
     turned = np.ascontiguousarray(np.rot90(image))  # a quarter turn: exact pixels under a rotated transform
     transform = Affine(0, -PIXEL, ORIGIN[0] + 420 * PIXEL, -PIXEL, 0, ORIGIN[1])
-    plan = plan_of(scene_manifest, save(tmp_path / "a.tif", turned, transform=transform), save(tmp_path / "b.tif", image))
+    plan = plan_of(
+        scene_manifest, save(tmp_path / "a.tif", turned, transform=transform), save(tmp_path / "b.tif", image)
+    )
     values, valid = pixels(plan, 0)
     assert valid.all()
     assert np.abs(values.astype(int) - image).max() <= 1
@@ -214,9 +214,7 @@ def test_reduced_pixels_are_means(tmp_path: Path, scene_manifest: Manifest) -> N
     assert np.abs(values[2:-2, 2:-2] - means[2:-2, 2:-2]).max() <= 1.5
 
 
-def test_unknown_pixel_size_of_the_model_is_a_warning(
-    scene_files: tuple[Path, Path], scene_manifest: Manifest
-) -> None:
+def test_unknown_pixel_size_of_the_model_is_a_warning(scene_files: tuple[Path, Path], scene_manifest: Manifest) -> None:
     plan = plan_of(replace(scene_manifest, pixel_size=None), *scene_files)
     assert any("does not say the pixel size" in note for note in plan.notes)
 
@@ -262,7 +260,8 @@ def test_area_selects_the_tiles_that_it_touches(
     corner = np.array([(x + 2, y - 2), (x + 9, y - 2), (x + 9, y - 9), (x + 2, y - 9), (x + 2, y - 2)])
     far = corner + (190, -140)
     rings = [
-        project(scene.sources[0].crs, utm_zone(scene.sources[0]).from_epsg(4326), ring).tolist() for ring in (corner, far)
+        project(scene.sources[0].crs, utm_zone(scene.sources[0]).from_epsg(4326), ring).tolist()
+        for ring in (corner, far)
     ]
     area = tmp_path / "area.geojson"
     area.write_text(json.dumps({"type": "MultiPolygon", "coordinates": [[ring] for ring in rings]}))

@@ -83,7 +83,9 @@ def test_ground_control_points_give_the_transform(tmp_path: Path) -> None:
     path = tmp_path / "gcps.tif"
     x, y = ORIGIN
     points = [GroundControlPoint(r, c, x + c * PIXEL, y - r * PIXEL) for r, c in ((0, 0), (0, 64), (64, 64), (64, 0))]
-    with rasterio.open(path, "w", driver="GTiff", width=64, height=64, count=3, dtype="uint8", photometric="RGB") as file:
+    with rasterio.open(
+        path, "w", driver="GTiff", width=64, height=64, count=3, dtype="uint8", photometric="RGB"
+    ) as file:
         file.write(texture(64, 64).transpose(2, 0, 1))
         file.gcps = (points, rasterio.crs.CRS.from_string(UTM))
     source = Source.read(str(path), None)

@@ -25,7 +25,8 @@ from rsicrc.errors import SceneError
 
 if TYPE_CHECKING:
     from rsicrc.engine import Engine
-    from rsicrc.scenes.scene import Scene, SceneResult
+    from rsicrc.scenes.result import SceneResult
+    from rsicrc.scenes.scene import Scene
 
 Files = Annotated[
     list[str],
@@ -40,7 +41,8 @@ Output = Annotated[
     typer.Option("-o", "--output", metavar="FILE", help="Map to write: .geojson, .gpkg, .parquet or .csv."),
 ]
 Raster = Annotated[
-    Path | None, typer.Option("--raster", metavar="TIF", help="Also write the change raster, a cloud-optimized GeoTIFF.")
+    Path | None,
+    typer.Option("--raster", metavar="TIF", help="Also write the change raster, a cloud-optimized GeoTIFF."),
 ]
 Stac = Annotated[bool, typer.Option("--stac", help="Also write a STAC Item next to the map.")]
 Regions = Annotated[
@@ -94,7 +96,9 @@ Overwrite = Annotated[
 ]
 Creation = Annotated[
     list[str] | None,
-    typer.Option("--co", metavar="KEY=VALUE", help="Creation option of the raster (GDAL's COG driver); may be repeated."),
+    typer.Option(
+        "--co", metavar="KEY=VALUE", help="Creation option of the raster (GDAL's COG driver); may be repeated."
+    ),
 ]
 
 
@@ -239,7 +243,8 @@ def _report(result: SceneResult) -> None:
 
 
 def _check_outputs(output: Path, raster: Path | None, stac: bool, files: list[str], *, overwrite: bool) -> None:
-    from rsicrc.scenes.outputs import ENDINGS, check_output
+    from rsicrc.scenes.outputs import ENDINGS
+    from rsicrc.scenes.result import check_output
     from rsicrc.scenes.stac import item_path
 
     paths = [(output, ENDINGS)]
@@ -283,4 +288,3 @@ def _three(numbers: list[float]) -> tuple[int, int, int]:
 
 def _four(numbers: list[float]) -> tuple[float, float, float, float]:
     return numbers[0], numbers[1], numbers[2], numbers[3]
-

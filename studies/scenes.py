@@ -33,7 +33,8 @@ from rasterio.warp import calculate_default_transform, reproject
 import rsicrc
 from rsicrc.engine import Engine
 from rsicrc.scenes.grid import project
-from rsicrc.scenes.scene import Scene, SceneResult
+from rsicrc.scenes.result import SceneResult
+from rsicrc.scenes.scene import Scene
 from rsicrc_train.synth import generate_scene
 from rsicrc_train.synth.large_scene import AFTER_FILE, BEFORE_FILE, CHANGES_FILE, PIXEL_SIZE
 

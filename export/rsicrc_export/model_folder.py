@@ -120,7 +120,9 @@ def _training_scale(
     size = training.get("pixel_size") if pixel_size is None else pixel_size
     side = training.get("image_side") if image_side is None else image_side
     if size is not None and not (isinstance(size, (int, float)) and MIN_PIXEL_SIZE <= size <= MOST_PIXEL_SIZE):
-        raise ExportError(f"--pixel-size {size!r:.40}: give a number of meters from {MIN_PIXEL_SIZE} to {MOST_PIXEL_SIZE}")
+        raise ExportError(
+            f"--pixel-size {size!r:.40}: give a number of meters from {MIN_PIXEL_SIZE} to {MOST_PIXEL_SIZE}"
+        )
     if side is not None and not (isinstance(side, int) and MIN_SIDE <= side <= MOST_SIDE):
         raise ExportError(f"--image-side {side!r:.40}: give a number of pixels from {MIN_SIDE} to {MOST_SIDE}")
     return None if size is None else float(size), side

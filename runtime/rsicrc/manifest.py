@@ -297,7 +297,9 @@ class Manifest:
             # Older folders have no threshold.
             change_threshold=_threshold(mapping(fields.get("change", {}), "change", _MOST_FIELDS)),
             # Older folders, and those of training images of unknown scale, have neither.
-            pixel_size=_optional(fields, "pixel_size", lambda value, name: number(value, name, MIN_PIXEL_SIZE, MOST_PIXEL_SIZE)),
+            pixel_size=_optional(
+                fields, "pixel_size", lambda value, name: number(value, name, MIN_PIXEL_SIZE, MOST_PIXEL_SIZE)
+            ),
             image_side=_optional(fields, "image_side", lambda value, name: whole(value, name, MIN_SIDE, MOST_SIDE)),
             precision=text(fields["precision"], "precision"),
             # Older folders have no variants.

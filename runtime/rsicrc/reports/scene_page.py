@@ -25,7 +25,7 @@ from rsicrc.scenes.reader import CELL, TileReader
 
 if TYPE_CHECKING:
     from rsicrc.scenes.plan import ScenePlan
-    from rsicrc.scenes.scene import SceneResult
+    from rsicrc.scenes.result import SceneResult
     from rsicrc.scenes.tile import SceneTile
 
 ENDINGS = (".html", ".htm")
@@ -51,7 +51,7 @@ def write_scene_page(result: SceneResult, path: Path, *, overwrite: bool = False
         SceneError: The file exists, the ending is unknown, or a file of the scene is damaged.
         OSError: The file cannot be written; an existing file is unchanged.
     """
-    from rsicrc.scenes.outputs import check_output
+    from rsicrc.scenes.result import check_output
 
     check_output(path, ENDINGS, overwrite=overwrite)
     # `<` could end the element that holds the data.

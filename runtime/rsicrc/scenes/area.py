@@ -57,7 +57,7 @@ class Area:
         from rasterio.features import geometry_mask
 
         left, top, right, bottom = box
-        (x_min, y_min), (x_max, y_max) = grid.transform * (left, bottom), grid.transform * (right, top)
+        (x_min, y_min), (x_max, y_max) = grid.transform @ (left, bottom), grid.transform @ (right, top)
         near = [
             polygon
             for polygon, part in zip(self.polygons, self._parts, strict=True)
@@ -65,8 +65,8 @@ class Area:
         ]
         if not near:
             return False
-        cell = Affine.translation(left, top) * Affine.scale((right - left) / _CELLS, (bottom - top) / _CELLS)
-        outside = geometry_mask(near, (_CELLS, _CELLS), grid.transform * cell, all_touched=True)
+        cell = Affine.translation(left, top) @ Affine.scale((right - left) / _CELLS, (bottom - top) / _CELLS)
+        outside = geometry_mask(near, (_CELLS, _CELLS), grid.transform @ cell, all_touched=True)
         return not bool(outside.all())
 
 
@@ -88,7 +88,9 @@ def _polygons(document: Any, path: str) -> Iterator[dict[str, Any]]:
         raise SceneError(f"{path}: not a GeoJSON object")
     crs = document.get("crs")
     if crs is not None and not any(name in json.dumps(crs) for name in ("CRS84", "4326")):
-        raise SceneError(f"{path}: GeoJSON holds longitude and latitude (EPSG:4326), this file another system. Convert it")
+        raise SceneError(
+            f"{path}: GeoJSON holds longitude and latitude (EPSG:4326), this file another system. Convert it"
+        )
     kind = document.get("type")
     if kind == "FeatureCollection":
         for feature in _items(document, "features", path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from rsicrc.files import replacing
 from rsicrc.scenes.reader import CELL, cell_range
-from rsicrc.scenes.scene import SceneResult
+from rsicrc.scenes.result import SceneResult, check_output
 from rsicrc.scenes.tile import SceneTile
 
 if TYPE_CHECKING:
@@ -32,12 +31,12 @@ def raster_transform(result: SceneResult) -> Affine:
     """Return the transform of the raster's cells, each of 8 × 8 pixels of the grid."""
     from affine import Affine
 
-    return result.plan.grid.transform * Affine.scale(CELL)
+    return result.plan.grid.transform @ Affine.scale(CELL)
 
 
 def raster_size(result: SceneResult) -> tuple[int, int]:
-    """Return the height and width of the raster in cells."""
-    return math.ceil(result.plan.grid.height / CELL), math.ceil(result.plan.grid.width / CELL)
+    """Return the height and width of the raster: the cells whose centers lie in the grid."""
+    return cell_range(0, result.plan.grid.height)[1], cell_range(0, result.plan.grid.width)[1]
 
 
 def change_rows(result: SceneResult) -> Iterator[tuple[int, Rows]]:
@@ -55,7 +54,6 @@ def change_rows(result: SceneResult) -> Iterator[tuple[int, Rows]]:
     tiles.sort(key=lambda tile: (tile.index, tile.pair))
     for top, row in groupby(tiles, key=lambda tile: tile.box[1]):
         first, last = cell_range(top, top + result.plan.side)
-        first, last = min(first, height), min(last, height)
         finished = first - start
         if finished > sums.shape[1]:
             yield start, _blended(sums, weights)
@@ -88,8 +86,6 @@ def write_raster(result: SceneResult, path: Path, creation: Mapping[str, str], *
     import rasterio
     from rasterio.errors import RasterioError
     from rasterio.shutil import copy
-
-    from rsicrc.scenes.outputs import check_output
 
     check_output(path, (".tif", ".tiff"), overwrite=overwrite)
     height, width = raster_size(result)
@@ -156,11 +152,9 @@ def _add(tile: SceneTile, side: int, sums: NDArray[np.float64], weights: NDArray
         weight = weight * tile.cells
     values = _change_map(tile)
     found = _interpolated(values, rows / side * values.shape[0] - 0.5, columns / side * values.shape[1] - 0.5)
-    # The grid may end before the last cell.
     part = (tile.pair, slice(first_row - start, last_row - start), slice(first_column, last_column))
-    shape = sums[part].shape
-    sums[part] += (found * weight)[: shape[0], : shape[1]]
-    weights[part] += weight[: shape[0], : shape[1]]
+    sums[part] += found * weight
+    weights[part] += weight
 
 
 def _change_map(tile: SceneTile) -> NDArray[np.float64]:

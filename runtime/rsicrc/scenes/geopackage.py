@@ -92,9 +92,9 @@ def _write_layer(
 ) -> None:
     # `id` is taken by the layer's own key in some programs, so the key is `fid` as GDAL writes it.
     names = ", ".join(f'"{name}" {_SQL_TYPES[kind]}' for name, kind in columns.items())
-    database.execute(f'CREATE TABLE changes (fid INTEGER PRIMARY KEY AUTOINCREMENT, geom POLYGON, {names})')
-    bounds = [feature.bounds for feature in features]
-    area = [pick(values) for pick, values in zip((min, min, max, max), zip(*bounds, strict=True), strict=True)]
+    database.execute(f"CREATE TABLE changes (fid INTEGER PRIMARY KEY AUTOINCREMENT, geom POLYGON, {names})")
+    sides = zip(*(feature.bounds for feature in features), strict=True)
+    area = [pick(values) for pick, values in zip((min, min, max, max), sides, strict=True)] if features else []
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
     database.execute(
         "INSERT INTO gpkg_contents VALUES ('changes', 'features', 'changes', '', ?, ?, ?, ?, ?, ?)",

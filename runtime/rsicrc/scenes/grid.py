@@ -55,13 +55,13 @@ class Grid:
         """Return the corners of a box of pixels, counterclockwise, the last equal to the first."""
         left, top, right, bottom = box
         corners = ((left, bottom), (right, bottom), (right, top), (left, top), (left, bottom))
-        return tuple(self.transform * corner for corner in corners)
+        return tuple(self.transform @ corner for corner in corners)
 
     def moved(self, columns: float, rows: float) -> Grid:
         """Return the grid with its origin moved by a number of pixels."""
         from affine import Affine
 
-        transform = self.transform * Affine.translation(columns, rows)
+        transform = self.transform @ Affine.translation(columns, rows)
         return Grid(self.crs, transform, self.width, self.height, self.pixel_size)
 
 
@@ -98,7 +98,7 @@ def utm_zone(source: Source) -> CRS:
 def ground_size(source: Source) -> tuple[float, float]:
     """Return the width and height of the pixel at the center of a file in meters on the ground."""
     column, row = source.width / 2, source.height / 2
-    points = np.array([source.transform * point for point in ((column, row), (column + 1, row), (column, row + 1))])
+    points = np.array([source.transform @ point for point in ((column, row), (column + 1, row), (column, row + 1))])
     x, y = project(source.crs, utm_zone(source), points).T
     return math.hypot(x[1] - x[0], y[1] - y[0]), math.hypot(x[2] - x[0], y[2] - y[0])
 
@@ -126,7 +126,7 @@ def footprint(source: Source, crs: CRS) -> Bounds:
     steps = np.linspace(0, 1, _STEPS)
     columns = np.concatenate([steps, steps, np.zeros(_STEPS), np.ones(_STEPS)]) * source.width
     rows = np.concatenate([np.zeros(_STEPS), np.ones(_STEPS), steps, steps]) * source.height
-    points = np.column_stack(source.transform * (columns, rows))
+    points = np.column_stack(source.transform @ (columns, rows))
     points = project(source.crs, crs, points)
     if not np.isfinite(points).all():
         raise SceneError(f"{printable(source.name)}: lies outside the area of {crs_name(crs)}")
@@ -207,8 +207,10 @@ def _bounds(points: NDArray[np.float64]) -> Bounds:
 def _center(source: Source) -> tuple[float, float]:
     from rasterio.crs import CRS
 
-    point = np.array([source.transform * (source.width / 2, source.height / 2)])
+    point = np.array([source.transform @ (source.width / 2, source.height / 2)])
     longitude, latitude = project(source.crs, CRS.from_epsg(4326), point)[0].tolist()
     if not (math.isfinite(longitude) and math.isfinite(latitude)):
-        raise SceneError(f"{printable(source.name)}: its position is outside its reference system: georeference it again")
+        raise SceneError(
+            f"{printable(source.name)}: its position is outside its reference system: georeference it again"
+        )
     return longitude, latitude

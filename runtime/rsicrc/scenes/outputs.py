@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rsicrc.errors import SceneError
 from rsicrc.files import replacing
 from rsicrc.scenes.features import DECIMALS, Feature, columns, tile_features
 from rsicrc.scenes.geojson import write_geojson
@@ -17,27 +16,13 @@ from rsicrc.scenes.geopackage import write_geopackage
 from rsicrc.scenes.geoparquet import write_geoparquet
 from rsicrc.scenes.grid import crs_name, project
 from rsicrc.scenes.regions import change_regions
-from rsicrc.scenes.scene import SceneResult
+from rsicrc.scenes.result import SceneResult, check_output
 
 if TYPE_CHECKING:
     from rasterio.crs import CRS
 
 ENDINGS = (".geojson", ".json", ".gpkg", ".parquet", ".csv")
 _STYLE = Path(__file__).with_name("changes.qml")
-
-
-def check_output(path: Path, endings: Sequence[str], *, overwrite: bool) -> None:
-    """Check the name of an output before the work.
-
-    Raises:
-        SceneError: The ending is none of `endings`, or the file exists.
-        OSError: The folder is missing.
-    """
-    if path.suffix.lower() not in endings:
-        raise SceneError(f"{path}: the name must end in one of {', '.join(endings)}")
-    path.parent.stat()
-    if path.exists() and not (overwrite and path.is_file()):
-        raise SceneError(f"{path} exists: give another name, or --overwrite to replace a file")
 
 
 def write_result(result: SceneResult, path: Path, *, all_tiles: bool, regions: bool, overwrite: bool) -> None:
@@ -70,7 +55,9 @@ def _write_csv(path: Path, features: Sequence[Feature], crs: CRS, names: Mapping
     """Write a table with the center of each polygon in longitude and latitude, and the polygon as text."""
     from rasterio.crs import CRS
 
-    centers = [((x_min + x_max) / 2, (y_min + y_max) / 2) for x_min, y_min, x_max, y_max in (f.bounds for f in features)]
+    centers = [
+        ((x_min + x_max) / 2, (y_min + y_max) / 2) for x_min, y_min, x_max, y_max in (f.bounds for f in features)
+    ]
     positions = project(crs, CRS.from_epsg(4326), np.array(centers, np.float64).reshape(-1, 2))
     with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.writer(file)

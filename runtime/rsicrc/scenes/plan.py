@@ -33,6 +33,7 @@ from rsicrc.scenes.warped import Mask, Values, read_box
 
 _MOST_TILES = 4_000_000
 _SAMPLES = 24  # tiles from which stretches and shifts are measured
+_DENSER = 8  # factor on their number if none has valid pixels
 _LEAST_SAMPLE = 0.5  # valid share of a tile from which a shift is measured
 _COARSEST = 2.0  # factor between the pixel sizes of a scene and of the training
 
@@ -128,7 +129,9 @@ def make_plan(
     common, share = _common_area(sources, options, crs, area)
     pixel_size, size_notes = _pixel_size(sources, options, manifest)
     side = manifest.image_side or manifest.preprocessing.size
-    tiles = math.prod((high - low) / (pixel_size * side / 2) + 1 for low, high in ((common[0], common[2]), (common[1], common[3])))
+    tiles = math.prod(
+        (high - low) / (pixel_size * side / 2) + 1 for low, high in ((common[0], common[2]), (common[1], common[3]))
+    )
     if tiles > _MOST_TILES:
         raise SceneError(f"about {tiles:.0f} tiles are too many for one run: give parts with --bbox")
     grid = make_grid(sources[-1], crs, common, pixel_size, side)
@@ -153,9 +156,7 @@ def make_plan(
     return _measured(plan, stretches)
 
 
-def _common_area(
-    sources: Sequence[Source], options: SceneOptions, crs: Any, area: Area | None
-) -> tuple[Bounds, float]:
+def _common_area(sources: Sequence[Source], options: SceneOptions, crs: Any, area: Area | None) -> tuple[Bounds, float]:
     """Return the bounds that all dates and the requested areas share, and the covered share of the latest image."""
     from rasterio.crs import CRS
     from rasterio.errors import CRSError
@@ -198,7 +199,9 @@ def _pixel_size(sources: Sequence[Source], options: SceneOptions, manifest: Mani
         size = options.resolution or native
         note = "the model folder does not say the pixel size of its training images"
         return size, [f"{note}: pixels of {size:g} m are taken as they are"]
-    coarsest, name = max(zip([*sizes, options.resolution or 0], [*(s.name for s in sources), "--resolution"], strict=True))
+    coarsest, name = max(
+        zip([*sizes, options.resolution or 0], [*(s.name for s in sources), "--resolution"], strict=True)
+    )
     if coarsest > _COARSEST * wanted * (1 + SAME_SIZE):
         text = f"{printable(name)}: pixels of {coarsest:.3g} m, but the model was trained on {wanted:g} m"
         if not options.any_resolution:
@@ -236,8 +239,6 @@ def _band_notes(sources: Sequence[Source]) -> list[str]:
 def _measured(plan: ScenePlan, stretches: Sequence[Mapping[str, Any] | None] | None) -> ScenePlan:
     """Return the plan with stretches and shifts; with `align`, the shifts are corrected and measured again."""
     samples = _samples(plan)
-    if not any(mask.any() for parts in samples for _, mask in parts):
-        raise SceneError("no valid pixel where the dates overlap: all are nodata or transparent")
     if stretches is not None:
         if [each is None for each in stretches] != [source.dtype == "uint8" for source in plan.sources]:
             raise SceneError(f"{plan.options.stretch_from}: its stretches are for other dates or data types")
@@ -271,21 +272,39 @@ def _offsets(shifts: Sequence[Shift | None]) -> list[tuple[float, float]]:
 
 
 def _samples(plan: ScenePlan) -> list[list[tuple[Values, Mask]]]:
-    """Read the same evenly spaced tiles of every date."""
+    """Read the same evenly spaced tiles of every date, without tiles that have no pixel that is valid in all dates.
+
+    More tiles are read as long as none has such a pixel.
+
+    Raises:
+        SceneError: No tile has such a pixel.
+    """
     count = min(_SAMPLES, len(plan.boxes))
-    boxes = [plan.boxes[number * len(plan.boxes) // count + len(plan.boxes) // (2 * count)] for number in range(count)]
-    samples = []
+    while True:
+        samples = list(_common_parts(plan, count))
+        if samples:
+            return [[parts[date] for parts in samples] for date in range(len(plan.sources))]
+        if count == len(plan.boxes):
+            raise SceneError("no valid pixel where the dates overlap: all are nodata or transparent")
+        count = min(_DENSER * count, len(plan.boxes))
+
+
+def _common_parts(plan: ScenePlan, count: int) -> Iterator[list[tuple[Values, Mask]]]:
+    half = len(plan.boxes) // (2 * count)
     with raster_settings(*(source.name for source in plan.sources)), ExitStack() as opened:
-        for date, source in enumerate(plan.sources):
-            dataset = opened.enter_context(open_dataset(source.path, source.name))
-            samples.append([read_box(dataset, source, plan.grid_of(date), box) for box in boxes])
-    return samples
+        datasets = [opened.enter_context(open_dataset(source.path, source.name)) for source in plan.sources]
+        for number in range(count):
+            box = plan.boxes[number * len(plan.boxes) // count + half]
+            parts = [
+                read_box(dataset, source, plan.grid_of(date), box)
+                for date, (dataset, source) in enumerate(zip(datasets, plan.sources, strict=True))
+            ]
+            if np.logical_and.reduce([valid for _, valid in parts]).any():
+                yield parts
 
 
 def _shifts(plan: ScenePlan, samples: Sequence[Sequence[tuple[Values, Mask]]]) -> list[Shift | None]:
-    return [
-        measure_shift(list(_gray_parts(plan, samples, earlier, later))) for earlier, later in plan.pairs
-    ]
+    return [measure_shift(list(_gray_parts(plan, samples, earlier, later))) for earlier, later in plan.pairs]
 
 
 def _gray_parts(

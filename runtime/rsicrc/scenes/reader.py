@@ -78,9 +78,7 @@ class TileReader:
         threads: Number of threads, each with its own opened files.
     """
 
-    def __init__(
-        self, plan: ScenePlan, done: Collection[tuple[int, int]] = (), threads: int | None = None
-    ) -> None:
+    def __init__(self, plan: ScenePlan, done: Collection[tuple[int, int]] = (), threads: int | None = None) -> None:
         self._plan = plan
         self._done = done
         self._threads = threads or min(_MOST_THREADS, available_cpus())

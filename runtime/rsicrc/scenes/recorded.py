@@ -39,7 +39,9 @@ def _facts(path: Path) -> Any:
     suffix = path.suffix.lower()
     if suffix == ".gpkg":
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
-            (text,) = database.execute("SELECT metadata FROM gpkg_metadata WHERE md_standard_uri = ?", (FACTS,)).fetchone()
+            (text,) = database.execute(
+                "SELECT metadata FROM gpkg_metadata WHERE md_standard_uri = ?", (FACTS,)
+            ).fetchone()
         return json.loads(text)
     if suffix == ".parquet":
         from pyarrow import parquet

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rsicrc.scenes.change_raster import change_rows, raster_size, raster_transform
 from rsicrc.scenes.features import AREA, Feature, signed_area
 from rsicrc.scenes.reader import CELL
-from rsicrc.scenes.scene import SceneResult
+from rsicrc.scenes.result import SceneResult
 from rsicrc.scenes.tile import SceneTile
 
 
@@ -35,7 +35,7 @@ def change_regions(result: SceneResult) -> list[Feature]:
         for number, (outline, _) in enumerate(outlines):
             cells = [_oriented(ring, clockwise=position > 0) for position, ring in enumerate(outline["coordinates"])]
             strongest = _strongest(tiles, boxes, mask, cells[0])
-            rings = tuple(tuple(transform * (x, y) for x, y in reversed(ring)) for ring in cells)
+            rings = tuple(tuple(transform @ (x, y) for x, y in reversed(ring)) for ring in cells)
             area = factor * sum(signed_area(ring) for ring in rings)
             properties = {**strongest.to_dict(), "id": f"{pair}-region-{number}", AREA: round(area, 3)}
             features.append(Feature(rings, properties))
@@ -56,11 +56,16 @@ def _strongest(
 
     points = np.array(outline)
     (left, top), (right, bottom) = points.min(axis=0).astype(int), points.max(axis=0).astype(int)
-    inside = rasterize([{"type": "Polygon", "coordinates": [[(x - left, y - top) for x, y in outline]]}], (bottom - top, right - left))
+    inside = rasterize(
+        [{"type": "Polygon", "coordinates": [[(x - left, y - top) for x, y in outline]]}], (bottom - top, right - left)
+    )
     inside &= mask[top:bottom, left:right]
     rows, columns = np.nonzero(inside)
     near = np.flatnonzero(
-        (boxes[:, 0] < right * CELL) & (boxes[:, 2] > left * CELL) & (boxes[:, 1] < bottom * CELL) & (boxes[:, 3] > top * CELL)
+        (boxes[:, 0] < right * CELL)
+        & (boxes[:, 2] > left * CELL)
+        & (boxes[:, 1] < bottom * CELL)
+        & (boxes[:, 3] > top * CELL)
     )
     x, y = (columns + left + 0.5) * CELL, (rows + top + 0.5) * CELL
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, Unpack
 
@@ -23,37 +23,9 @@ from rsicrc.scenes.options import SceneOptions, SceneSettings
 from rsicrc.scenes.plan import ScenePlan, make_plan
 from rsicrc.scenes.reader import TilePair, TileReader
 from rsicrc.scenes.recorded import recorded_stretches
+from rsicrc.scenes.result import SceneResult
 from rsicrc.scenes.source import Source
 from rsicrc.scenes.tile import SceneTile
-
-Progress = Callable[[], None]
-
-
-@dataclass(frozen=True)
-class SceneResult:
-    """The tiles of a scene that were captioned, with the facts that outputs record.
-
-    Attributes:
-        plan: The plan.
-        tiles: The tiles, in order.
-        left_out: Number of tiles with too few valid pixels.
-        model: Identifier of the model folder.
-        threshold: Smallest change score of a changed tile.
-    """
-
-    plan: ScenePlan
-    tiles: list[SceneTile]
-    left_out: int
-    model: str
-    threshold: float
-
-    def selected(self, all_tiles: bool) -> list[SceneTile]:
-        """Return the changed tiles, or all; a tile without a change score counts as changed."""
-        return [tile for tile in self.tiles if all_tiles or tile.changed is not False]
-
-    def facts(self) -> dict[str, Any]:
-        """Return the facts about the run that outputs record, as plain containers for JSON."""
-        return {**self.plan.to_dict(), "model": self.model, "change_threshold": self.threshold, "left_out": self.left_out}
 
 
 class Scene:
@@ -95,9 +67,7 @@ class Scene:
         if options.dates and len(options.dates) != len(files):
             raise ArgumentError(f"dates: {len(options.dates)} for {len(files)} files")
         times = options.dates or (None,) * len(files)
-        sources = (
-            Source.read(os.fspath(file), options.bands, time) for file, time in zip(files, times, strict=True)
-        )
+        sources = (Source.read(os.fspath(file), options.bands, time) for file, time in zip(files, times, strict=True))
         return cls(tuple(sources), options)
 
     def plan(self, manifest: Manifest) -> ScenePlan:

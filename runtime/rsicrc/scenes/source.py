@@ -210,7 +210,9 @@ def _georeference(dataset: DatasetReader, shown: str) -> tuple[CRS, Affine]:
             reason += "; its RPCs need a terrain model"
         raise SceneError(f"{shown}: {reason}. Rectify it or assign one, for example with `gdal_translate -a_srs`")
     if dataset.transform.is_identity:
-        raise SceneError(f"{shown}: it has no position (neither a transform nor ground control points). Georeference it")
+        raise SceneError(
+            f"{shown}: it has no position (neither a transform nor ground control points). Georeference it"
+        )
     if dataset.transform.determinant == 0 or not all(map(math.isfinite, dataset.transform)):
         raise SceneError(f"{shown}: its transform is damaged. Georeference it again")
     return dataset.crs, dataset.transform

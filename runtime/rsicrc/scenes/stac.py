@@ -13,7 +13,7 @@ from rsicrc.files import replacing
 from rsicrc.scenes.features import Feature, Polygon, geographic
 from rsicrc.scenes.geojson import geometry
 from rsicrc.scenes.plan import ScenePlan
-from rsicrc.scenes.scene import SceneResult
+from rsicrc.scenes.result import SceneResult
 
 _PROJECTION = "https://stac-extensions.github.io/projection/v2.0.0/schema.json"
 _TYPES = {
@@ -68,7 +68,9 @@ def write_item(result: SceneResult, output: Path, assets: Mapping[str, Path]) ->
     ring = plan.grid.ring((0, 0, plan.grid.width, plan.grid.height))
     (polygons,) = geographic([Feature((ring,), {})], plan.grid.crs)
     authority = plan.grid.crs.to_authority()
-    system = {"proj:code": ":".join(authority)} if authority else {"proj:projjson": plan.grid.crs.to_dict(projjson=True)}
+    system = (
+        {"proj:code": ":".join(authority)} if authority else {"proj:projjson": plan.grid.crs.to_dict(projjson=True)}
+    )
     item = {
         "type": "Feature",
         "stac_version": "1.1.0",

@@ -65,7 +65,7 @@ def measure_stretches(
         percentiles: Percentiles of the valid values that become 0 and 255; None takes the range of the data type.
 
     Raises:
-        SceneError: A file with decimal numbers, or without a valid pixel in the sample, has no range.
+        SceneError: A file with decimal numbers has no range of its data type.
     """
     stretches: list[Stretch | None] = []
     for source in sources:
@@ -75,7 +75,7 @@ def measure_stretches(
             stretches.append(_full_range(source))
         else:
             alike = [one for other, one in zip(sources, samples, strict=True) if other.sensor == source.sensor]
-            stretches.append(_percentiles([part for parts in alike for part in parts], percentiles, source))
+            stretches.append(_percentiles([part for parts in alike for part in parts], percentiles))
     return stretches
 
 
@@ -87,9 +87,7 @@ def _full_range(source: Source) -> Stretch:
     return Stretch((float(limits.min),) * 3, (float(limits.max),) * 3)
 
 
-def _percentiles(parts: Sequence[tuple[Values, Mask]], percentiles: tuple[float, float], source: Source) -> Stretch:
+def _percentiles(parts: Sequence[tuple[Values, Mask]], percentiles: tuple[float, float]) -> Stretch:
     valid = np.concatenate([values[mask] for values, mask in parts])
-    if not len(valid):
-        raise SceneError(f"{source.name}: has no valid pixel where the dates overlap (all are nodata)")
     low, high = np.percentile(valid, percentiles, axis=0).tolist()
     return Stretch((low[0], low[1], low[2]), (high[0], high[1], high[2]))

@@ -49,17 +49,19 @@ def read_box(dataset: DatasetReader, source: Source, grid: Grid, box: Box) -> tu
             return _read_aligned(dataset, source, box, offset)
         return _read_resampled(dataset, source, grid, box)
     except (RasterioError, OSError) as error:
-        raise SceneError(f"{printable(source.name)}: damaged or incomplete ({error}). Copy or download it again") from error
+        raise SceneError(
+            f"{printable(source.name)}: damaged or incomplete ({error}). Copy or download it again"
+        ) from error
 
 
 def _whole_offset(source: Source, grid: Grid) -> tuple[int, int] | None:
     """Return the (column, row) of the source at the origin of the grid if their pixels coincide."""
     if source.crs != grid.crs:
         return None
-    to_source = ~source.transform * grid.transform
-    same = all(math.isclose(one, other, abs_tol=1e-9) for one, other in zip(to_source[:2], (1, 0), strict=True)) and all(
-        math.isclose(one, other, abs_tol=1e-9) for one, other in zip(to_source[3:5], (0, 1), strict=True)
-    )
+    to_source = ~source.transform @ grid.transform
+    same = all(
+        math.isclose(one, other, abs_tol=1e-9) for one, other in zip(to_source[:2], (1, 0), strict=True)
+    ) and all(math.isclose(one, other, abs_tol=1e-9) for one, other in zip(to_source[3:5], (0, 1), strict=True))
     column, row = round(to_source.c), round(to_source.f)
     if same and abs(to_source.c - column) < _ALIGNED and abs(to_source.f - row) < _ALIGNED:
         return column, row
@@ -89,17 +91,13 @@ def _read_resampled(dataset: DatasetReader, source: Source, grid: Grid, box: Box
     kind = np.uint8 if source.dtype == "uint8" else np.float32
     values = np.zeros((height, width, 3), kind)
     valid = np.zeros((height, width), np.uint8)
-    columns, rows = np.meshgrid(np.linspace(left, right, _STEPS), np.linspace(top, bottom, _STEPS))
-    points = np.column_stack(grid.transform * (columns.ravel(), rows.ravel()))
-    points = project(grid.crs, source.crs, points)
-    points = points[np.isfinite(points).all(axis=1)]
-    if not len(points):
+    x, y = _source_points(source, grid, box)
+    if not len(x):
         return values, valid.astype(np.bool_)
-    x, y = ~source.transform * (points[:, 0], points[:, 1])
     # Pixels of the source for one pixel of the grid: 2 or more are averaged while reading, from overviews if possible.
-    ratio = max(float(np.ptp(x)) / width, float(np.ptp(y)) / height)
-    factor = max(1, math.floor(ratio))
-    margin = 2 * factor * math.ceil(ratio / factor) + factor
+    across, down = _scales(source, grid, box)
+    factor = max(1, math.floor(min(across, down)))
+    margin = 2 * factor + 2 * math.ceil(max(across, down))
     low_x, low_y, high_x, high_y = (
         factor * math.floor((float(x.min()) - margin) / factor),
         factor * math.floor((float(y.min()) - margin) / factor),
@@ -112,14 +110,14 @@ def _read_resampled(dataset: DatasetReader, source: Source, grid: Grid, box: Box
     pixels, mask = _read_window(dataset, source, window, factor)
     transform = (
         source.transform
-        * Affine.translation(window.col_off, window.row_off)
-        * Affine.scale(window.width / pixels.shape[2], window.height / pixels.shape[1])
+        @ Affine.translation(window.col_off, window.row_off)
+        @ Affine.scale(window.width / pixels.shape[2], window.height / pixels.shape[1])
     )
     mask_bytes = mask.astype(np.uint8) * _VALID
     common: dict[str, Any] = {
         "src_transform": transform,
         "src_crs": source.crs,
-        "dst_transform": grid.transform * Affine.translation(left, top),
+        "dst_transform": grid.transform @ Affine.translation(left, top),
         "dst_crs": grid.crs,
     }
     # The mask is also an alpha band of the values, so that no invalid pixel enters the interpolation.
@@ -131,12 +129,37 @@ def _read_resampled(dataset: DatasetReader, source: Source, grid: Grid, box: Box
         src_alpha=4,
         dst_alpha=4,
         resampling=Resampling.bilinear,
+        # GDAL would guess the scales from the sizes of the arrays, wrongly for turned images and parts with a margin.
+        XSCALE=str(min(1.0, factor / across)),
+        YSCALE=str(min(1.0, factor / down)),
         SRC_ALPHA_MAX=str(_VALID),
         DST_ALPHA_MAX=str(_VALID),
         **common,
     )
     reproject(mask_bytes, valid, resampling=Resampling.nearest, **common)
     return np.ascontiguousarray(warped[:3].transpose(1, 2, 0)), valid > 0
+
+
+def _source_points(source: Source, grid: Grid, box: Box) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the columns and rows of the source at evenly spaced points of a box; points without an image are absent."""
+    left, top, right, bottom = box
+    columns, rows = np.meshgrid(np.linspace(left, right, _STEPS), np.linspace(top, bottom, _STEPS))
+    points = np.column_stack(grid.transform @ (columns.ravel(), rows.ravel()))
+    points = project(grid.crs, source.crs, points)
+    points = points[np.isfinite(points).all(axis=1)]
+    x, y = ~source.transform @ (points[:, 0], points[:, 1])
+    return x, y
+
+
+def _scales(source: Source, grid: Grid, box: Box) -> tuple[float, float]:
+    """Return the pixels of the source, along its rows and its columns, for one pixel at the center of a box."""
+    column, row = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    points = np.array([grid.transform @ point for point in ((column, row), (column + 1, row), (column, row + 1))])
+    points = project(grid.crs, source.crs, points)
+    if not np.isfinite(points).all():
+        return 1.0, 1.0
+    x, y = ~source.transform @ (points[:, 0], points[:, 1])
+    return math.hypot(x[1] - x[0], x[2] - x[0]), math.hypot(y[1] - y[0], y[2] - y[0])
 
 
 def _clipped(source: Source, left: int, top: int, right: int, bottom: int) -> Window | None:

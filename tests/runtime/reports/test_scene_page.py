@@ -18,7 +18,8 @@ import rasterio
 import rsicrc
 from rsicrc.errors import SceneError
 from rsicrc.reports.scene_page import MOST_CROPS, write_scene_page
-from rsicrc.scenes.scene import Scene, SceneResult
+from rsicrc.scenes.result import SceneResult
+from rsicrc.scenes.scene import Scene
 
 SIDE = 400
 HOSTILE = "</script><b>a road</b> & 'more'"

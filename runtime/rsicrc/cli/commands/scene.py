@@ -25,7 +25,8 @@ from rsicrc.errors import SceneError
 
 if TYPE_CHECKING:
     from rsicrc.engine import Engine
-    from rsicrc.scenes.scene import Scene, SceneResult
+    from rsicrc.scenes.result import SceneResult
+    from rsicrc.scenes.scene import Scene
 
 Files = Annotated[
     list[str],
@@ -40,7 +41,8 @@ Output = Annotated[
     typer.Option("-o", "--output", metavar="FILE", help="Map to write: .geojson, .gpkg, .parquet or .csv."),
 ]
 Raster = Annotated[
-    Path | None, typer.Option("--raster", metavar="TIF", help="Also write the change raster, a cloud-optimized GeoTIFF.")
+    Path | None,
+    typer.Option("--raster", metavar="TIF", help="Also write the change raster, a cloud-optimized GeoTIFF."),
 ]
 Html = Annotated[
     Path | None,
@@ -98,7 +100,9 @@ Overwrite = Annotated[
 ]
 Creation = Annotated[
     list[str] | None,
-    typer.Option("--co", metavar="KEY=VALUE", help="Creation option of the raster (GDAL's COG driver); may be repeated."),
+    typer.Option(
+        "--co", metavar="KEY=VALUE", help="Creation option of the raster (GDAL's COG driver); may be repeated."
+    ),
 ]
 
 
@@ -252,7 +256,8 @@ def _check_outputs(
     output: Path, raster: Path | None, html: Path | None, stac: bool, files: list[str], *, overwrite: bool
 ) -> None:
     from rsicrc.reports.scene_page import ENDINGS as PAGE_ENDINGS
-    from rsicrc.scenes.outputs import ENDINGS, check_output
+    from rsicrc.scenes.outputs import ENDINGS
+    from rsicrc.scenes.result import check_output
     from rsicrc.scenes.stac import item_path
 
     paths = [(output, ENDINGS)]
@@ -298,4 +303,3 @@ def _three(numbers: list[float]) -> tuple[int, int, int]:
 
 def _four(numbers: list[float]) -> tuple[float, float, float, float]:
     return numbers[0], numbers[1], numbers[2], numbers[3]
-

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -148,7 +147,7 @@ def _inside(points: NDArray[np.float64], boxes: NDArray[np.float64], margin: flo
     """Return, for each point and each box, whether the point lies in the box or near it, [N, M]."""
     x, y = points[:, :1], points[:, 1:]
     left, top, right, bottom = boxes.T + np.array([[-margin], [-margin], [margin], [margin]])
-    return (x >= left) & (x <= right) & (y >= top) & (y <= bottom)
+    return np.asarray((x >= left) & (x <= right) & (y >= top) & (y <= bottom))
 
 
 def _warped(file: Path, folder: Path, crs: str, pixel: float | None, angle: float = 0.0) -> Path:
@@ -228,4 +227,4 @@ VARIANTS: dict[str, Callable[[list[Path], Path], list[Path]]] = {
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -41,7 +41,7 @@ _TYPES = {
 
 
 @dataclass
-class SceneResult:
+class AddedTiles:
     """Numbers of tiles of a scene by the result of `add_scene`; `failures` has the reasons by id."""
 
     added: int
@@ -50,7 +50,7 @@ class SceneResult:
     failures: dict[str, str]
 
 
-def add_scene(index: Index, scene: Scene, *, captions: bool, batch_size: int, advance: ProgressCallback) -> SceneResult:
+def add_scene(index: Index, scene: Scene, *, captions: bool, batch_size: int, advance: ProgressCallback) -> AddedTiles:
     """Put the tiles of a scene into an index; tiles with the same pixels as in the index are not encoded again.
 
     The paths of a tile are those of its files with the box of the tile in pixels of the scene's grid: a tile is no
@@ -69,7 +69,7 @@ def add_scene(index: Index, scene: Scene, *, captions: bool, batch_size: int, ad
     """
     plan = scene.plan(index.engine.manifest)
     known = index.checksums()
-    result = SceneResult(0, 0, 0, {})
+    result = AddedTiles(0, 0, 0, {})
     waiting: deque[tuple[TilePair, str, tuple[str, str]]] = deque()
     scene_id = _scene_id(plan)
 
@@ -136,7 +136,7 @@ def _scene_id(plan: ScenePlan) -> str:
 
 
 def _digest(pixels: Pixels) -> str:
-    return hashlib.sha256(np.ascontiguousarray(pixels)).hexdigest()
+    return hashlib.sha256(pixels.tobytes()).hexdigest()
 
 
 def _place(plan: ScenePlan, tile: TilePair) -> dict[str, Any]:

@@ -126,7 +126,7 @@ def _index_scene(
     any_resolution: bool,
     batch_size: int,
     model: Path | None,
-    settings: Mapping[str, Any],
+    settings: dict[str, Any],
 ) -> None:
     from rsicrc.index.index import Index
     from rsicrc.scenes.scene import Scene

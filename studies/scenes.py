@@ -140,7 +140,7 @@ def _points(result: SceneResult, ring: list[list[float]]) -> NDArray[np.float64]
     u, v = (axis.reshape(-1, 1) for axis in np.meshgrid(share, share))
     positions = (1 - v) * ((1 - u) * lower_left + u * lower_right) + v * ((1 - u) * upper_left + u * upper_right)
     x, y = project(CRS.from_epsg(4326), result.plan.grid.crs, positions).T
-    return np.column_stack(~result.plan.grid.transform * (x, y))
+    return np.column_stack(~result.plan.grid.transform @ (x, y))
 
 
 def _inside(points: NDArray[np.float64], boxes: NDArray[np.float64], margin: float) -> NDArray[np.bool_]:
@@ -158,14 +158,14 @@ def _warped(file: Path, folder: Path, crs: str, pixel: float | None, angle: floa
             source.crs, crs, source.width, source.height, *source.bounds, **size
         )
         if angle:
-            middle = transform * (width / 2, height / 2)
+            middle = transform @ (width / 2, height / 2)
             diagonal = round(1.5 * max(width, height))
             step = transform.a
             transform = (
                 rasterio.Affine.translation(*middle)
-                * rasterio.Affine.rotation(angle)
-                * rasterio.Affine.scale(step, -step)
-                * rasterio.Affine.translation(-diagonal / 2, -diagonal / 2)
+                @ rasterio.Affine.rotation(angle)
+                @ rasterio.Affine.scale(step, -step)
+                @ rasterio.Affine.translation(-diagonal / 2, -diagonal / 2)
             )
             width = height = diagonal
         bands = np.concatenate([source.read(), np.full((1, source.height, source.width), 255, np.uint8)])

@@ -136,7 +136,7 @@ def _overviews(plan: ScenePlan) -> Iterator[Image.Image]:
     across, down = grid.width / width, grid.height / height
     coarse = replace(
         grid,
-        transform=grid.transform * Affine.scale(across, down),
+        transform=grid.transform @ Affine.scale(across, down),
         width=width,
         height=height,
         pixel_size=grid.pixel_size * factor,

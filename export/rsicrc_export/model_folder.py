@@ -8,20 +8,33 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rsicrc.backends.onnx_file import check_graphs
 from rsicrc.backends.onnxruntime import OnnxRuntimeBackend
 from rsicrc.errors import ExportError
-from rsicrc.manifest import GOLDEN_FILE, GRAPH_NAMES, INT8, TOKENIZER_FILE, FileRecord, Manifest
+from rsicrc.manifest import (
+    GOLDEN_FILE,
+    GRAPH_NAMES,
+    INT8,
+    MIN_PIXEL_SIZE,
+    MIN_SIDE,
+    MOST_PIXEL_SIZE,
+    MOST_SIDE,
+    TOKENIZER_FILE,
+    FileRecord,
+    Manifest,
+)
 from rsicrc.text.vocabulary import Vocabulary
 from rsicrc_export.calibration import read_calibration
 from rsicrc_export.golden import write_golden
 from rsicrc_export.onnx_export import export_graph
 from rsicrc_export.parity import check_parity
+from rsicrc_export.per_image import add_per_image_graphs
 from rsicrc_export.precisions import PrecisionError, add_variants, check_installed
 from rsicrc_export.source import Source
 from rsicrc_train.model import RSICRC
@@ -38,6 +51,9 @@ def export_checkpoint(
     force: bool = False,
     precisions: Collection[str] = (),
     calibration: Path | None = None,
+    pixel_size: float | None = None,
+    image_side: int | None = None,
+    per_image: bool = False,
 ) -> Manifest:
     """Export a checkpoint to a model folder. The log `rsicrc.export` (level INFO) gets a line for each step.
 
@@ -48,6 +64,9 @@ def export_checkpoint(
         force: Replace an existing model folder. The old folder stays until the new one is complete and checked.
         precisions: Precisions to write in addition to float32; see `rsicrc_export.precisions.add_variants`.
         calibration: Data set folder or table of pairs for int8; see `rsicrc_export.calibration`.
+        pixel_size: Pixel size of the training images on the ground, in meters; by default that of the training record.
+        image_side: Side of the training images in pixels; by default that of the training record.
+        per_image: Also write the parts of the image encoder for single images; see `rsicrc_export.per_image`.
 
     Returns:
         The manifest of the new folder.
@@ -67,16 +86,19 @@ def export_checkpoint(
         check_installed()
     if calibration is not None:
         pairs = read_calibration(calibration, source.checkpoint.config.preprocessing)
+    scale = _training_scale(source.checkpoint.training, pixel_size, image_side)
     model = source.checkpoint.build_model().requires_grad_(False)
     # The model has its own copy of the weights. Two copies of a large model may not fit into memory.
     source = replace(source, checkpoint=replace(source.checkpoint, state_dict={}, progress={}))
     with _replacing(output, force=force) as folder:
-        manifest = _fill(folder, model, source)
+        manifest = replace(_fill(folder, model, source), pixel_size=scale[0], image_side=scale[1])
         refusal = None
         try:
             manifest = add_variants(folder, manifest, model, precisions, pairs)
         except PrecisionError as error:
             manifest, refusal = error.manifest, error
+        if per_image:
+            manifest = add_per_image_graphs(folder, manifest)
         for precision in manifest.precisions:
             check_graphs(folder, manifest.at(precision))  # `rsicrc.load` refuses a graph with other operators
         manifest.write(folder)
@@ -85,6 +107,25 @@ def export_checkpoint(
         message = f"{output} is written with {written}, but without {missing}: {refusal}"
         raise PrecisionError(message, refusal.precisions, manifest) from refusal
     return manifest
+
+
+def _training_scale(
+    training: Mapping[str, Any], pixel_size: float | None, image_side: int | None
+) -> tuple[float | None, int | None]:
+    """Return pixel size and side of the training images: those that are given, else those of the training record.
+
+    Raises:
+        ExportError: A value is out of its range.
+    """
+    size = training.get("pixel_size") if pixel_size is None else pixel_size
+    side = training.get("image_side") if image_side is None else image_side
+    if size is not None and not (isinstance(size, (int, float)) and MIN_PIXEL_SIZE <= size <= MOST_PIXEL_SIZE):
+        raise ExportError(
+            f"--pixel-size {size!r:.40}: give a number of meters from {MIN_PIXEL_SIZE} to {MOST_PIXEL_SIZE}"
+        )
+    if side is not None and not (isinstance(side, int) and MIN_SIDE <= side <= MOST_SIDE):
+        raise ExportError(f"--image-side {side!r:.40}: give a number of pixels from {MIN_SIDE} to {MOST_SIDE}")
+    return None if size is None else float(size), side
 
 
 def check_target(output: Path, *, force: bool) -> None:

@@ -195,7 +195,7 @@ def _add(
     """Compare written graphs of a precision with the float32 graphs, and return the manifest with both."""
     exact = Engine(folder, manifest, OnnxRuntimeBackend(folder, manifest, None))
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        other = _engine(folder, manifest, precision, graphs, Path(scratch))
+        other = open_engine(folder, manifest, precision, graphs, Path(scratch))
         metrics = measure(exact, other, images)
     cosines, loss = metrics["image_embedding_cosine"], metrics["caption_loss"]
     logger.info(
@@ -218,8 +218,18 @@ def _add(
     )
 
 
-def _engine(folder: Path, manifest: Manifest, precision: str, graphs: Mapping[str, GraphSpec], scratch: Path) -> Engine:
-    """Return an engine for the graphs of a precision; bf16 is emulated, because ONNX Runtime has no kernels for it."""
+def open_engine(
+    folder: Path, manifest: Manifest, precision: str, graphs: Mapping[str, GraphSpec], scratch: Path
+) -> Engine:
+    """Return an engine for the graphs of a precision; bf16 is emulated, because ONNX Runtime has no kernels for it.
+
+    Args:
+        folder: The model folder.
+        manifest: The manifest of the folder.
+        precision: The precision.
+        graphs: The graphs in the precision.
+        scratch: Folder for the graphs that emulate bf16.
+    """
     directory = folder
     if precision == BF16:
         directory = scratch

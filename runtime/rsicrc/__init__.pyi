@@ -16,10 +16,12 @@ from .errors import (
     ModelNotFoundError as ModelNotFoundError,
     PairsError as PairsError,
     RsicrcError as RsicrcError,
+    SceneError as SceneError,
 )
 from .evaluation.evaluate import EvaluationReport as EvaluationReport, evaluate as evaluate
 from .index.hits import Hits as Hits
 from .index.index import Index as Index
+from .inputs.features import ImageFeatures as ImageFeatures
 from .loading import load as load
 from .manifest import Manifest as Manifest
 from .results import (
@@ -29,6 +31,9 @@ from .results import (
     Hypothesis as Hypothesis,
     PairFailure as PairFailure,
 )
+from .scenes.options import SceneOptions as SceneOptions
+from .scenes.scene import Scene as Scene
+from .scenes.tile import SceneTile as SceneTile
 from .text.vocabulary import Vocabulary as Vocabulary
 from .timings import Timings as Timings
 

@@ -29,6 +29,10 @@ class PairsError(RsicrcError, ValueError):
     """A table of image pairs (CSV, JSON lines or Parquet) cannot be used."""
 
 
+class SceneError(RsicrcError, ValueError):
+    """Georeferenced rasters cannot be captioned together, or an output of a scene cannot be written."""
+
+
 class IndexFolderError(RsicrcError, ValueError):
     """An index of pairs is missing, damaged, or was made with another model."""
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rsicrc.cpu import available_cpus
 from rsicrc.errors import ModelFolderError, ModelNotFoundError, shortened
@@ -30,6 +30,8 @@ TOKENIZER_FILE = "tokenizer.json"
 GOLDEN_FILE = "golden.npz"
 IMAGE_ENCODER, TEXT_ENCODER, DECODER, SCORER = "image_encoder", "text_encoder", "decoder", "scorer"
 GRAPH_NAMES = (IMAGE_ENCODER, TEXT_ENCODER, DECODER, SCORER)
+IMAGE_TRUNK, PAIR_FUSION = "image_trunk", "pair_fusion"
+PER_IMAGE = (IMAGE_TRUNK, PAIR_FUSION)  # optional: the two parts of `image_encoder`
 EXACT = "fp32"  # the precision of `Manifest.graphs`, which every folder has; other precisions are variants
 FP16, BF16, INT8 = "fp16", "bf16", "int8"
 INT8_FP16 = f"{INT8}-{FP16}"  # int8 on a GPU: the image encoder in int8, all other computation in fp16
@@ -43,6 +45,9 @@ _MOST_AXES, _MOST_SIZE, _LONGEST_DIMENSION = 8, 1 << 24, 20
 _MOST_BEAMS, _MOST_PENALTY = 1024, 100
 _MOST_SENTENCES, _LONGEST_SENTENCE = 1000, 1000
 _MOST_BYTES = 1 << 50
+MIN_SIDE, MOST_SIDE = 16, 8192  # of training images, in pixels
+MIN_PIXEL_SIZE, MOST_PIXEL_SIZE = 1e-3, 1e5  # of training images, in meters
+_Value = TypeVar("_Value")
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -50,6 +55,16 @@ def sha256_file(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file, which is read in chunks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def model_id(folder: Path, precision: str = EXACT) -> str:
+    """Return an identifier of a model folder: 12 characters of the hash of its manifest.
+
+    The manifest holds the hashes of all other files. A precision other than the exact one follows after a dash, since
+    its results differ.
+    """
+    name = sha256_file(folder / MANIFEST_FILE)[:12]
+    return name if precision == EXACT else f"{name}-{precision}"
 
 
 @dataclass(frozen=True)
@@ -186,6 +201,8 @@ class Manifest:
         no_change_sentences: Sentences of the training data that mean "nothing changed".
         search: Default settings of the beam search.
         change_threshold: Smallest change score of a pair that is decided to be changed.
+        pixel_size: Pixel size of the training images on the ground, in meters; None if it is unknown.
+        image_side: Side of the training images in pixels, before they were resized; None if it is unknown.
         precision: Number format of the graphs, for example "fp32".
         graphs: Graph name → file, inputs, outputs.
         variants: Precision → the same graphs in that precision, and their accuracy.
@@ -204,6 +221,8 @@ class Manifest:
     files: Mapping[str, FileRecord]
     search: SearchDefaults = field(default_factory=SearchDefaults)
     change_threshold: float = CHANGE_THRESHOLD
+    pixel_size: float | None = None
+    image_side: int | None = None
     precision: str = EXACT
     variants: Mapping[str, Variant] = field(default_factory=dict)
     checkpoint: Mapping[str, Any] = field(default_factory=dict)
@@ -277,6 +296,11 @@ class Manifest:
             search=SearchDefaults.from_dict(mapping(fields["search"], "search", _MOST_FIELDS)),
             # Older folders have no threshold.
             change_threshold=_threshold(mapping(fields.get("change", {}), "change", _MOST_FIELDS)),
+            # Older folders, and those of training images of unknown scale, have neither.
+            pixel_size=_optional(
+                fields, "pixel_size", lambda value, name: number(value, name, MIN_PIXEL_SIZE, MOST_PIXEL_SIZE)
+            ),
+            image_side=_optional(fields, "image_side", lambda value, name: whole(value, name, MIN_SIDE, MOST_SIDE)),
             precision=text(fields["precision"], "precision"),
             # Older folders have no variants.
             variants={
@@ -334,6 +358,8 @@ class Manifest:
             "no_change_sentences": list(self.no_change_sentences),
             "search": self.search.to_dict(),
             "change": {"threshold": self.change_threshold},
+            "pixel_size": self.pixel_size,
+            "image_side": self.image_side,
             "precision": self.precision,
             "graphs": {name: graph.to_dict() for name, graph in self.graphs.items()},
             "variants": {name: variant.to_dict() for name, variant in self.variants.items()},
@@ -377,6 +403,11 @@ def _sentences(values: Any) -> tuple[str, ...]:
 
 def _threshold(fields: Mapping[str, Any]) -> float:
     return number(fields.get("threshold", CHANGE_THRESHOLD), "change.threshold", 0, 1)
+
+
+def _optional(fields: Mapping[str, Any], name: str, read: Callable[[Any, str], _Value]) -> _Value | None:
+    value = fields.get(name)
+    return None if value is None else read(value, name)
 
 
 def _read(path: Path) -> str:

@@ -124,11 +124,13 @@ class EncodedPair:
         embedding: float32 [d], of length 1, to be compared with text embeddings by a dot product.
         caption: The caption, if captions were asked for.
         log_probs: log p(text | pair) of each given text.
+        similarity: float32 [h, w] as in `Explanation`, if the maps were asked for.
     """
 
     embedding: NDArray[np.float32]
     caption: Caption | None
     log_probs: tuple[float, ...]
+    similarity: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)

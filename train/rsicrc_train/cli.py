@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -38,8 +39,16 @@ def synth(
         Path, typer.Argument(metavar="DIRECTORY", show_default=False, help="New folder for the data.")
     ],
     pairs: Annotated[
-        int, typer.Option("--pairs", metavar="N", min=1, show_default=False, help="Number of pairs to generate.")
-    ],
+        int | None, typer.Option("--pairs", metavar="N", min=1, show_default=False, help="Number of pairs to generate.")
+    ] = None,
+    scene: Annotated[
+        str | None,
+        typer.Option(
+            "--scene",
+            metavar="WIDTHxHEIGHT",
+            help="Instead of pairs, one large pair as GeoTIFF files with its changes as GeoJSON; size in pixels.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="The same seed generates the same bytes.")] = 0,
     splits: Annotated[
         str, typer.Option("--splits", metavar="SHARES", help="Share of each split of the data.")
@@ -62,7 +71,7 @@ def synth(
     workers: Annotated[int, typer.Option("--workers", metavar="N", min=1, help="Processes that make images.")] = 1,
     verbose: Verbose = False,
 ) -> None:
-    """Generate captioned pairs in the layout of LEVIR-CC into DIRECTORY.
+    """Generate captioned pairs in the layout of LEVIR-CC, or one large georeferenced pair, into DIRECTORY.
 
     Without --photos, the scenes are drawn. With --photos, the pairs are composed from photographs of one date: parcels
     of other land, houses, roads and trees appear or disappear, and both dates get their own season, sun and camera.
@@ -70,8 +79,19 @@ def synth(
     land; the masks of the changes are written into images/*/label.
     """
     from rsicrc_train.composites.dataset import compose
-    from rsicrc_train.synth import generate
+    from rsicrc_train.synth import generate, generate_scene
 
+    if scene is not None and pairs is None:
+        match = re.fullmatch(r"(\d{1,9})[x×](\d{1,9})", scene)
+        if match is None:
+            raise UsageError(f"--scene {quote(scene)} is not of the form 2048x2048")
+        width, height = int(match[1]), int(match[2])
+        with progress(height, "drawing") as advance:
+            generate_scene(directory, width, height, seed, advance)
+        typer.echo(directory)
+        return
+    if scene is not None or pairs is None:
+        raise UsageError("give either --pairs N or --scene WIDTHxHEIGHT")
     try:
         shares = {name: float(share) for name, share in (part.split("=") for part in splits.split(","))}
     except ValueError:

@@ -19,13 +19,14 @@ from rsicrc.backends.protocol import Array
 from rsicrc.cpu import has_bf16
 from rsicrc.errors import BackendError, ModelFolderError
 from rsicrc.files import compiled_folder
-from rsicrc.manifest import DECODER, EXACT, IMAGE_ENCODER, INT8, GraphSpec, Manifest, sha256_file
+from rsicrc.manifest import DECODER, EXACT, IMAGE_ENCODER, INT8, PER_IMAGE, GraphSpec, Manifest, sha256_file
 from rsicrc.tuning import PAIRS_PER_RUN
 
 logger = logging.getLogger("rsicrc")
 
 _FORK_GUARD = ForkGuard("OpenVINO", CORE)
 _GRAPH_CHANGES = 1  # to be increased when this module changes graphs in another way before they are compiled
+_IMAGE_GRAPHS = (IMAGE_ENCODER, *PER_IMAGE)
 # For each new shape of its inputs a graph makes kernels, which OpenVINO keeps: by default 5000 of each kind, so memory
 # grows by hundreds of megabytes while the sizes of batches vary. The runs of one batch use fewer than 64.
 _KEPT_KERNELS = 64
@@ -62,8 +63,8 @@ class OpenVinoBackend(HostBackend):
         model = self._models[graph]
         names = list(outputs) if outputs is not None else list(self._manifest.graphs[graph].outputs)
         try:
-            if graph == IMAGE_ENCODER:
-                results = self._run_in_parts(model, self._manifest.graphs[graph], self.numpy(feeds["images"]))
+            if graph in _IMAGE_GRAPHS:
+                results = self._run_in_parts(model, self._manifest.graphs[graph], feeds)
                 return {name: results[name] for name in names}
             request = model.create_infer_request()  # owns its outputs, so they stay valid while they are referenced
             for name, feed in feeds.items():
@@ -90,8 +91,10 @@ class OpenVinoBackend(HostBackend):
         """Return a value as a numpy array."""
         return value if isinstance(value, np.ndarray) else value.data
 
-    def _run_in_parts(self, model: Any, spec: GraphSpec, images: Array) -> dict[str, Array]:
-        """Run the image encoder on a few pairs at a time; all parts write into the same arrays."""
+    def _run_in_parts(self, model: Any, spec: GraphSpec, feeds: Mapping[str, Any]) -> dict[str, Array]:
+        """Run a graph over images on a few pairs at a time; all parts write into the same arrays."""
+        ((name_in, feed),) = feeds.items()
+        images = self.numpy(feed)
         rows = len(images)
         results = {name: np.empty(shape_of(out, {ROWS: rows}), out.dtype) for name, out in spec.outputs.items()}
         parts = np.array_split(np.arange(rows), -(-rows // PAIRS_PER_RUN))
@@ -101,7 +104,7 @@ class OpenVinoBackend(HostBackend):
             request = requests[number % len(requests)]
             if number >= len(requests):
                 request.wait()
-            request.set_tensor("images", _tensor(images[where]))
+            request.set_tensor(name_in, _tensor(images[where]))
             for name, result in results.items():
                 request.set_tensor(name, _tensor(result[where]))
             request.start_async()
@@ -113,11 +116,11 @@ class OpenVinoBackend(HostBackend):
         _FORK_GUARD.begin_use()
         file = self._manifest.graphs[graph].file
         path = self._folder / file
-        has_int8_weights = self._manifest.precision == INT8 and graph != IMAGE_ENCODER
+        has_int8_weights = self._manifest.precision == INT8 and graph not in _IMAGE_GRAPHS
         exact = self._manifest.precision == EXACT
         config: dict[str, Any] = {
             "INFERENCE_NUM_THREADS": self.threads,
-            "NUM_STREAMS": self._streams if graph == IMAGE_ENCODER else 1,
+            "NUM_STREAMS": self._streams if graph in _IMAGE_GRAPHS else 1,
             # By default OpenVINO computes in bf16 wherever the CPU can; next to products of int8 weights bf16 is not
             # faster than float32.
             "INFERENCE_PRECISION_HINT": "f32" if exact or has_int8_weights or not has_bf16() else "bf16",

@@ -15,11 +15,12 @@ from rsicrc.cli.commands.doctor import doctor
 from rsicrc.cli.commands.evaluate import evaluate
 from rsicrc.cli.commands.index import index
 from rsicrc.cli.commands.info import info
+from rsicrc.cli.commands.scene import scene
 from rsicrc.cli.commands.search import search
 from rsicrc.cli.console import run_command
 from rsicrc.cli.options import APP_SETTINGS, Verbose, Version, require_command
 
-COMMANDS = (caption, index, search, evaluate, info, doctor)
+COMMANDS = (caption, scene, index, search, evaluate, info, doctor)
 
 
 def start(ctx: typer.Context, version: Version = False, verbose: Verbose = False) -> None:

@@ -134,12 +134,7 @@ def check_folder_of(path: Path | None) -> None:
 
 
 def model_id(folder: Path, precision: str = "fp32") -> str:
-    """Return an identifier of a model folder: 12 characters of the hash of its manifest.
+    """Return the identifier of a model folder (see `rsicrc.manifest.model_id`)."""
+    from rsicrc.manifest import model_id
 
-    The manifest holds the hashes of all other files. A precision other than the exact one follows after a dash, since
-    its results differ.
-    """
-    from rsicrc.manifest import EXACT, MANIFEST_FILE, sha256_file
-
-    name = sha256_file(folder / MANIFEST_FILE)[:12]
-    return name if precision == EXACT else f"{name}-{precision}"
+    return model_id(folder, precision)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rsicrc.engine import Engine
 from rsicrc.errors import ArgumentError, IndexFolderError
 from rsicrc.files import is_folder
+from rsicrc.index.encoded import EncodedRow, known_checksums, write_rows
 from rsicrc.index.exact_search import Ranked, Vectors
 from rsicrc.index.hits import Hits
 from rsicrc.index.ingest import AddResult, add_rows
@@ -139,6 +140,29 @@ class Index:
         if added.new or added.changed or added.captioned or added.updated:
             self.store.tidy()
         return added
+
+    def checksums(self) -> dict[str, tuple[str, str, bool]]:
+        """Return id → checksums of the earlier and the later image, and true if the row has a caption."""
+        return known_checksums(self.store)
+
+    def add_encoded(self, rows: Iterable[EncodedRow], types: Mapping[str, pa.DataType]) -> int:
+        """Add pairs that are encoded already; rows with the same id are replaced, all others are kept.
+
+        Args:
+            rows: The rows; they are written at intervals, so that few are in memory.
+            types: Types of their columns.
+
+        Returns:
+            The number of rows.
+
+        Raises:
+            IndexWriteError: The index could not be written. Earlier commits are kept.
+        """
+        self._vectors = None
+        count = write_rows(self.store, rows, types)
+        if count:
+            self.store.tidy()
+        return count
 
     def search(self, query: str | Pair, k: int = 10, *, where: str | None = None, rerank: int = 0) -> Hits:
         """Find the pairs that match a sentence, or that show a similar change as another pair.

@@ -16,12 +16,14 @@ from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from rsicrc.errors import ImageError, printable, shortened
 from rsicrc.files import open_regular
+from rsicrc.inputs.features import ImageFeatures
 from rsicrc.inputs.headers import check_bmp, check_jpeg, check_png
 from rsicrc.inputs.limits import MAX_PIXELS, MAX_STREAM_BYTES, SCALE_ADVICE, check_size, pixel_budget
 from rsicrc.inputs.tiff import BANDS_ADVICE, SIGNATURES, check_layout, check_tiff, tags_of
 
 ImageLike: TypeAlias = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | NDArray[np.uint8]
-Pair: TypeAlias = tuple[ImageLike, ImageLike] | Sequence[ImageLike]
+_One: TypeAlias = ImageLike | ImageFeatures
+Pair: TypeAlias = tuple[_One, _One] | Sequence[_One]
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
 # Modes that Pillow converts to 8-bit RGB without guessing a scale.
@@ -87,7 +89,10 @@ def load_pair(pair: Pair) -> tuple[Image.Image, Image.Image]:
         ImageError: One of the images cannot be used, or their sizes differ.
     """
     check_pair(pair)
-    before, after = load_image(pair[0]), load_image(pair[1])
+    first, second = pair
+    if isinstance(first, ImageFeatures) or isinstance(second, ImageFeatures):
+        raise ImageError("the features of an image hold no pixels to cut: give the two images")
+    before, after = load_image(first), load_image(second)
     check_sizes(pair, before.size, after.size)
     return before, after
 

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rsicrc.errors import ImageError
+from rsicrc.errors import ArgumentError, ImageError
+from rsicrc.inputs.features import ImageFeatures, join_features
 from rsicrc.inputs.images import ImageLike, Pair, check_pair, check_sizes, decoded, describe
 from rsicrc.preprocessing import Preprocessing
 from rsicrc.results import PairFailure, View
 from rsicrc.timings import Timings
 
-Prepared: TypeAlias = NDArray[np.uint8]
+# Pixels of a pair, uint8 [2, size, size, 3], or the visual tokens of both images [S, 2, d].
+Prepared: TypeAlias = NDArray[Any]
 
 
 class Pixels(Protocol):
@@ -72,25 +74,33 @@ def read_pair(pair: Pair, preprocessing: Preprocessing, timings: Timings) -> tup
     """Read a pair and resize it to the input of the image encoder.
 
     Args:
-        pair: The pair.
+        pair: The pair; features of two images are only joined.
         preprocessing: Preprocessing of the model.
         timings: Timings to which the seconds of reading and preparing are added.
 
     Returns:
-        uint8 [2, size, size, 3], before and after; and the part of the images that is left after the center crop.
+        uint8 [2, size, size, 3], before and after, or the visual tokens [S, 2, d] of features; and the part of the
+        images that is left after the center crop.
 
     Raises:
         ImageError: See `rsicrc.inputs.images.load_pair`.
     """
     check_pair(pair)
+    first, second = pair
+    if isinstance(first, ImageFeatures) or isinstance(second, ImageFeatures):
+        return join_features(first, second)
     # One image after the other, so that only one large image is in memory.
-    (before, before_size), (after, after_size) = (_read_image(image, preprocessing, timings) for image in pair)
+    (before, before_size), (after, after_size) = (
+        read_image(image, preprocessing, timings) for image in (first, second)
+    )
     check_sizes(pair, before_size, after_size)
     return np.stack([before, after]), View(preprocessing.seen_box(*before_size), before_size)
 
 
-def _read_image(image: ImageLike, preprocessing: Preprocessing, timings: Timings) -> tuple[Prepared, tuple[int, int]]:
-    """Read and prepare one image; return its pixels and the size of the original."""
+def read_image(
+    image: ImageLike, preprocessing: Preprocessing, timings: Timings
+) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """Read and prepare one image; return its pixels, uint8 [size, size, 3], and the size of the original."""
     with ExitStack() as held:
         with timings.measure("read"):
             rgb = held.enter_context(decoded(image))
@@ -99,6 +109,24 @@ def _read_image(image: ImageLike, preprocessing: Preprocessing, timings: Timings
                 return preprocessing.prepare(rgb), rgb.size
         except MemoryError as error:
             raise ImageError(f"{describe(image)}: not enough memory. Free memory, or cut it into tiles") from error
+
+
+def read_images(
+    images: Sequence[ImageLike], preprocessing: Preprocessing, workers: int
+) -> tuple[NDArray[np.uint8], list[View]]:
+    """Read single images in threads and resize them to the input of the image encoder.
+
+    Returns:
+        uint8 [N, size, size, 3], and the part of each image that is left after the center crop.
+
+    Raises:
+        ImageError: An image cannot be used; the error names the first one.
+    """
+    with ThreadPoolExecutor(workers, thread_name_prefix="rsicrc-read") as pool:
+        read = list(pool.map(lambda image: read_image(image, preprocessing, Timings()), images))
+    size = preprocessing.size
+    pixels = np.stack([image for image, _ in read]) if read else np.zeros((0, size, size, 3), np.uint8)
+    return pixels, [View(preprocessing.seen_box(*original), original) for _, original in read]
 
 
 class ArrayReader:
@@ -177,6 +205,8 @@ class PairReader:
             self._index += 1
         if not failures:
             self._end()
+        if len({each.shape for each in images}) > 1:
+            raise ArgumentError("pairs of images and pairs of features cannot be in one call: encode all images")
         size = self._preprocessing.size
         timings.pairs = len(images)
         stacked = np.stack(images) if images else np.zeros((0, 2, size, size, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""The signatures of the four graphs: the inputs and outputs that a manifest must declare.
+"""The signatures of the graphs: the inputs and outputs that a manifest must declare.
 
 A declaration sets the sizes of buffers, so a wrong one could take all memory or make a library write outside a buffer.
 """
@@ -50,7 +50,7 @@ def check_signatures(graphs: Mapping[str, Graph], size: int) -> None:
     """Check the names, types and shapes of all inputs and outputs.
 
     Args:
-        graphs: The four graphs by name.
+        graphs: The four graphs by name, and optionally `image_trunk` and `pair_fusion`.
         size: Side of the images.
 
     Raises:
@@ -90,6 +90,16 @@ def check_signatures(graphs: Mapping[str, Graph], size: int) -> None:
     embedding: dict[str, Tensor] = {"image_embedding": ("float32", ("B", width))}
     similarity: dict[str, Tensor] = {"similarity": ("float32", ("B", edge, edge))}
     _compare("image_encoder outputs", encoder.outputs, {**embedding, **similarity, **memory})
+    if parts := graphs.keys() & {"image_trunk", "pair_fusion"}:
+        if len(parts) == 1:
+            raise ValueError(f"{min(parts)} is declared alone: image_trunk and pair_fusion belong together")
+        trunk, fusion = graphs["image_trunk"], graphs["pair_fusion"]
+        token_type = _half_or_float(trunk.outputs, "tokens")
+        tokens: dict[str, Tensor] = {"tokens": (token_type, ("B", edge * edge, 2, width))}
+        _compare("image_trunk inputs", trunk.inputs, {"images": ("uint8", ("B", 2, size, size, 3))})
+        _compare("image_trunk outputs", trunk.outputs, tokens)
+        _compare("pair_fusion inputs", fusion.inputs, tokens)
+        _compare("pair_fusion outputs", fusion.outputs, {**embedding, **similarity, **memory})
     _compare("text_encoder inputs", text_encoder.inputs, {"input_ids": ("int64", ("B", "n"))})
     _compare("text_encoder outputs", text_encoder.outputs, {"text_embedding": ("float32", ("B", width))})
     _compare("decoder inputs", decoder.inputs, {**state, **memory, **settings})

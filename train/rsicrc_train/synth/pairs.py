@@ -51,6 +51,14 @@ def make_scenes(seed: int, index: int, grounds: Collection[str] = GROUNDS) -> tu
     differ from changed ones only in the missing change.
     """
     rng = np.random.default_rng(np.random.SeedSequence((seed, index, 1)))
+    before, after, edit = draw_scenes(rng, grounds)
+    if not is_changed(seed, index):
+        before = after = (before, after)[rng.integers(2)]
+    return before, after, edit
+
+
+def draw_scenes(rng: np.random.Generator, grounds: Collection[str] = GROUNDS) -> tuple[Scene, Scene, Edit]:
+    """Draw a change, the scene before it and the scene after it."""
     tilt = float(rng.uniform(-0.08, 0.08))
     edit = draw_edit(rng, tilt, grounds)
     ground = edit.facts.ground
@@ -65,8 +73,6 @@ def make_scenes(seed: int, index: int, grounds: Collection[str] = GROUNDS) -> tu
     x, y, u, v = (int(n) for n in rng.integers(0, (510, 510, 380, 380)))
     flip = int(rng.integers(8))
     before, after = (Scene(floor, color, (x, y), flip, (u, v), common.plus(part)) for part in (edit.before, edit.after))
-    if not is_changed(seed, index):
-        before = after = (before, after)[rng.integers(2)]
     return before, after, edit
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rsicrc.index.index import Index
 
 _PAGES = (".html", ".htm")
+_MAPS = (".geojson", ".json")
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -59,6 +60,12 @@ Html = Annotated[
 Sheet = Annotated[
     Path | None, typer.Option("--sheet", metavar="PNG", help="Draw the content of the report as one image.")
 ]
+Places = Annotated[
+    Path | None,
+    typer.Option(
+        "-o", "--output", metavar="GEOJSON", help="Write the tiles of scenes that were found, with their places."
+    ),
+]
 
 
 def search(
@@ -69,6 +76,7 @@ def search(
     where: Where = None,
     rerank: Rerank = 0,
     as_json: Json = False,
+    output: Places = None,
     html: Html = None,
     sheet: Sheet = None,
     model: Model = None,
@@ -99,7 +107,7 @@ def search(
         raise UsageError("give either a TEXT or --like BEFORE AFTER")
     if like is not None and rerank:
         raise UsageError("--rerank goes with a TEXT: an example has no words")
-    for option, path, suffixes in (("--html", html, _PAGES), ("--sheet", sheet, _PICTURES)):
+    for option, path, suffixes in (("-o", output, _MAPS), ("--html", html, _PAGES), ("--sheet", sheet, _PICTURES)):
         if path is not None and path.suffix.lower() not in suffixes:
             raise UsageError(f"{option} {path}: the name must end in one of {', '.join(suffixes)}")
         check_folder_of(path)
@@ -114,6 +122,11 @@ def search(
         _print(hits)
     if not len(hits):
         typer.echo("no pair to show" if where is None else f"no pair for which {where}", err=True)
+    if output is not None:
+        from rsicrc.cli.scene_index import write_hits
+
+        write_hits(hits, output)
+        typer.echo(f"map: {output}", err=True)
     if html is not None or sheet is not None:
         _report(opened, hits, where, html, sheet)
 

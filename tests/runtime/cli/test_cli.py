@@ -250,3 +250,35 @@ def test_doctor_fails_for_a_damaged_model(rsicrc_run: Command, model_folder: Pat
     findings = json.loads(ill.out)["findings"]
     assert (ill.code, json.loads(ill.out)["ok"]) == (1, False)
     assert [each["topic"] for each in findings if each["level"] == "problem"] == ["model"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("caption", "1a.png", "1b.png"),
+        ("caption", "1a.png", "1b.png", "--tile"),
+        ("caption", "--pairs", "pairs.csv"),
+        ("index", "pairs.csv", "-o", "index"),
+        ("search", "index", "a road"),
+        ("info", "--memory"),
+    ],
+    ids=" ".join,
+)
+def test_engines_reach_the_choice_of_the_backend(
+    rsicrc_run: Command,
+    model_folder: Path,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("1a.png", "1b.png"):
+        (tmp_path / name).write_bytes((pictures / name).read_bytes())
+    (tmp_path / "pairs.csv").write_text("before,after\n1a.png,1b.png\n")
+    if command[0] == "search":
+        pytest.importorskip("lancedb", reason="needs rsicrc[search]")
+        rsicrc_run("index", "pairs.csv", "-o", "index", "--model", model_folder, "--backend", "onnxruntime")
+    ended = rsicrc_run(*command, "--model", model_folder, "--backend", "onnxruntime", "--engines", tmp_path / "plans")
+    assert ended.code == (1 if command[0] == "info" else 2)  # `info --memory` loads the model in another process
+    assert "engines is a setting of tensorrt: leave it out, or choose that backend" in ended.err

@@ -191,9 +191,12 @@ def _conditions() -> Target:
             written = normalize_condition(path.read_bytes().decode("utf-8", "replace"), columns)
         except ConditionError as error:
             raise ArgumentError(str(error)) from error
-        assert normalize_condition(written, columns).replace("(", "").replace(")", "") == written.replace(
-            "(", ""
-        ).replace(")", "")
+        try:
+            again = normalize_condition(written, columns)
+        except ConditionError as error:
+            assert str(error).startswith("more than")  # noqa: PT017 - a limit: the normalized condition is longer
+            return written
+        assert again.replace("(", "").replace(")", "") == written.replace("(", "").replace(")", "")
         return written
 
     def mutate(rng: random.Random) -> tuple[str, bytes]:

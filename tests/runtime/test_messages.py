@@ -45,7 +45,7 @@ CASES: dict[str, Callable[[Path], object]] = {
         table(folder, {"captions": "a road", "split": "train", "changed": LONG}), "train"
     ),
     "splits": lambda folder: read_table(
-        table(folder, *({"captions": "a", "split": f"{n}{LONG}"} for n in range(50))), "train"
+        table(folder, *[dict[str, object](captions="a", split=f"{n}{LONG}") for n in range(50)]), "train"
     ),
     "sentences": lambda folder: read_levir(levir_cc(folder, sentences=3), "train"),
     "sentence": lambda folder: read_levir(levir_cc(folder, sentences=[{LONG: 1}]), "train"),

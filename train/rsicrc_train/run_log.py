@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from rsicrc.errors import DataError
 from rsicrc.files import replacing
+from rsicrc_train.figures import new_figure
 
 _LOGGER = logging.getLogger("rsicrc.train")
 COLUMNS = ("step", "split", "loss", "captioning", "contrastive", "learning_rate", "pairs_per_second")
@@ -79,12 +80,11 @@ def read_log(path: Path) -> Iterator[dict[str, str]]:
 def draw_curves(log: Path, path: Path) -> None:
     """Draw a log's losses and learning rate over the steps as PNG; without matplotlib, only log a warning."""
     try:
-        from matplotlib.figure import Figure
+        figure = new_figure(10, 6)
     except ModuleNotFoundError:
         _LOGGER.warning("%s is not drawn, matplotlib is missing: pip install 'rsicrc[train]'", path.name)
         return
     rows = list(read_log(log))
-    figure = Figure(figsize=(10, 6), layout="constrained")
     for axes, column in zip(figure.subplots(2, 2).flat, COLUMNS[2:6], strict=True):
         splits = ("train",) if column == "learning_rate" else ("train", "val")
         for split in splits:

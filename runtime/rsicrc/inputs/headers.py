@@ -102,7 +102,7 @@ def _bytes_of_scans(frame: bytes) -> int:
     Args:
         frame: Height, width, number of components, and three bytes for each component, as in the header of a frame.
     """
-    height, width = struct.unpack(">HH", frame[:4]) if len(frame) >= 4 else (0, 0)
+    height, width = int.from_bytes(frame[:2]), int.from_bytes(frame[2:4])
     factors = [(byte >> 4, byte & 15) for byte in frame[6::3]]
     across, down = max((h for h, _ in factors), default=0) or 1, max((v for _, v in factors), default=0) or 1
     blocks = sum(h * v for h, v in factors) * math.ceil(width / (8 * across)) * math.ceil(height / (8 * down))

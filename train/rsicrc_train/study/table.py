@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rsicrc.evaluation.evaluate import ALL, BY_SCORE, CHANGED, STRICT
 from rsicrc.evaluation.metrics.captioning import PERIOD_FREE, PUBLISHED
 from rsicrc.files import replacing
+from rsicrc_train.figures import new_figure
 from rsicrc_train.study.pairing import paired_difference, query_interval
 from rsicrc_train.study.retrieval import AVERAGE_PRECISION
 
@@ -62,12 +63,10 @@ def draw_curves(study: Study, folder: Path, results: Results) -> None:
         folder: Folder to write to.
         results: Finished evaluations as for `write_table`; at least one.
     """
-    from matplotlib.figure import Figure
-
     metrics = {name: _metrics(evaluations) for name, evaluations in results.items()}
     columns = [column for column in COLUMNS if any(cell.get(column) for cell in metrics.values())]
     rows = -(-len(columns) // 2)
-    figure = Figure(figsize=(11, 3.2 * rows), layout="constrained")
+    figure = new_figure(11, 3.2 * rows)
     figure.suptitle(study.title)
     lines: dict[str, list[Any]] = {}
     for cell in study.cells:

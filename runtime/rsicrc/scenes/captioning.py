@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
 
 from rsicrc.decoding.options import CaptionOptions
@@ -14,7 +14,7 @@ from rsicrc.scenes.reader import Pixels, TilePair, TileReader
 
 def caption_tiles(
     engine: Engine, reader: TileReader, options: CaptionOptions, batch_size: int
-) -> Iterator[tuple[TilePair, EncodedPair | PairFailure | None]]:
+) -> Generator[tuple[TilePair, EncodedPair | PairFailure | None], None, None]:
     """Caption the tiles of a reader in order; only a few batches are in memory.
 
     Yields:
@@ -22,7 +22,7 @@ def caption_tiles(
     """
     waiting: deque[TilePair] = deque()
 
-    def images() -> Iterator[tuple[Pixels, Pixels]]:
+    def images() -> Generator[tuple[Pixels, Pixels], None, None]:
         with closing(reader.tiles()) as tiles:
             for tile in tiles:
                 waiting.append(tile)

@@ -42,6 +42,15 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     return calls
 
 
+def test_no_plans_are_built_of_the_graphs_for_single_images(
+    per_image_folder: Path, tmp_path: Path, built: list[tuple[str, Any]]
+) -> None:
+    folder = shutil.copytree(per_image_folder, tmp_path / "model")
+    found = ensure_plans(folder, Manifest.load(folder), NATIVE, DEVICE, Profile(), lambda _: None)
+    assert set(found) == set(GRAPH_NAMES)
+    assert len(built) == len(GRAPH_NAMES)
+
+
 def test_missing_plans_are_built_once(folder: Path, built: list[tuple[str, Any]]) -> None:
     manifest = Manifest.load(folder)
     lines: list[str] = []

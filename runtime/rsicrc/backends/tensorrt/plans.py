@@ -19,7 +19,7 @@ from rsicrc.backends.tensorrt.library import Library, LogFunction
 from rsicrc.backends.tensorrt.profiles import Profile
 from rsicrc.errors import BackendError, ModelFolderError
 from rsicrc.files import replacing
-from rsicrc.manifest import Manifest, sha256_file
+from rsicrc.manifest import GRAPH_NAMES, Manifest, sha256_file
 
 FOLDER, INDEX = "engines", "engines.json"
 PORTABLE = "any"  # the device of portable plans
@@ -188,7 +188,7 @@ def ensure_plans(
         ModelFolderError: A plan has changed, or the folder cannot be written.
     """
     paths = {}
-    for name in manifest.graphs:
+    for name in GRAPH_NAMES:  # the graphs for single images are used on CPUs only
         found, _ = _search(folder, manifest, name, library, device, profile)
         paths[name] = found or _build(
             folder, manifest, name, library, device, profile or Profile(), report, library_log

@@ -26,7 +26,6 @@ EXTRAS = {
     **dict.fromkeys(("geopandas", "jsonschema", "pyproj", "pystac", "rio_cogeo"), "dev"),
     "rasterio": "geo",
     "nncf": "quantize",
-    "rasterio": "geo",
     "playwright": "dev",
     "openvino": "openvino",
     "cuda": "gpu",

@@ -141,7 +141,7 @@ REQUIRED = (
 @pytest.mark.parametrize("name", REQUIRED)
 def test_every_field_is_required_and_checked(folder: Path, name: str) -> None:
     document = json.loads((folder / "manifest.json").read_text())
-    assert set(document) == {"format", "format_version", "variants", "change", *REQUIRED}
+    assert set(document) == {"format", "format_version", "variants", "change", "pixel_size", "image_side", *REQUIRED}
     del document[name]
     (folder / "manifest.json").write_text(json.dumps(document))
     with pytest.raises(ModelFolderError, match=f"field '{name}' is missing"):

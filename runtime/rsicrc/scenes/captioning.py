@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import closing
 
 from rsicrc.decoding.options import CaptionOptions
@@ -16,7 +16,7 @@ from rsicrc.scenes.series import encode_series
 
 def caption_tiles(
     engine: Engine, reader: TileReader, options: CaptionOptions, batch_size: int, *, is_series: bool = False
-) -> Iterator[tuple[TilePair, EncodedPair | PairFailure | None]]:
+) -> Generator[tuple[TilePair, EncodedPair | PairFailure | None], None, None]:
     """Caption the tiles of a reader in order; only a few batches are in memory.
 
     Args:
@@ -31,7 +31,7 @@ def caption_tiles(
     """
     waiting: deque[TilePair] = deque()
 
-    def images() -> Iterator[tuple[Pixels, Pixels]]:
+    def images() -> Generator[tuple[Pixels, Pixels], None, None]:
         with closing(reader.tiles()) as tiles:
             for tile in tiles:
                 waiting.append(tile)

@@ -103,6 +103,13 @@ def ground_size(source: Source) -> tuple[float, float]:
     return math.hypot(x[1] - x[0], y[1] - y[0]), math.hypot(x[2] - x[0], y[2] - y[0])
 
 
+def coordinates(transform: Affine, columns: NDArray[np.float64], rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the coordinates of pixels, float64 [N, 2]."""
+    x = transform.a * columns + transform.b * rows + transform.c
+    y = transform.d * columns + transform.e * rows + transform.f
+    return np.column_stack([x, y])
+
+
 def project(source: CRS, target: CRS, points: NDArray[np.float64]) -> NDArray[np.float64]:
     """Transform points, float64 [N, 2], from one reference system to another; points without an image are infinite."""
     from rasterio.errors import RasterioError
@@ -126,8 +133,7 @@ def footprint(source: Source, crs: CRS) -> Bounds:
     steps = np.linspace(0, 1, _STEPS)
     columns = np.concatenate([steps, steps, np.zeros(_STEPS), np.ones(_STEPS)]) * source.width
     rows = np.concatenate([np.zeros(_STEPS), np.ones(_STEPS), steps, steps]) * source.height
-    points = np.column_stack(source.transform @ (columns, rows))
-    points = project(source.crs, crs, points)
+    points = project(source.crs, crs, coordinates(source.transform, columns, rows))
     if not np.isfinite(points).all():
         raise SceneError(f"{printable(source.name)}: lies outside the area of {crs_name(crs)}")
     return _bounds(points)

@@ -206,7 +206,8 @@ def _pixel_size(sources: Sequence[Source], options: SceneOptions, manifest: Mani
         text = f"{printable(name)}: pixels of {coarsest:.3g} m, but the model was trained on {wanted:g} m"
         if not options.any_resolution:
             raise SceneError(
-                f"{text}: its captions would mean nothing. Give finer images, or --any-resolution to take them as they are"
+                f"{text}: its captions would mean nothing. "
+                "Give finer images, or --any-resolution to take them as they are"
             )
         return options.resolution or native, [f"{text}: the captions may be wrong"]
     if options.any_resolution:

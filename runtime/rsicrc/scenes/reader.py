@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
@@ -106,7 +106,7 @@ class TileReader:
         stretch = plan.stretches[date]
         return (values if stretch is None else stretch.apply(values)), valid
 
-    def tiles(self) -> Iterator[TilePair]:
+    def tiles(self) -> Generator[TilePair, None, None]:
         """Yield the tiles that are not done.
 
         Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -89,7 +89,7 @@ class Scene:
         batch_size: int = 32,
         journal: Path | None = None,
         restart: bool = False,
-    ) -> Iterator[SceneTile]:
+    ) -> Generator[SceneTile, None, None]:
         """Caption the tiles of all pairs of dates; results are streamed in order.
 
         The pixels of a few batches are in memory, and about 1 kB for each captioned tile, for `write`.
@@ -158,7 +158,7 @@ class Scene:
 
     def _captions(
         self, engine: Engine, options: CaptionOptions, batch_size: int, result: SceneResult, journal: Journal | None
-    ) -> Iterator[SceneTile]:
+    ) -> Generator[SceneTile, None, None]:
         done: set[tuple[int, int]] = set()
         left_out: set[tuple[int, int]] = set()
         try:

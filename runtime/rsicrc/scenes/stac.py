@@ -101,7 +101,7 @@ def write_item(result: SceneResult, output: Path, assets: Mapping[str, Path]) ->
 
 
 def _bbox(polygons: list[Polygon]) -> list[float]:
-    """Return (west, south, east, north); west is larger than east if the polygons touch the antimeridian from both sides."""
+    """Return (west, south, east, north); west is larger than east if the polygons lie on both sides of 180°."""
     points: list[Any] = [point for polygon in polygons for point in polygon[0]]
     south, north = min(y for _, y in points), max(y for _, y in points)
     longitudes = [x for x, _ in points]

@@ -47,9 +47,10 @@ class Stretch:
 
     def apply(self, values: Values) -> NDArray[np.uint8]:
         """Return values [h, w, 3] as uint8."""
-        low, high = np.float32(self.low), np.float32(self.high)
+        low, high = np.array(self.low, np.float32), np.array(self.high, np.float32)
         scaled = (values.astype(np.float32) - low) * (np.float32(_WHITE) / np.maximum(high - low, np.float32(1e-30)))
-        return (np.clip(scaled, 0, _WHITE) + np.float32(0.5)).astype(np.uint8)
+        rounded: NDArray[np.uint8] = (np.clip(scaled, 0, _WHITE) + np.float32(0.5)).astype(np.uint8)
+        return rounded
 
 
 def measure_stretches(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rsicrc.errors import SceneError, printable
 from rsicrc.inputs.tiles import Box
-from rsicrc.scenes.grid import Grid, project
+from rsicrc.scenes.grid import Grid, coordinates, project
 from rsicrc.scenes.source import Source
 
 if TYPE_CHECKING:
@@ -141,24 +141,23 @@ def _read_resampled(dataset: DatasetReader, source: Source, grid: Grid, box: Box
 
 
 def _source_points(source: Source, grid: Grid, box: Box) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the columns and rows of the source at evenly spaced points of a box; points without an image are absent."""
+    """Return the columns and rows of the source at evenly spaced points of a box, as far as they have an image."""
     left, top, right, bottom = box
     columns, rows = np.meshgrid(np.linspace(left, right, _STEPS), np.linspace(top, bottom, _STEPS))
-    points = np.column_stack(grid.transform @ (columns.ravel(), rows.ravel()))
-    points = project(grid.crs, source.crs, points)
+    points = project(grid.crs, source.crs, coordinates(grid.transform, columns.ravel(), rows.ravel()))
     points = points[np.isfinite(points).all(axis=1)]
-    x, y = ~source.transform @ (points[:, 0], points[:, 1])
+    x, y = coordinates(~source.transform, points[:, 0], points[:, 1]).T
     return x, y
 
 
 def _scales(source: Source, grid: Grid, box: Box) -> tuple[float, float]:
     """Return the pixels of the source, along its rows and its columns, for one pixel at the center of a box."""
     column, row = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-    points = np.array([grid.transform @ point for point in ((column, row), (column + 1, row), (column, row + 1))])
-    points = project(grid.crs, source.crs, points)
+    columns, rows = np.array([column, column + 1, column]), np.array([row, row, row + 1])
+    points = project(grid.crs, source.crs, coordinates(grid.transform, columns, rows))
     if not np.isfinite(points).all():
         return 1.0, 1.0
-    x, y = ~source.transform @ (points[:, 0], points[:, 1])
+    x, y = coordinates(~source.transform, points[:, 0], points[:, 1]).T
     return math.hypot(x[1] - x[0], x[2] - x[0]), math.hypot(y[1] - y[0], y[2] - y[0])
 
 

@@ -66,6 +66,14 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     return calls
 
 
+def test_no_plans_are_built_of_the_graphs_for_single_images(
+    per_image_folder: Path, cache: Path, built: list[tuple[str, Any]]
+) -> None:
+    found = ensure_plans(per_image_folder, Manifest.load(per_image_folder), NATIVE, DEVICE, Profile(), lambda _: None)
+    assert set(found) == set(GRAPH_NAMES)
+    assert len(built) == len(GRAPH_NAMES)
+
+
 def test_missing_plans_are_built_once(folder: Path, cache: Path, built: list[tuple[str, Any]]) -> None:
     manifest = Manifest.load(folder)
     before = files(folder)

@@ -15,7 +15,7 @@ import pyproj
 import pystac
 import pytest
 import rasterio
-import rio_cogeo
+from rio_cogeo.cogeo import cog_validate
 
 from rsicrc.engine import Engine
 from rsicrc.errors import SceneError
@@ -181,7 +181,7 @@ def test_polygons_are_cut_at_the_antimeridian(tmp_path: Path, scene_engine: Engi
 def test_raster_is_a_valid_cog_with_the_largest_change_in_each_tile(scene: Scene, tmp_path: Path) -> None:
     path = tmp_path / "change.tif"
     scene.write_raster(path)
-    valid, errors, _ = rio_cogeo.cog_validate(path)
+    valid, errors, _ = cog_validate(path)
     assert (valid, errors) == (True, [])
     with rasterio.open(path) as dataset:
         values = dataset.read(1, masked=True)

@@ -32,10 +32,8 @@ def test_tiles_have_the_captions_of_their_pixels(scene_files: tuple[Path, Path],
     assert [tile.index for tile in tiles] == list(range(len(scene.plan(scene_engine.manifest).boxes)))
     assert [tile.caption for tile in tiles] == [caption.text for caption in captions]
     for tile, caption in zip(tiles, captions, strict=True):
-        assert (tile.score, tile.change_score) == (
-            pytest.approx(caption.score, abs=1e-4),
-            pytest.approx(caption.change_score, abs=1e-4),
-        )
+        assert tile.score == pytest.approx(caption.score, abs=1e-4)
+        assert tile.change_score == pytest.approx(caption.change_score, abs=1e-4)
         assert tile.changed == caption.changed
         assert tile.similarity is not None
     similarity = scene_engine.explain(pairs[0], options=GREEDY).similarity
@@ -63,7 +61,7 @@ def test_interrupted_run_resumes(scene_files: tuple[Path, Path], scene_engine: E
     stream = Scene.open(*scene_files).captions(scene_engine, GREEDY, batch_size=2, journal=journal)
     for _ in range(5):
         next(stream)
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     with journal.open("ab") as file:
         file.write(b'{"index": 5, "pa')  # a line that was being written when the process ended
     scene = Scene.open(*scene_files)
@@ -91,7 +89,7 @@ def test_journal_of_another_run_is_refused(
     next(stream)
     with pytest.raises(SceneError, match="another process"):
         Scene.open(*scene_files).captions(scene_engine, GREEDY, journal=journal)
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     other = Scene.open(*scene_files, overlap=0.5)
     with pytest.raises(SceneError, match="unfinished run with other files, options or another model"):
         other.captions(scene_engine, GREEDY, journal=journal)

@@ -23,7 +23,7 @@ from rsicrc.backends.tensorrt.plan_list import PlanFile, add_plan, open_plan, re
 from rsicrc.backends.tensorrt.profiles import Profile
 from rsicrc.errors import BackendError
 from rsicrc.files import compiled_folder, timing_folder
-from rsicrc.manifest import Manifest
+from rsicrc.manifest import GRAPH_NAMES, Manifest
 
 logger = logging.getLogger("rsicrc")
 
@@ -99,7 +99,7 @@ def ensure_plans(
             plans cannot be written.
     """
     plans = {}
-    for name in manifest.graphs:
+    for name in GRAPH_NAMES:  # the graphs for single images are used on CPUs only
         found, _ = _search(manifest, name, library, device, profile, engines)
         plans[name] = found or _build(
             folder, manifest, name, library, device, profile or Profile(), report, library_log, engines

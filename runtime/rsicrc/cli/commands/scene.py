@@ -144,7 +144,13 @@ def scene(
     Each image is compared with the one before it. The images may differ in reference system, pixel size, extent and
     rotation: all are read on one grid, that of the last image. An interrupted run is resumed by the same command.
     """
-    settings = {"device": device, "backend": backend, "precision": precision, "threads": threads, "streams": streams}
+    settings: dict[str, Any] = {
+        "device": device,
+        "backend": backend,
+        "precision": precision,
+        "threads": threads,
+        "streams": streams,
+    }
     if len(files) < 2:
         raise UsageError("give two or more images, the earliest first")
     if output is None and not dry_run:
@@ -260,7 +266,7 @@ def _check_outputs(
     from rsicrc.scenes.result import check_output
     from rsicrc.scenes.stac import item_path
 
-    paths = [(output, ENDINGS)]
+    paths: list[tuple[Path, tuple[str, ...]]] = [(output, ENDINGS)]
     if raster is not None:
         paths.append((raster, (".tif", ".tiff")))
     if html is not None:

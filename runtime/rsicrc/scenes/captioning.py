@@ -31,7 +31,7 @@ def caption_tiles(
 
     source = images()
     with closing(source):
-        stream = engine.encode_stream(source, captions=options, similarity=True, batch_size=batch_size, workers=1)
+        stream = engine.encode_stream(source, captions=options, similarity=True, batch_size=batch_size)
         for result in stream:
             while waiting[0].images is None:
                 yield waiting.popleft(), None

@@ -18,11 +18,12 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
+from common.costs import graph_cost
+from common.peaks import measure
+from common.processes import say
 from rasterio.transform import from_origin
 from rasterio.windows import Window
 
-from common.costs import graph_cost
-from common.peaks import measure
 from rsicrc import CaptionOptions, Engine, Scene, load
 from rsicrc.manifest import IMAGE_ENCODER
 from rsicrc.scenes.plan import ScenePlan
@@ -59,15 +60,17 @@ def main() -> None:
     in_memory = (first + second) / 2
     area = (arguments.side * _PIXEL_SIZE / 1000) ** 2
     least = tiles * macs / (measure("cpu", _PEAK_SIZE, _PEAK_BUFFER).gmacs["fp32"] * 1e9)
-    print(f"{arguments.side} x {arguments.side} pixels, {tiles} tiles in {seconds:.1f} s")
-    print(f"{tiles / seconds:.1f} tiles/s, {tiles / seconds / in_memory:.0%} of {in_memory:.1f} tiles/s from memory")
-    print(f"({first:.1f} before, {second:.1f} after)")
-    print(f"{area / seconds * 3600:.0f} km² per hour at {_PIXEL_SIZE} m, {least / seconds:.0%} of the image encoder's roofline")
-    print(f"peak memory {peak:.2f} GB")
+    rate = tiles / seconds
+    say(f"{arguments.side} x {arguments.side} pixels, {tiles} tiles in {seconds:.1f} s")
+    say(f"{rate:.1f} tiles/s, {rate / in_memory:.0%} of {in_memory:.1f} tiles/s from memory")
+    say(f"({first:.1f} before, {second:.1f} after)")
+    say(f"{area / seconds * 3600:.0f} km² per hour at {_PIXEL_SIZE} m")
+    say(f"{least / seconds:.0%} of the roofline of the image encoder")
+    say(f"peak memory {peak:.2f} GB")
 
 
 def generate(folder: Path, side: int, date: int) -> Path:
-    """Write a date of the scene, block by block: fields of one color with noise; some fields differ between the dates."""
+    """Write a date of the scene by blocks: fields of one color with noise; some blocks differ between the dates."""
     path = folder / f"{side}-{date}.tif"
     if path.exists():
         return path

@@ -41,7 +41,7 @@ def caption_tiles(
     source = images()
     with closing(source):
         pairs: Iterable[Pair] = encode_series(engine, source, batch_size) if is_series else source
-        stream = engine.encode_stream(pairs, captions=options, similarity=True, batch_size=batch_size, workers=1)
+        stream = engine.encode_stream(pairs, captions=options, similarity=True, batch_size=batch_size)
         for result in stream:
             while waiting[0].images is None:
                 yield waiting.popleft(), None

@@ -90,5 +90,7 @@ def _full_range(source: Source) -> Stretch:
 
 def _percentiles(parts: Sequence[tuple[Values, Mask]], percentiles: tuple[float, float]) -> Stretch:
     valid = np.concatenate([values[mask] for values, mask in parts])
-    low, high = np.percentile(valid, percentiles, axis=0).tolist()
-    return Stretch((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+    low, high = np.percentile(valid, percentiles, axis=0)
+    # One range for all bands: with a range for each band, colors would change (bare land becomes gray), and the model
+    # would report changes that are none (docs/measurements/scenes.md).
+    return Stretch((float(low.min()),) * 3, (float(high.max()),) * 3)

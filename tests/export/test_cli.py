@@ -37,12 +37,14 @@ def test_force_replaces_a_folder(
     output = tmp_path / "models" / "model"
     shutil.copytree(model_folder, output)
     (output / "stale.txt").write_text("from the old model")
-    code, out, err = export(capsys, "hf:owner/repo", "-o", output, "--force")
+    scale = ("--pixel-size", "0.5", "--image-side", "256")
+    code, out, err = export(capsys, "hf:owner/repo", "-o", output, "--force", *scale)
     assert (code, out) == (0, f"{output}\n")
     assert "image_encoder: exporting" in err
     assert "text_embedding, relative, largest difference" in err
     manifest = Manifest.load(output)
     assert manifest.checkpoint["sha256"] == sha256_file(checkpoint_file)
+    assert (manifest.pixel_size, manifest.image_side) == (0.5, 256)
     assert sorted(path.name for path in output.iterdir()) == sorted([*manifest.files, "manifest.json"])
     assert [path.name for path in output.parent.iterdir()] == ["model"]
 
@@ -54,6 +56,16 @@ def test_existing_folder_needs_force(
     assert (code, out) == (1, "")
     assert err.startswith("rsicrc-export: error: ")
     assert "--force" in err
+
+
+def test_impossible_scale_is_refused(checkpoint_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = export(capsys, checkpoint_file, "-o", tmp_path / "model", "--pixel-size", "0")
+    assert code == 1
+    assert err.startswith("rsicrc-export: error: --pixel-size 0.0: give a number of meters")
+    code, _, err = export(capsys, checkpoint_file, "-o", tmp_path / "model", "--image-side", "1")
+    assert code == 1
+    assert "--image-side 1: give a number of pixels" in err
+    assert not (tmp_path / "model").exists()
 
 
 def test_other_files_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -333,3 +333,22 @@ def test_change_threshold_is_read_and_checked(folder: Path) -> None:
         document["change"] = {"threshold": wrong}
         with pytest.raises(ModelFolderError, match="a field is wrong"):
             Manifest.from_json(json.dumps(document), path)
+
+
+def test_scale_of_the_training_images_is_optional(folder: Path) -> None:
+    assert (Manifest.load(folder).pixel_size, Manifest.load(folder).image_side) == (None, None)
+    edit(folder, pixel_size=0.5, image_side=256)
+    loaded = Manifest.load(folder)
+    assert (loaded.pixel_size, loaded.image_side) == (0.5, 256)
+    assert (loaded.to_dict()["pixel_size"], loaded.to_dict()["image_side"]) == (0.5, 256)
+    document = json.loads((folder / "manifest.json").read_text())
+    del document["pixel_size"], document["image_side"]  # a folder of an older version
+    (folder / "manifest.json").write_text(json.dumps(document))
+    assert Manifest.load(folder).pixel_size is None
+
+
+@pytest.mark.parametrize("fields", [{"pixel_size": 0}, {"pixel_size": "0.5"}, {"image_side": 1}, {"image_side": 256.5}])
+def test_impossible_scale_is_refused(folder: Path, fields: dict[str, object]) -> None:
+    edit(folder, **fields)
+    with pytest.raises(ModelFolderError, match=next(iter(fields))):
+        Manifest.load(folder)

@@ -107,3 +107,21 @@ def test_time_is_read_from_the_file(scene_files: tuple[Path, Path]) -> None:
         "2018-05-01T10:00:00Z",
         "2020-06-02T11:30:00Z",
     ]
+
+
+def test_overviews_in_another_file_are_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "scene.tif", texture(64, 64))
+    Path(f"{path}.aux.xml").write_text(
+        '<PAMDataset><Metadata domain="OVERVIEWS"><MDI key="OVERVIEW_FILE">/etc/other.tif</MDI></Metadata></PAMDataset>'
+    )
+    with pytest.raises(SceneError, match="names another file with overviews"):
+        Source.read(str(path), None)
+
+
+def test_jpeg_2000_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "scene.jp2"
+    profile = {"width": 128, "height": 128, "count": 3, "dtype": "uint8", "crs": UTM}
+    transform = rasterio.transform.from_origin(*ORIGIN, PIXEL, PIXEL)
+    with rasterio.open(path, "w", driver="JP2OpenJPEG", transform=transform, **profile) as file:
+        file.write(texture(128, 128).transpose(2, 0, 1))
+    assert Source.read(str(path), (1, 2, 3)).transform == transform

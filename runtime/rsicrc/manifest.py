@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from rsicrc.change_calibration import ChangeCalibration
 from rsicrc.cpu import available_cpus
 from rsicrc.errors import ModelFolderError, ModelNotFoundError
 from rsicrc.files import is_folder, replacing
@@ -185,7 +186,8 @@ class Manifest:
         vocab_size: Number of ids.
         no_change_sentences: Sentences of the training data that mean "nothing changed".
         search: Default settings of the beam search.
-        change_threshold: Smallest change score of a pair that is decided to be changed.
+        change_threshold: Smallest change score of a pair that is decided to be changed, without a calibration.
+        calibration: Calibration of the change score, which then decides in place of the threshold; None without.
         precision: Number format of the graphs, for example "fp32".
         graphs: Graph name → file, inputs, outputs.
         variants: Precision → the same graphs in that precision, and their accuracy.
@@ -204,6 +206,7 @@ class Manifest:
     files: Mapping[str, FileRecord]
     search: SearchDefaults = field(default_factory=SearchDefaults)
     change_threshold: float = CHANGE_THRESHOLD
+    calibration: ChangeCalibration | None = None
     precision: str = EXACT
     variants: Mapping[str, Variant] = field(default_factory=dict)
     checkpoint: Mapping[str, Any] = field(default_factory=dict)
@@ -275,8 +278,9 @@ class Manifest:
             graphs=_graphs(fields["graphs"]),
             files=_files(fields["files"]),
             search=SearchDefaults.from_dict(mapping(fields["search"], "search", _MOST_FIELDS)),
-            # Older folders have no threshold.
+            # Older folders have no threshold and no calibration.
             change_threshold=_threshold(mapping(fields.get("change", {}), "change", _MOST_FIELDS)),
+            calibration=_calibration(mapping(fields.get("change", {}), "change", _MOST_FIELDS)),
             precision=text(fields["precision"], "precision"),
             # Older folders have no variants.
             variants={
@@ -333,7 +337,10 @@ class Manifest:
             "vocab_size": self.vocab_size,
             "no_change_sentences": list(self.no_change_sentences),
             "search": self.search.to_dict(),
-            "change": {"threshold": self.change_threshold},
+            "change": {
+                "threshold": self.change_threshold,
+                **({} if self.calibration is None else {"calibration": self.calibration.to_dict()}),
+            },
             "precision": self.precision,
             "graphs": {name: graph.to_dict() for name, graph in self.graphs.items()},
             "variants": {name: variant.to_dict() for name, variant in self.variants.items()},
@@ -377,6 +384,12 @@ def _sentences(values: Any) -> tuple[str, ...]:
 
 def _threshold(fields: Mapping[str, Any]) -> float:
     return number(fields.get("threshold", CHANGE_THRESHOLD), "change.threshold", 0, 1)
+
+
+def _calibration(fields: Mapping[str, Any]) -> ChangeCalibration | None:
+    if (curve := fields.get("calibration")) is None:
+        return None
+    return ChangeCalibration.from_dict(mapping(curve, "change.calibration", _MOST_FIELDS))
 
 
 def _read(path: Path) -> str:

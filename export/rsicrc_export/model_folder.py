@@ -127,7 +127,7 @@ def _fill(folder: Path, model: RSICRC, source: Source) -> Manifest:
         no_change_sentences=checkpoint.no_change_sentences,
         graphs=graphs,
         files={name: FileRecord.of(folder / name) for name in files},
-        calibration=_calibration(checkpoint),
+        calibration=recorded_calibration(checkpoint),
         checkpoint={"sha256": source.sha256},
         producers={name: importlib.metadata.version(name) for name in _PRODUCERS},
     )
@@ -138,7 +138,7 @@ def _fill(folder: Path, model: RSICRC, source: Source) -> Manifest:
     return replace(manifest, parity=parity, files={**manifest.files, GOLDEN_FILE: FileRecord.of(folder / GOLDEN_FILE)})
 
 
-def _calibration(checkpoint: Checkpoint) -> ChangeCalibration | None:
+def recorded_calibration(checkpoint: Checkpoint) -> ChangeCalibration | None:
     """Return the calibration of the change score that the training recorded, if there is one.
 
     Raises:

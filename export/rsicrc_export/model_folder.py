@@ -16,7 +16,8 @@ from typing import Any
 
 from rsicrc.backends.onnx_file import check_graphs
 from rsicrc.backends.onnxruntime import OnnxRuntimeBackend
-from rsicrc.errors import ExportError
+from rsicrc.change_calibration import ChangeCalibration
+from rsicrc.errors import CheckpointError, ExportError
 from rsicrc.manifest import (
     GOLDEN_FILE,
     GRAPH_NAMES,
@@ -37,6 +38,8 @@ from rsicrc_export.parity import check_parity
 from rsicrc_export.per_image import add_per_image_graphs
 from rsicrc_export.precisions import PrecisionError, add_variants, check_installed
 from rsicrc_export.source import Source
+from rsicrc_train.calibration import CHANGE_CALIBRATION
+from rsicrc_train.checkpoint import Checkpoint
 from rsicrc_train.model import RSICRC
 
 logger = logging.getLogger("rsicrc.export")
@@ -165,6 +168,7 @@ def _fill(folder: Path, model: RSICRC, source: Source) -> Manifest:
         no_change_sentences=checkpoint.no_change_sentences,
         graphs=graphs,
         files={name: FileRecord.of(folder / name) for name in files},
+        calibration=recorded_calibration(checkpoint),
         checkpoint={"sha256": source.sha256},
         producers={name: importlib.metadata.version(name) for name in _PRODUCERS},
     )
@@ -173,6 +177,23 @@ def _fill(folder: Path, model: RSICRC, source: Source) -> Manifest:
     logger.info("%s: writing", GOLDEN_FILE)
     write_golden(folder / GOLDEN_FILE, manifest, backend)
     return replace(manifest, parity=parity, files={**manifest.files, GOLDEN_FILE: FileRecord.of(folder / GOLDEN_FILE)})
+
+
+def recorded_calibration(checkpoint: Checkpoint) -> ChangeCalibration | None:
+    """Return the calibration of the change score that the training recorded, if there is one.
+
+    Raises:
+        CheckpointError: The record is damaged.
+    """
+    curve = checkpoint.training.get(CHANGE_CALIBRATION)
+    if curve is None:
+        return None
+    try:
+        return ChangeCalibration.from_dict(curve)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"the checkpoint's calibration of the change score is damaged ({error}): train again"
+        ) from error
 
 
 @contextmanager

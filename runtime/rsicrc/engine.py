@@ -68,7 +68,9 @@ class Engine:
                 f"{folder / TOKENIZER_FILE}: {len(self.vocabulary)} words, sentences up to {self.vocabulary.max_len}, "
                 f"where the manifest says {manifest.vocab_size} and {manifest.max_len}: export the model again"
             )
-        self._decoder = Decoder(backend, self.vocabulary, manifest.no_change_sentences, manifest.change_threshold)
+        self._decoder = Decoder(
+            backend, self.vocabulary, manifest.no_change_sentences, manifest.change_threshold, manifest.calibration
+        )
         self._image_encoder = ImageEncoder(backend, manifest)
         self._max_pairs: int | None = None  # pairs at once; set when the memory of a GPU was too small for a batch
 

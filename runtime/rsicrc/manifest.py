@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from rsicrc.change_calibration import ChangeCalibration
 from rsicrc.cpu import available_cpus
 from rsicrc.errors import ModelFolderError, ModelNotFoundError, shortened
 from rsicrc.files import is_folder, replacing
@@ -200,7 +201,8 @@ class Manifest:
         vocab_size: Number of ids.
         no_change_sentences: Sentences of the training data that mean "nothing changed".
         search: Default settings of the beam search.
-        change_threshold: Smallest change score of a pair that is decided to be changed.
+        change_threshold: Smallest change score of a pair that is decided to be changed, without a calibration.
+        calibration: Calibration of the change score, which then decides in place of the threshold; None without.
         pixel_size: Pixel size of the training images on the ground, in meters; None if it is unknown.
         image_side: Side of the training images in pixels, before they were resized; None if it is unknown.
         precision: Number format of the graphs, for example "fp32".
@@ -223,6 +225,7 @@ class Manifest:
     change_threshold: float = CHANGE_THRESHOLD
     pixel_size: float | None = None
     image_side: int | None = None
+    calibration: ChangeCalibration | None = None
     precision: str = EXACT
     variants: Mapping[str, Variant] = field(default_factory=dict)
     checkpoint: Mapping[str, Any] = field(default_factory=dict)
@@ -294,8 +297,9 @@ class Manifest:
             graphs=_graphs(fields["graphs"]),
             files=_files(fields["files"]),
             search=SearchDefaults.from_dict(mapping(fields["search"], "search", _MOST_FIELDS)),
-            # Older folders have no threshold.
+            # Older folders have no threshold and no calibration.
             change_threshold=_threshold(mapping(fields.get("change", {}), "change", _MOST_FIELDS)),
+            calibration=_calibration(mapping(fields.get("change", {}), "change", _MOST_FIELDS)),
             # Older folders, and those of training images of unknown scale, have neither.
             pixel_size=_optional(
                 fields, "pixel_size", lambda value, name: number(value, name, MIN_PIXEL_SIZE, MOST_PIXEL_SIZE)
@@ -357,7 +361,10 @@ class Manifest:
             "vocab_size": self.vocab_size,
             "no_change_sentences": list(self.no_change_sentences),
             "search": self.search.to_dict(),
-            "change": {"threshold": self.change_threshold},
+            "change": {
+                "threshold": self.change_threshold,
+                **({} if self.calibration is None else {"calibration": self.calibration.to_dict()}),
+            },
             "pixel_size": self.pixel_size,
             "image_side": self.image_side,
             "precision": self.precision,
@@ -408,6 +415,12 @@ def _threshold(fields: Mapping[str, Any]) -> float:
 def _optional(fields: Mapping[str, Any], name: str, read: Callable[[Any, str], _Value]) -> _Value | None:
     value = fields.get(name)
     return None if value is None else read(value, name)
+
+
+def _calibration(fields: Mapping[str, Any]) -> ChangeCalibration | None:
+    if (curve := fields.get("calibration")) is None:
+        return None
+    return ChangeCalibration.from_dict(mapping(curve, "change.calibration", _MOST_FIELDS))
 
 
 def _read(path: Path) -> str:

@@ -67,11 +67,13 @@ class Caption:
         n_best: The best sentences, best first; the first is the caption itself.
         change_score: 1 - the probability that the model gives its no-change sentences, in [0, 1]; None when the model
             lists no such sentences.
-        changed: Decision by the threshold of the manifest: `change_score` is at least `change_threshold`; None when
-            there is no change score.
+        changed: Decision: `change_probability` is at least 0.5, or, without a calibration, `change_score` is at least
+            the `change_threshold` of the manifest; None when there is no change score.
         says_change: True if the sentence describes a change, False if the sentence says that nothing has changed.
         seen: The part of the images that the model has seen; None for pairs that the caller has prepared.
         timings: Timings of the batch; the pairs of a batch share one object.
+        change_probability: Probability of change by the calibration of the manifest, in [0, 1]; None without a
+            calibration or a change score.
     """
 
     text: str
@@ -83,6 +85,7 @@ class Caption:
     says_change: bool | None = None
     seen: View | None = None
     timings: Timings = field(default_factory=Timings, compare=False, repr=False)
+    change_probability: float | None = None
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -91,9 +94,10 @@ class Caption:
         if self.changed is not None and self.says_change is not None and self.changed != self.says_change:
             sentence = "describes a change" if self.says_change else "says that nothing has changed"
             decision = "changed" if self.changed else "unchanged"
-            lines.append(
-                f"the caption {sentence}, but the pair is {decision} by its change score {self.change_score:.3f}"
-            )
+            reason = f"score {self.change_score:.3f}"
+            if self.change_probability is not None:
+                reason = f"probability {self.change_probability:.3f}"
+            lines.append(f"the caption {sentence}, but the pair is {decision} by its change {reason}")
         if self.seen is not None and self.seen.is_partial:
             (left, top, right, bottom), (width, height) = self.seen.box, self.seen.size
             lines.append(
@@ -108,6 +112,7 @@ class Caption:
             "caption": self.text,
             "score": self.score,
             "change_score": self.change_score,
+            "change_probability": self.change_probability,
             "changed": self.changed,
             "seen": None if self.seen is None else list(self.seen.box),
             "warnings": list(self.warnings),

@@ -17,10 +17,11 @@ import torch
 
 import rsicrc
 from rsicrc.backends.onnxruntime import OnnxRuntimeBackend
-from rsicrc.errors import ExportError
+from rsicrc.change_calibration import ChangeCalibration
+from rsicrc.errors import CheckpointError, ExportError
 from rsicrc.manifest import DECODER, GRAPH_NAMES, IMAGE_ENCODER, SCORER, TEXT_ENCODER, Manifest, TensorSpec, sha256_file
 from rsicrc_export import model_folder
-from rsicrc_export.model_folder import export_checkpoint
+from rsicrc_export.model_folder import export_checkpoint, recorded_calibration
 from rsicrc_export.onnx_export import OPSET, check_signature, export_graph, signatures
 from rsicrc_export.parity import BEAMS, PAIRS, check_parity, example_images
 from rsicrc_export.source import Source
@@ -188,6 +189,15 @@ def test_model_options_export(config: ModelConfig, tmp_path: Path) -> None:
     assert ModelConfig.from_dict(manifest.model).to_dict() == config.to_dict()
     edge = config.image_trunk.map_size
     assert manifest.graphs[IMAGE_ENCODER].outputs["similarity"].shape == ("B", edge, edge)
+
+
+def test_calibration_of_the_checkpoint_enters_the_manifest() -> None:
+    curve = {"slope": 0.7, "intercept": -0.2, "pairs": 360}
+    trained = replace(random_checkpoint(1), training={"change_calibration": curve})
+    assert recorded_calibration(trained) == ChangeCalibration(0.7, -0.2, 360)
+    assert recorded_calibration(replace(trained, training={})) is None
+    with pytest.raises(CheckpointError, match="calibration of the change score is damaged"):
+        recorded_calibration(replace(trained, training={"change_calibration": {**curve, "slope": -1}}))
 
 
 def test_vision_transformer_graph_equals_the_model(tmp_path: Path) -> None:

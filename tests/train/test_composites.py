@@ -134,7 +134,7 @@ def test_photographs_without_known_land_still_make_pairs(tmp_path: Path) -> None
 
 def test_captions_are_grammatical() -> None:
     rng = np.random.default_rng(0)
-    seen = set()
+    seen: set[str] = set()
     for thing in SUBJECTS:
         for ground in GROUNDS:
             for road in ("", "old", "new"):

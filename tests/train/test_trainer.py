@@ -15,9 +15,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from rsicrc.change_calibration import ChangeCalibration
+from rsicrc.datasets.levir_cc import read_levir
 from rsicrc.errors import CheckpointError, DataError
-from rsicrc_train import checkpoint as checkpoints
+from rsicrc_train import calibration, checkpoint as checkpoints
 from rsicrc_train.batches import Part
+from rsicrc_train.calibration import change_scores
 from rsicrc_train.model import RSICRC
 from rsicrc_train.negatives import SentenceSimilarity
 from rsicrc_train.objective import Losses
@@ -26,6 +29,7 @@ from rsicrc_train.run_folder import CURVES, LAST, LOG, STARTS
 from rsicrc_train.schedule import learning_rate
 from rsicrc_train.sentence_embeddings import PACKAGED_ENCODER
 from rsicrc_train.trainer import Trainer
+from tests.models import random_checkpoint, random_images
 
 
 def train(data: Path, folder: Path, recipe: Recipe, *, resume: bool = False) -> Path:
@@ -52,6 +56,35 @@ def test_run_lowers_the_validation_loss_and_writes_its_files(scenes: Path, recip
     (start,) = json.loads((tmp_path / "run" / STARTS).read_text())
     assert start["step"] == 0
     assert start["packages"]["torch"] == version("torch")
+
+
+def test_best_model_has_a_calibration_of_its_change_score(
+    scenes: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A model that was trained for seconds does not tell changes, so scores with sense take the place of its own.
+    flags = [pair.changed for pair in read_levir(scenes, "val")]
+    scores = iter([0.7 if flag else 0.4 for flag in flags])
+    monkeypatch.setattr(calibration, "change_scores", lambda _model, images, _ids: list(islice(scores, len(images))))
+    best = train(scenes, tmp_path, replace(recipe, training=replace(recipe.training, epochs=1)))
+    curve = ChangeCalibration.from_dict(checkpoints.load(best).training["change_calibration"])
+    assert curve.pairs == len(flags)
+    assert curve.probability(0.7) > 0.5 > curve.probability(0.4)
+
+
+@torch.no_grad()
+def test_change_score_is_one_minus_the_no_change_probability() -> None:
+    model = random_checkpoint(2).build_model()
+    images, ids = torch.from_numpy(random_images(3, seed=1)), torch.tensor([[1, 4, 5, 3], [1, 6, 3, 0]])
+    expected = []
+    for pair in images:
+        features = model.encode_images(pair[None])
+        total = 0.0
+        for row in ([1, 4, 5, 3], [1, 6, 3]):
+            sentence = torch.tensor([row])
+            logits = model.decode(model.encode_text(sentence).hidden, features.tokens)[0].log_softmax(dim=-1)
+            total += float(logits[range(len(row) - 1), row[1:]].sum().exp())
+        expected.append(1 - total)
+    assert change_scores(model, images, ids) == pytest.approx(expected, abs=1e-6)
 
 
 def test_folder_of_a_run_is_not_overwritten(scenes: Path, recipe: Recipe, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from rsicrc.text.vocabulary import Vocabulary
 from rsicrc_train import checkpoint as checkpoints, distributed
 from rsicrc_train.augment import Augmentation
 from rsicrc_train.batches import BatchLoader, Part
+from rsicrc_train.calibration import CHANGE_CALIBRATION, calibrate_change
 from rsicrc_train.checkpoint import Checkpoint
 from rsicrc_train.data import PairDataset, count_items, describe_unused, no_change_sentences, training_vocabulary
 from rsicrc_train.ema import ExponentialMovingAverage
@@ -193,6 +194,7 @@ class Trainer:
                 drawn = time.monotonic()
         if self.is_main_process:
             draw_curves(self.folder / LOG, self.folder / CURVES)
+            self._calibrate(self.folder / BEST)
         return self.folder / BEST
 
     def _use_cached_features(self, advance: ProgressCallback) -> None:
@@ -232,6 +234,17 @@ class Trainer:
                     self._validate(epoch)
                 self._save(LAST)
             step_started = time.monotonic()
+
+    def _calibrate(self, path: Path) -> None:
+        """Record the calibration of the best model's change score on the validation split in its checkpoint."""
+        best = checkpoints.load(path)
+        if CHANGE_CALIBRATION in best.training:
+            return
+        model, pairs = best.build_model(), self.datasets["val"].pairs
+        calibration = calibrate_change(model, pairs, self.vocabulary, best.no_change_sentences)
+        if calibration is not None:
+            record = {**best.training, CHANGE_CALIBRATION: calibration.to_dict()}
+            checkpoints.save(replace(best, state_dict=model.state_dict(), training=record), path)
 
     def _accumulation_groups(self, epoch: int, skip: int) -> Iterator[list[Part]]:
         """Yield the batches of each optimizer step of an epoch, without the first `skip` steps."""

@@ -114,6 +114,7 @@ def result_columns(caption: Caption, n_best: int) -> dict[str, Any]:
         "caption": caption.text,
         "score": caption.score,
         "change_score": caption.change_score,
+        "change_probability": caption.change_probability,
         "changed": caption.changed,
         "seen": None if caption.seen is None else list(caption.seen.box),
         "warnings": list(caption.warnings),

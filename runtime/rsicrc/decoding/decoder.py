@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsicrc.backends import Backend
+from rsicrc.change_calibration import EVEN, ChangeCalibration
 from rsicrc.decoding.beam_search import FinishedBeam, beam_search
 from rsicrc.decoding.numbers import require_numbers
 from rsicrc.decoding.options import BeamSearchOptions
@@ -51,13 +52,20 @@ class Decoder:
         backend: Backend that runs the graphs.
         vocabulary: Vocabulary of the model.
         no_change: Sentences that mean "nothing has changed".
-        change_threshold: Smallest change score of a pair that is decided to be changed.
+        change_threshold: Smallest change score of a pair that is decided to be changed, without a calibration.
+        calibration: Calibration of the change score, or None.
     """
 
     def __init__(
-        self, backend: Backend, vocabulary: Vocabulary, no_change: Sequence[str], change_threshold: float
+        self,
+        backend: Backend,
+        vocabulary: Vocabulary,
+        no_change: Sequence[str],
+        change_threshold: float,
+        calibration: ChangeCalibration | None = None,
     ) -> None:
         self._backend, self._vocabulary, self._threshold = backend, vocabulary, change_threshold
+        self._calibration = calibration
         # Without duplicates: a sentence that is listed twice must not count twice in the sum of probabilities.
         sentences = [tuple(vocabulary.encode(text)) for text in no_change]
         self._no_change = [list(ids) for ids in dict.fromkeys(sentences)]
@@ -138,8 +146,22 @@ class Decoder:
         self, n_best: tuple[Hypothesis, ...], change_score: float | None, seen: View | None, timings: Timings
     ) -> Caption:
         best = n_best[0]
-        changed = None if change_score is None else change_score >= self._threshold
+        probability = changed = None
+        if change_score is not None and self._calibration is not None:
+            probability = self._calibration.probability(change_score)
+            changed = probability >= EVEN
+        elif change_score is not None:
+            changed = change_score >= self._threshold
         says_change = best.text not in self._no_change_texts and not says_unchanged(best.text)
         return Caption(
-            best.text, best.score, best.token_log_probs, n_best, change_score, changed, says_change, seen, timings
+            best.text,
+            best.score,
+            best.token_log_probs,
+            n_best,
+            change_score,
+            changed,
+            says_change,
+            seen,
+            timings,
+            probability,
         )

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 ALL, CHANGED = "all", "changed"
 STRICT = "strict"
-BY_CAPTION, BY_SCORE = "caption", "change_score"
+BY_CAPTION, BY_SCORE, BY_PROBABILITY = "caption", "change_score", "change_probability"
 BY_FLAG, BY_MASK = "flag", "mask"
 THRESHOLD = 0.5
 _DECIMALS = 6  # the accuracy of float32 sums
@@ -60,6 +60,8 @@ class Prediction:
         caption = self.result
         change = None if caption.change_score is None else round(caption.change_score, _DECIMALS)
         results = {"caption": caption.text, "score": round(caption.score, _DECIMALS), "change_score": change}
+        if caption.change_probability is not None:
+            results["change_probability"] = round(caption.change_probability, _DECIMALS)
         return {**fields, **results, "references": list(self.pair.sentences)}
 
 
@@ -111,8 +113,8 @@ class EvaluationReport:
         captions: "all" / "changed" → "period-free" / "published" → `caption_metrics`.
         retrieval: "all" / "changed" → "published" / "strict" → `published_retrieval` / `strict_retrieval`; the queries
             of "strict" are the captions of changed pairs, in both cases.
-        change: "caption" (decision from the caption) / "change_score" (≥ 0.5 is changed) → `decision_metrics`; for
-            "change_score" also `calibration_metrics`.
+        change: "caption" (decision from the caption) / "change_score" / "change_probability" (≥ 0.5 is changed; only
+            with a calibration) → `decision_metrics`; for the last two also `calibration_metrics`.
         separation: "flag" / "mask" → `separation_metrics` of the change score and of the pixel difference.
         fixed: Metrics of the captions of changed pairs, and those of the best fixed sentence: "model" / 'always "…"' →
             "BLEU-4", "CIDEr", `object_metrics` and "distinct captions".
@@ -321,10 +323,15 @@ def _change_metrics(
         return {}
     decided = says_changed([caption.text for caption in captions], no_change_sentences)
     by_score = decision_metrics(changed, [score >= THRESHOLD for score in scores])
-    return {
+    metrics: dict[str, Metrics] = {
         BY_CAPTION: decision_metrics(changed, decided.tolist()),
         BY_SCORE: {**by_score, **calibration_metrics(changed, scores)},
     }
+    likely = [caption.change_probability for caption in captions if caption.change_probability is not None]
+    if likely:
+        by_probability = decision_metrics(changed, [value >= THRESHOLD for value in likely])
+        metrics[BY_PROBABILITY] = {**by_probability, **calibration_metrics(changed, likely)}
+    return metrics
 
 
 def _separation_metrics(

@@ -29,6 +29,7 @@ RESULT_COLUMNS = (
     "caption",
     "score",
     "change_score",
+    "change_probability",
     "changed",
     "seen",
     "warnings",

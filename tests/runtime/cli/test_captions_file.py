@@ -84,6 +84,7 @@ def test_line_holds_row_result_and_provenance(tmp_path: Path) -> None:
         "caption": "1a to 1b",
         "score": -0.123457,
         "change_score": 0.987654,
+        "change_probability": None,
         "changed": None,
         "seen": None,
         "warnings": [],

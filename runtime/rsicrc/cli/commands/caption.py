@@ -221,7 +221,9 @@ def _caption_tiles(
 
 def _metrics(caption: Caption) -> str:
     decision = {True: " (changed)", False: " (unchanged)", None: ""}[caption.changed]
-    change = "" if caption.change_score is None else f"   change {caption.change_score:.3f}{decision}"
+    # A person reads the value that decides; `--json` has both.
+    value = caption.change_score if caption.change_probability is None else caption.change_probability
+    change = "" if value is None else f"   change {value:.3f}{decision}"
     return f"score {caption.score:.4f}{change}"
 
 

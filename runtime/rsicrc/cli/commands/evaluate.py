@@ -213,7 +213,7 @@ def _compiled(scene: str | None) -> re.Pattern[str] | None:
 
 
 def _tables(report: EvaluationReport) -> Iterator[_Table]:
-    from rsicrc.evaluation.evaluate import ALL, BY_CAPTION, BY_SCORE, CHANGED, STRICT
+    from rsicrc.evaluation.evaluate import ALL, CHANGED, STRICT
     from rsicrc.evaluation.metrics.captioning import PERIOD_FREE, PROTOCOLS, PUBLISHED
 
     yield _Table("Headline metrics", ("",), {name: [value] for name, value in report.headline().items()})
@@ -224,8 +224,7 @@ def _tables(report: EvaluationReport) -> Iterator[_Table]:
     for protocol in (PUBLISHED, STRICT):
         parts = [report.retrieval.get(subset, {}).get(protocol, {}) for subset in subsets]
         yield _side_by_side(f"Retrieval, {protocol}", list(subsets.values()), parts)
-    parts = [report.change.get(name, {}) for name in (BY_CAPTION, BY_SCORE)]
-    yield _side_by_side("Change or not", ["by caption", "by change_score"], parts)
+    yield _side_by_side("Change or not", [f"by {name}" for name in report.change], list(report.change.values()))
     for truth, values in report.separation.items():
         names = {"model": "change_score", "baseline": "pixel difference", "difference": "difference of both"}
         rows = {names[name]: list(interval.values()) for name, interval in values.items()}

@@ -16,7 +16,7 @@ from typing import Any
 
 from rsicrc.backends.onnx_file import check_graphs
 from rsicrc.backends.onnxruntime import OnnxRuntimeBackend
-from rsicrc.change_calibration import ChangeCalibration
+from rsicrc.change.calibration import ChangeCalibration
 from rsicrc.errors import CheckpointError, ExportError
 from rsicrc.manifest import (
     GOLDEN_FILE,

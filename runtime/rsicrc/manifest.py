@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rsicrc.change_calibration import ChangeCalibration
+from rsicrc.change.calibration import ChangeCalibration
 from rsicrc.cpu import available_cpus
 from rsicrc.errors import ModelFolderError, ModelNotFoundError, shortened
 from rsicrc.files import is_folder, replacing

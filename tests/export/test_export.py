@@ -17,7 +17,7 @@ import torch
 
 import rsicrc
 from rsicrc.backends.onnxruntime import OnnxRuntimeBackend
-from rsicrc.change_calibration import ChangeCalibration
+from rsicrc.change.calibration import ChangeCalibration
 from rsicrc.errors import CheckpointError, ExportError
 from rsicrc.manifest import DECODER, GRAPH_NAMES, IMAGE_ENCODER, SCORER, TEXT_ENCODER, Manifest, TensorSpec, sha256_file
 from rsicrc_export import model_folder

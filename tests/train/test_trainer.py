@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rsicrc.change_calibration import ChangeCalibration
+from rsicrc.change.calibration import ChangeCalibration
 from rsicrc.datasets.levir_cc import read_levir
 from rsicrc.errors import CheckpointError, DataError
 from rsicrc_train import calibration, checkpoint as checkpoints

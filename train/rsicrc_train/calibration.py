@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from rsicrc.change_calibration import ChangeCalibration, fit_calibration
+from rsicrc.change.calibration import ChangeCalibration, fit_calibration
 from rsicrc.datasets.levir_cc import CaptionedPair
 from rsicrc.inputs.prefetch import prepare_pair
 from rsicrc.text.encoding import pad

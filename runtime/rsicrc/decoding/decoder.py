@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsicrc.backends import Backend
-from rsicrc.change_calibration import EVEN, ChangeCalibration
+from rsicrc.change.calibration import EVEN, ChangeCalibration
 from rsicrc.decoding.beam_search import FinishedBeam, beam_search
 from rsicrc.decoding.numbers import require_numbers
 from rsicrc.decoding.options import BeamSearchOptions

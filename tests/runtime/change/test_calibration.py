@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import rsicrc
-from rsicrc.change_calibration import ChangeCalibration, fit_calibration
+from rsicrc.change.calibration import ChangeCalibration, fit_calibration
 from rsicrc.errors import ModelFolderError
 from rsicrc.manifest import Manifest
 from tests.models import random_images

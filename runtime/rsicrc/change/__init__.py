@@ -1,0 +1,1 @@
+"""Decision between changed and unchanged pairs."""

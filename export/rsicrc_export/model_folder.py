@@ -16,7 +16,6 @@ from typing import Any
 
 from rsicrc.backends.onnx_file import check_graphs
 from rsicrc.backends.onnxruntime import OnnxRuntimeBackend
-from rsicrc.change.calibration import ChangeCalibration
 from rsicrc.errors import CheckpointError, ExportError
 from rsicrc.manifest import (
     GOLDEN_FILE,
@@ -30,6 +29,7 @@ from rsicrc.manifest import (
     FileRecord,
     Manifest,
 )
+from rsicrc.text.change_calibration import ChangeCalibration
 from rsicrc.text.vocabulary import Vocabulary
 from rsicrc_export.calibration import read_calibration
 from rsicrc_export.golden import write_golden

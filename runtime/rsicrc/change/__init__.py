@@ -1,1 +1,0 @@
-"""Decision between changed and unchanged pairs."""

@@ -26,7 +26,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "backends datasets",
         "inputs",
         "manifest",
-        "change_calibration preprocessing results text",
+        "preprocessing results text",
         "cpu files progress timings tuning untrusted",
         "errors",
     )

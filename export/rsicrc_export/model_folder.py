@@ -15,9 +15,9 @@ from pathlib import Path
 
 from rsicrc.backends.onnx_file import check_graphs
 from rsicrc.backends.onnxruntime import OnnxRuntimeBackend
-from rsicrc.change_calibration import ChangeCalibration
 from rsicrc.errors import CheckpointError, ExportError
 from rsicrc.manifest import GOLDEN_FILE, GRAPH_NAMES, INT8, TOKENIZER_FILE, FileRecord, Manifest
+from rsicrc.text.change_calibration import ChangeCalibration
 from rsicrc.text.vocabulary import Vocabulary
 from rsicrc_export.calibration import read_calibration
 from rsicrc_export.golden import write_golden

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rsicrc.change_calibration import ChangeCalibration
 from rsicrc.cpu import available_cpus
 from rsicrc.errors import ModelFolderError, ModelNotFoundError
 from rsicrc.files import is_folder, replacing
 from rsicrc.preprocessing import Preprocessing
+from rsicrc.text.change_calibration import ChangeCalibration
 from rsicrc.text.vocabulary import MOST_LENGTH, MOST_WORDS, SPECIAL_IDS
 from rsicrc.untrusted.fields import file_name, flag, mapping, number, sequence, shown, text, whole
 from rsicrc.untrusted.signatures import check_signatures

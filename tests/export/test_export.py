@@ -17,9 +17,9 @@ import torch
 
 import rsicrc
 from rsicrc.backends.onnxruntime import OnnxRuntimeBackend
-from rsicrc.change_calibration import ChangeCalibration
 from rsicrc.errors import CheckpointError, ExportError
 from rsicrc.manifest import DECODER, GRAPH_NAMES, IMAGE_ENCODER, SCORER, TEXT_ENCODER, Manifest, TensorSpec, sha256_file
+from rsicrc.text.change_calibration import ChangeCalibration
 from rsicrc_export import model_folder
 from rsicrc_export.model_folder import export_checkpoint, recorded_calibration
 from rsicrc_export.onnx_export import OPSET, check_signature, export_graph, signatures

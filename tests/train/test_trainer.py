@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from rsicrc.change_calibration import ChangeCalibration
 from rsicrc.datasets.levir_cc import read_levir
 from rsicrc.errors import CheckpointError, DataError
+from rsicrc.text.change_calibration import ChangeCalibration
 from rsicrc_train import calibration, checkpoint as checkpoints
 from rsicrc_train.calibration import change_scores
 from rsicrc_train.data import TrainingBatch

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from rsicrc.change_calibration import ChangeCalibration, fit_calibration
 from rsicrc.datasets.levir_cc import CaptionedPair
 from rsicrc.inputs.prefetch import prepare_pair
+from rsicrc.text.change_calibration import ChangeCalibration, fit_calibration
 from rsicrc.text.encoding import pad
 from rsicrc.text.vocabulary import PAD, Vocabulary
 from rsicrc_train.model import RSICRC

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsicrc.backends import Backend
-from rsicrc.change_calibration import EVEN, ChangeCalibration
 from rsicrc.decoding.beam_search import FinishedBeam, beam_search
 from rsicrc.decoding.numbers import require_numbers
 from rsicrc.decoding.options import BeamSearchOptions
 from rsicrc.manifest import SCORER
 from rsicrc.results import Caption, Hypothesis, View
+from rsicrc.text.change_calibration import EVEN, ChangeCalibration
 from rsicrc.text.encoding import pad
 from rsicrc.text.no_change import says_unchanged
 from rsicrc.text.vocabulary import Vocabulary

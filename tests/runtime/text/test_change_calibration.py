@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import rsicrc
-from rsicrc.change_calibration import ChangeCalibration, fit_calibration
 from rsicrc.errors import ModelFolderError
 from rsicrc.manifest import Manifest
+from rsicrc.text.change_calibration import ChangeCalibration, fit_calibration
 from tests.models import random_images
 
 

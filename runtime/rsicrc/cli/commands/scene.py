@@ -14,6 +14,7 @@ from rsicrc.cli.options import (
     BatchSize,
     Beams,
     Device,
+    Engines,
     Model,
     Precision,
     Streams,
@@ -137,6 +138,7 @@ def scene(
     precision: Precision = "fp32",
     threads: Threads = None,
     streams: Streams = None,
+    engines: Engines = None,
     verbose: Verbose = False,
 ) -> None:
     """Write a map of the captioned changes between georeferenced images of one place.
@@ -150,6 +152,7 @@ def scene(
         "precision": precision,
         "threads": threads,
         "streams": streams,
+        "engines": engines,
     }
     if len(files) < 2:
         raise UsageError("give two or more images, the earliest first")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -52,8 +53,8 @@ def test_public_names_are_importable() -> None:
     for name in rsicrc.__all__:
         try:
             assert getattr(rsicrc, name) is not None
-        except BackendError as error:  # the index needs an extra
-            assert "pip install 'rsicrc[search]'" in str(error)  # noqa: PT017
+        except BackendError as error:  # the index and the scenes need extras
+            assert re.search(r"pip install 'rsicrc\[(search|geo)\]'", str(error))  # noqa: PT017
     assert set(rsicrc.__all__) <= set(dir(rsicrc))
     with pytest.raises(AttributeError, match="nothing"):
         rsicrc.nothing  # type: ignore[attr-defined]  # noqa: B018

@@ -27,7 +27,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("weight_decay", "gradient_clip", "contrastive_weight"), NUMBERS),
     **dict.fromkeys(("warmup", "jitter"), (*NUMBERS, 1.001, 2)),
     "output_dropout": (*NUMBERS, 1, 1.5),
-    "threshold": (*NUMBERS, 0, 1.001),
+    **dict.fromkeys(("threshold", "trunk_rate"), (*NUMBERS, 0, 1.001)),
     "ema": (*NUMBERS, 1, 1.5),
     **dict.fromkeys(("symmetric", "turns", "swap", "tensorboard", *FLAGS), (*ANY_TYPE, 0, 1, "true")),
     **dict.fromkeys(("schedule", "false_negatives", "trunk", "precision", *CHOICES), (*ANY_TYPE, "", "other", 1)),

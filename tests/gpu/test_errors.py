@@ -42,8 +42,8 @@ def filled(remaining: int) -> Iterator[None]:
 
 
 @pytest.fixture
-def folder(open_engine: OpenEngine) -> Path:
-    """Return the model folder."""
+def tensorrt_folder(open_engine: OpenEngine) -> Path:
+    """Return the model folder; the test is skipped without a GPU and TensorRT."""
     engine = open_engine(available.TENSORRT if gpu.is_gpu(DEVICE) else available.ONNX_RUNTIME, EXACT)
     if not gpu.is_gpu(DEVICE):
         pytest.skip("needs a GPU: plans are built for GPUs")
@@ -51,9 +51,9 @@ def folder(open_engine: OpenEngine) -> Path:
 
 
 @pytest.fixture
-def engines(folder: Path, tmp_path: Path) -> Path:
+def engines(tensorrt_folder: Path, tmp_path: Path) -> Path:
     """Return a folder with plans of float32 for this GPU, of few sizes so that they are built fast."""
-    build(folder, tmp_path / "engines", Profile((1, 2, 2), (1, 1, 1)))
+    build(tensorrt_folder, tmp_path / "engines", Profile((1, 2, 2), (1, 1, 1)))
     return tmp_path / "engines"
 
 
@@ -75,40 +75,44 @@ def one_line(error: BaseException) -> str:
     return text
 
 
-def test_plans_of_another_device_are_refused(folder: Path, engines: Path) -> None:
+def test_plans_of_another_device_are_refused(tensorrt_folder: Path, engines: Path) -> None:
     index = engines / "engines.json"
     document = json.loads(index.read_text())
     for plan in document["engines"]:
         plan.update(device="NVIDIA Other 1.0", compute_capabilities=[])
     index.write_text(json.dumps(document))
     with pytest.raises(BackendError, match=r"NVIDIA Other 1\.0, not ") as caught:
-        open_tensorrt(folder, engines)
+        open_tensorrt(tensorrt_folder, engines)
     one_line(caught.value)
 
 
 def test_missing_plans_are_built_in_the_cache_and_logged(
-    folder: Path, pairs: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tensorrt_folder: Path,
+    pairs: Pairs,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setenv("RSICRC_CACHE", str(tmp_path / "cache"))
     with caplog.at_level(logging.INFO, logger="rsicrc"):
-        captions = rsicrc.load(folder, DEVICE, backend=available.TENSORRT).caption(pairs[:2], beams=1)
+        captions = rsicrc.load(tensorrt_folder, DEVICE, backend=available.TENSORRT).caption(pairs[:2], beams=1)
     assert len(captions) == 2
     assert "building a plan" in caplog.text
     assert list((tmp_path / "cache" / "compiled").rglob("*.plan"))
 
 
-def test_changed_plan_is_refused(folder: Path, engines: Path) -> None:
+def test_changed_plan_is_refused(tensorrt_folder: Path, engines: Path) -> None:
     for plan in engines.glob("*.plan"):
         content = bytearray(plan.read_bytes())
         content[len(content) // 2] ^= 1
         plan.write_bytes(content)
     with pytest.raises(RsicrcError, match="changed since it was built") as caught:
-        open_tensorrt(folder, engines)
+        open_tensorrt(tensorrt_folder, engines)
     one_line(caught.value)
 
 
-def test_batch_outside_the_profile_is_refused(folder: Path, engines: Path, pairs: Pairs) -> None:
-    engine = open_tensorrt(folder, engines)
+def test_batch_outside_the_profile_is_refused(tensorrt_folder: Path, engines: Path, pairs: Pairs) -> None:
+    engine = open_tensorrt(tensorrt_folder, engines)
     assert len(engine.caption(pairs[:2], beams=1, batch_size=2)) == 2
     with pytest.raises(RsicrcError, match="profile") as caught:
         engine.embed_images(pairs[:4], batch_size=4)

@@ -132,13 +132,13 @@ def test_two_processes_have_the_published_gradients_of_one(scenes: Path, exact: 
     for batch in ("full", "last"):
         one, two = found[1][batch], found[2][batch]
         assert two.keys() == one.keys()
-        exact = [name for name in one if name in LOSSES or "running" in name]
-        for name in exact:
+        others = [name for name in one if name in LOSSES or "running" in name]
+        for name in others:
             difference = (two[name] - one[name]).norm() / one[name].norm().clamp(min=1e-3)
             assert difference < 1e-3, (batch, name)
         # One vector, because BatchNorm and ReLU amplify the rounding of float32 up to 0.01 in the first convolutions.
         gradient, other = (
-            torch.cat([found[name].flatten() for name in one if name not in exact]) for found in (one, two)
+            torch.cat([each[name].flatten() for name in one if name not in others]) for each in (one, two)
         )
         assert (other - gradient).norm() / gradient.norm() < 5e-3, batch
 

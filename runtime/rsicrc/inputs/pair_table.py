@@ -197,6 +197,8 @@ def _csv_rows(text: str, name: str) -> list[tuple[int, dict[Any, Any]]]:
             records = _cells(text, separator, name, 2 if declared else 1)
         finally:
             csv.field_size_limit(limit)
+    if not records:  # only empty cells
+        return []
     (_, first), *rest = records
     header = [_column_name(cell) for cell in first]
     missing = [column for column in COLUMNS if column not in header]

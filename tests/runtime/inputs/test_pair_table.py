@@ -67,6 +67,7 @@ def test_json_row_without_a_path_has_a_problem(tmp_path: Path) -> None:
     [
         ("", "no rows"),
         ("\n \n", "no rows"),
+        (",\n,,\n", "no rows"),
         ("before,after\n", "no rows"),
         ("before,then\na,b\n", "no column 'after' in the header, only 'before', 'then'"),
         ("before|after\na|b\n", "separated by commas"),

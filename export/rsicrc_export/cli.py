@@ -33,6 +33,7 @@ from rsicrc.cli.options import (
     Threads,
     Verbose,
     Version,
+    engine_settings,
 )
 
 app = typer.Typer(**APP_SETTINGS)
@@ -207,14 +208,7 @@ def evaluate(
     from rsicrc.datasets.registry import read_split
     from rsicrc_export.temporary import temporary_export
 
-    settings = {
-        "device": device,
-        "backend": backend,
-        "precision": precision,
-        "threads": threads,
-        "streams": streams,
-        "engines": engines,
-    }
+    settings = engine_settings(device, backend, precision, threads, streams, engines)
     read_split(data, split)  # the export takes longer: report errors in the data before it
     with temporary_export(checkpoint) as folder:
         run_evaluation(

@@ -74,7 +74,7 @@ def probe(folder: str, batch: str, settings: str) -> None:
 
 
 def _measure(folder: Path, batch: int, settings: dict[str, Any]) -> int:
-    command = [sys.executable, "-c", _PROBE, str(folder), str(batch), json.dumps(settings)]
+    command = [sys.executable, "-c", _PROBE, str(folder), str(batch), json.dumps(settings, default=str)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
         lines = done.stderr.strip().splitlines()

@@ -104,6 +104,20 @@ def require_command(context: typer.Context) -> None:
         raise typer.Exit(WRONG_USAGE)
 
 
+def engine_settings(
+    device: str, backend: str, precision: str, threads: int | None, streams: int | None, engines: Path | None
+) -> dict[str, Any]:
+    """Return the options of the engine as arguments of `rsicrc.load` by name."""
+    return {
+        "device": device,
+        "backend": backend,
+        "precision": precision,
+        "threads": threads,
+        "streams": streams,
+        "engines": engines,
+    }
+
+
 def report_choice(engine: Engine, settings: dict[str, Any]) -> None:
     """Print the device, backend, precision and threads to stderr if the device or the backend was `auto`.
 

@@ -22,6 +22,7 @@ from rsicrc.cli.options import (
     Streams,
     Threads,
     Verbose,
+    engine_settings,
     model_id,
     report_choice,
 )
@@ -109,14 +110,7 @@ def caption(
     for each pair. With -o, the same command continues an interrupted run and tries failed pairs again.
     """
     search = {"beams": beams, "n_best": n_best, "length_penalty": length_penalty}
-    settings = {
-        "device": device,
-        "backend": backend,
-        "precision": precision,
-        "threads": threads,
-        "streams": streams,
-        "engines": engines,
-    }
+    settings = engine_settings(device, backend, precision, threads, streams, engines)
     later = None
     if pairs is None and before is not None and after is not None and before.is_dir() and after.is_dir():
         pairs, later, before, after = before, after, None, None

@@ -26,6 +26,7 @@ from rsicrc.cli.options import (
     Threads,
     Verbose,
     check_folder_of,
+    engine_settings,
     model_id,
     report_choice,
 )
@@ -144,14 +145,7 @@ def evaluate(
     interval, and the captions of changed pairs with the best fixed sentence. With --masks, pairs without changed pixels
     are also compared with pairs of which at least 1 % has changed.
     """
-    settings = {
-        "device": device,
-        "backend": backend,
-        "precision": precision,
-        "threads": threads,
-        "streams": streams,
-        "engines": engines,
-    }
+    settings = engine_settings(device, backend, precision, threads, streams, engines)
     options = EvaluationOptions(split, beams, limit, as_json, output, html, masks, scene, settings)
     run_evaluation(data, model, options)
 

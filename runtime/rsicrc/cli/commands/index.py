@@ -21,6 +21,7 @@ from rsicrc.cli.options import (
     Streams,
     Threads,
     Verbose,
+    engine_settings,
     report_choice,
 )
 
@@ -85,14 +86,7 @@ def index(
     from rsicrc.index.index import Index
     from rsicrc.index.source import read_source
 
-    settings = {
-        "device": device,
-        "backend": backend,
-        "precision": precision,
-        "threads": threads,
-        "streams": streams,
-        "engines": engines,
-    }
+    settings = engine_settings(device, backend, precision, threads, streams, engines)
     if scene:
         if after is None or match is not None:
             raise UsageError("--scene goes with two files, BEFORE AFTER, and without --match")

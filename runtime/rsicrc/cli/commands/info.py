@@ -20,6 +20,7 @@ from rsicrc.cli.options import (
     Streams,
     Threads,
     Verbose,
+    engine_settings,
     model_id,
 )
 
@@ -57,14 +58,7 @@ def info(
     with PyTorch, and hashes. --memory measures the memory for captioning in batches of any size; the options of the
     engine (--backend, --precision, --threads, --streams, --engines) apply to it.
     """
-    settings = {
-        "device": device,
-        "backend": backend,
-        "precision": precision,
-        "threads": threads,
-        "streams": streams,
-        "engines": None if engines is None else str(engines),
-    }
+    settings = engine_settings(device, backend, precision, threads, streams, engines)
     from rsicrc.loading import find_model
     from rsicrc.manifest import Manifest
 

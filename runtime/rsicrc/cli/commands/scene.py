@@ -20,6 +20,7 @@ from rsicrc.cli.options import (
     Streams,
     Threads,
     Verbose,
+    engine_settings,
     report_choice,
 )
 from rsicrc.errors import SceneError
@@ -146,14 +147,7 @@ def scene(
     Each image is compared with the one before it. The images may differ in reference system, pixel size, extent and
     rotation: all are read on one grid, that of the last image. An interrupted run is resumed by the same command.
     """
-    settings: dict[str, Any] = {
-        "device": device,
-        "backend": backend,
-        "precision": precision,
-        "threads": threads,
-        "streams": streams,
-        "engines": engines,
-    }
+    settings = engine_settings(device, backend, precision, threads, streams, engines)
     if len(files) < 2:
         raise UsageError("give two or more images, the earliest first")
     if output is None and not dry_run:

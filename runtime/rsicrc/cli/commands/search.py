@@ -21,6 +21,7 @@ from rsicrc.cli.options import (
     Threads,
     Verbose,
     check_folder_of,
+    engine_settings,
     report_choice,
 )
 
@@ -95,14 +96,7 @@ def search(
     --rerank reads the images of the first N pairs again and computes the probability of TEXT for each with the decoder.
     The order is better, and the search takes longer.
     """
-    settings = {
-        "device": device,
-        "backend": backend,
-        "precision": precision,
-        "threads": threads,
-        "streams": streams,
-        "engines": engines,
-    }
+    settings = engine_settings(device, backend, precision, threads, streams, engines)
     if (text is None) == (like is None):
         raise UsageError("give either a TEXT or --like BEFORE AFTER")
     if like is not None and rerank:

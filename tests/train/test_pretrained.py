@@ -16,6 +16,7 @@ from rsicrc_train.config import ModelConfig, TrunkConfig
 from rsicrc_train.model import RSICRC
 from rsicrc_train.pretrained import initialize_trunk
 from tests.models import SMALL, save_checkpoint, with_options
+from tests.train.networks import randomized, trunk_features
 
 TEXT = {"context_length": 8, "vocab_size": 20, "width": 32, "heads": 2, "layers": 1}
 VIT = with_options(trunk=TrunkConfig("clip_vit", (2,), width=64, heads=1, patch=16, image_size=64))
@@ -36,20 +37,6 @@ def clip(config: ModelConfig) -> nn.Module:
     return randomized(model)
 
 
-def randomized(network: nn.Module) -> nn.Module:
-    """Change the statistics of all BatchNorm layers, so that a test fails if they are not copied."""
-    for name, buffer in network.named_buffers():
-        if name.endswith(("running_mean", "running_var")):
-            buffer.uniform_(0.5, 1.5)
-    return network.eval()
-
-
-def features(model: RSICRC, images: Tensor) -> Tensor:
-    with torch.no_grad():
-        out: Tensor = model.eval().encoder.trunk(images)
-    return out
-
-
 def test_clip_resnet_trunk_matches_open_clip(tmp_path: Path) -> None:
     network = clip(SMALL)
     torch.save(network.state_dict(), tmp_path / "RemoteCLIP.pt")
@@ -60,7 +47,7 @@ def test_clip_resnet_trunk_matches_open_clip(tmp_path: Path) -> None:
     network.get_submodule("visual.layer4").register_forward_hook(lambda _module, _inputs, output: maps.append(output))
     with torch.no_grad():
         network.get_submodule("visual")(images)
-    assert torch.equal(features(model, images), maps[0])
+    assert torch.equal(trunk_features(model, images), maps[0])
 
 
 def test_clip_transformer_trunk_matches_open_clip(tmp_path: Path) -> None:
@@ -73,7 +60,7 @@ def test_clip_transformer_trunk_matches_open_clip(tmp_path: Path) -> None:
     visual.output_tokens = True  # type: ignore[assignment]
     with torch.no_grad():
         _, tokens = visual(images)
-    torch.testing.assert_close(features(model, images).flatten(2).transpose(1, 2), tokens)
+    torch.testing.assert_close(trunk_features(model, images).flatten(2).transpose(1, 2), tokens)
 
 
 def test_torchvision_trunk_matches_torchvision(tmp_path: Path) -> None:
@@ -88,7 +75,7 @@ def test_torchvision_trunk_matches_torchvision(tmp_path: Path) -> None:
     network.get_submodule("layer4").register_forward_hook(lambda _module, _inputs, output: maps.append(output))
     with torch.no_grad():
         network(images)
-    assert torch.equal(features(model, images), maps[0])
+    assert torch.equal(trunk_features(model, images), maps[0])
 
 
 @pytest.mark.parametrize("prefix", ["module.", "module.visual.", "visual.", ""])
@@ -121,7 +108,7 @@ def test_trunk_is_taken_from_a_checkpoint(tmp_path: Path) -> None:
     decoder = model.decoder.embedding.weight.clone()
     initialize_trunk(model, str(path))
     images = torch.rand(2, 3, 96, 96)
-    assert torch.equal(features(model, images), features(expected, images))
+    assert torch.equal(trunk_features(model, images), trunk_features(expected, images))
     assert torch.equal(model.decoder.embedding.weight, decoder)
 
 

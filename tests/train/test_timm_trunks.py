@@ -20,6 +20,7 @@ from rsicrc_train.recipes import load_recipe
 from rsicrc_train.trainer import parameter_groups
 from rsicrc_train.trunks import Trunk
 from tests.models import SMALL
+from tests.train.networks import randomized, trunk_features
 
 LITE = TrunkConfig("timm", name="tf_efficientnet_lite0", image_size=64)
 
@@ -30,17 +31,7 @@ def config(trunk: TrunkConfig = LITE) -> ModelConfig:
 
 def random_network(name: str = "tf_efficientnet_lite0") -> Any:
     torch.manual_seed(0)
-    network = timm.create_model(name, pretrained=False)
-    for buffer_name, buffer in network.named_buffers():
-        if buffer_name.endswith(("running_mean", "running_var")):
-            buffer.uniform_(0.5, 1.5)
-    return network.eval()
-
-
-def features(model: RSICRC, images: Tensor) -> Tensor:
-    with torch.no_grad():
-        out: Tensor = model.eval().encoder.trunk(images)
-    return out
+    return randomized(timm.create_model(name, pretrained=False))
 
 
 def in_other_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -76,7 +67,7 @@ def test_trunk_has_the_features_of_its_weights(names: str, tmp_path: Path) -> No
     with torch.no_grad():
         expected = network.forward_features(images)
     assert expected.shape == (2, 1280, 2, 2)
-    assert torch.equal(features(model, images), expected)
+    assert torch.equal(trunk_features(model, images), expected)
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:

@@ -10,12 +10,13 @@ from typing import Any
 import lancedb  # noqa: F401 - the tests need the extra
 import numpy as np
 import pytest
-import rasterio
 import rasterio.warp
+from rasterio.transform import from_origin
 
 import rsicrc
 from rsicrc.cli.console import FAILED, WRONG_USAGE
 from tests.runtime.conftest import Command
+from tests.runtime.scenes.files import save
 
 QUERY = "a road is built"
 LEFT, TOP, PIXEL, SIDE = 500_000.0, 5_400_000.0, 0.5, 200
@@ -24,20 +25,7 @@ LEFT, TOP, PIXEL, SIDE = 500_000.0, 5_400_000.0, 0.5, 200
 def write_scene(path: Path, seed: int, changed: slice = slice(0)) -> Path:
     pixels = np.random.default_rng(seed).integers(1, 256, (3, SIDE, SIDE), np.uint8)
     pixels[:, changed] = 255
-    transform = rasterio.Affine(PIXEL, 0, LEFT, 0, -PIXEL, TOP)
-    with rasterio.open(
-        path,
-        "w",
-        driver="GTiff",
-        width=SIDE,
-        height=SIDE,
-        count=3,
-        dtype="uint8",
-        crs="EPSG:32632",
-        transform=transform,
-    ) as file:
-        file.write(pixels)
-    return path
+    return save(path, pixels.transpose(1, 2, 0), crs="EPSG:32632", transform=from_origin(LEFT, TOP, PIXEL, PIXEL))
 
 
 @pytest.fixture

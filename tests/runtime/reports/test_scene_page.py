@@ -13,32 +13,16 @@ from typing import Any
 import numpy as np
 import playwright.sync_api as browsers
 import pytest
-import rasterio
 
 import rsicrc
 from rsicrc.errors import SceneError
 from rsicrc.reports.scene_page import MOST_CROPS, write_scene_page
 from rsicrc.scenes.result import SceneResult
 from rsicrc.scenes.scene import Scene
+from tests.runtime.scenes.files import save
 
 SIDE = 400
 HOSTILE = "</script><b>a road</b> & 'more'"
-
-
-def write_raster(path: Path, pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
-    transform = rasterio.Affine(0.5, 0, 500_000, 0, -0.5, 5_400_000)
-    with rasterio.open(
-        path,
-        "w",
-        driver="GTiff",
-        width=SIDE,
-        height=SIDE,
-        count=3,
-        dtype="uint8",
-        crs="EPSG:32632",
-        transform=transform,
-    ) as file:
-        file.write(pixels.transpose(2, 0, 1))
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +30,8 @@ def result(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Scen
     folder = tmp_path_factory.mktemp("scene")
     before = np.full((SIDE, SIDE, 3), (200, 40, 40), np.uint8)
     after = np.full((SIDE, SIDE, 3), (40, 40, 200), np.uint8)
-    write_raster(folder / "before.tif", before)
-    write_raster(folder / "after.tif", after)
+    save(folder / "before.tif", before)
+    save(folder / "after.tif", after)
     scene = Scene.open(folder / "before.tif", folder / "after.tif")
     list(scene.captions(rsicrc.load(model_folder, threads=1)))
     assert scene.result is not None

@@ -43,8 +43,7 @@ def use_model(folder: Path) -> None:
 
 @pytest.fixture
 def folder(model_copy: Path) -> Path:
-    """Return a copy of a model folder without compiled graphs."""
-    shutil.rmtree(model_copy / "engines", ignore_errors=True)
+    """Return a copy of a model folder that works."""
     use_model(model_copy)
     return model_copy
 

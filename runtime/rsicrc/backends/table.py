@@ -107,13 +107,13 @@ def _open_tensorrt(options: OpenOptions) -> Backend:
     from rsicrc.backends.tensorrt.backend import TensorRtBackend
     from rsicrc.backends.tensorrt.library import open_library
     from rsicrc.backends.tensorrt.plan_list import PlanFile
-    from rsicrc.backends.tensorrt.plans import ensure_plans, find_plan
+    from rsicrc.backends.tensorrt.plans import PLANNED, ensure_plans, find_plan
 
     library, folder, manifest, engines = open_library(), options.folder, options.manifest, options.engines
 
     def plans(device: str) -> dict[str, PlanFile]:
         if engines is not None:
-            return {name: find_plan(manifest, name, library, device, engines=engines) for name in manifest.graphs}
+            return {name: find_plan(manifest, name, library, device, engines=engines) for name in PLANNED}
         # Building plans takes long, so it is logged as a warning, which is shown even if logging is not configured.
         return ensure_plans(folder, manifest, library, device, None, logger.warning)
 

@@ -317,6 +317,18 @@ def write_plans(engines: Path, folder: Path, contents: dict[str, bytes]) -> None
         add_plan(engines, Plan(*key, f"{name}.plan", hashlib.sha256(content).hexdigest(), "fp32", Profile()), content)
 
 
+def test_named_plans_lack_the_graphs_for_single_images(
+    make: MakeSetup, per_image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = make()
+    monkeypatch.setattr("rsicrc.backends.tensorrt.library.open_library", lambda: setup.tensorrt.library)
+    contents = {name: (per_image_folder / graph.file).read_bytes() for name, graph in setup.tensorrt.graphs.items()}
+    write_plans(tmp_path / "plans", per_image_folder, contents)
+    engine = rsicrc.load(per_image_folder, "cuda", backend="tensorrt", engines=tmp_path / "plans")
+    expected = rsicrc.load(per_image_folder, "cpu", threads=1).embed_texts(["the road is built"])
+    np.testing.assert_allclose(engine.embed_texts(["the road is built"]), expected, atol=1e-5)
+
+
 def test_only_plans_that_the_user_names_are_loaded(
     make: MakeSetup, exact: Engine, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,9 +34,9 @@ Damage = Callable[[Path], object]
 
 
 @pytest.fixture
-def folder(model_folder: Path, tmp_path: Path) -> Path:
+def folder(model_copy: Path) -> Path:
     """Return a copy of the model folder."""
-    return shutil.copytree(model_folder, tmp_path / "model")
+    return model_copy
 
 
 @pytest.fixture(autouse=True)
@@ -279,9 +279,9 @@ def test_damaged_plan_of_a_named_folder_is_an_error(
         assert str(engines) in str(caught.value)
 
 
-@pytest.mark.parametrize(("damage", "message"), DAMAGES[-3:])
+@pytest.mark.parametrize("damage", [damage for damage, _ in DAMAGES[-3:]])
 def test_plan_that_changes_after_the_search_is_not_read(
-    folder: Path, built: list[tuple[str, Any]], damage: Damage, message: str
+    folder: Path, built: list[tuple[str, Any]], damage: Damage
 ) -> None:
     plan = ensure_plans(folder, Manifest.load(folder), NATIVE, DEVICE, None)[DECODER]
     damage(plan.path)

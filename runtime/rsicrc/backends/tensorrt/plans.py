@@ -27,6 +27,7 @@ from rsicrc.manifest import GRAPH_NAMES, Manifest
 
 logger = logging.getLogger("rsicrc")
 
+PLANNED = GRAPH_NAMES  # graphs with plans; the graphs for single images are used on CPUs only
 # Everything that changes a plan beside the graph, the library, the device and the profile. The folder of a graph in the
 # cache holds the plans of all profiles, because a reader accepts any. runtime/cpp/src/plans.cpp has the same text.
 SETTINGS = "strongly typed, no TF32"
@@ -99,7 +100,7 @@ def ensure_plans(
             plans cannot be written.
     """
     plans = {}
-    for name in GRAPH_NAMES:  # the graphs for single images are used on CPUs only
+    for name in PLANNED:
         found, _ = _search(manifest, name, library, device, profile, engines)
         plans[name] = found or _build(
             folder, manifest, name, library, device, profile or Profile(), report, library_log, engines

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,11 +25,13 @@ def change_regions(result: SceneResult) -> list[Feature]:
     transform = raster_transform(result)
     factor = result.plan.grid.crs.linear_units_factor[1] ** 2
     features = []
-    for pair in range(len(result.plan.pairs)):
+    for pair, dates in enumerate(result.plan.pairs):
+        # All captioned tiles: a calibration may decide that the tile of a cell above the threshold has not changed.
+        tiles = [tile for tile in result.tiles if tile.pair == pair and tile.similarity is not None]
+        plan = replace(result.plan, pairs=[dates])
         mask = np.zeros(raster_size(result), np.uint8)
-        for start, rows in change_rows(result):
-            mask[start : start + rows.shape[1]] = rows[pair] >= result.threshold
-        tiles = [tile for tile in result.selected(False) if tile.pair == pair and tile.similarity is not None]
+        for start, rows in change_rows(replace(result, plan=plan, tiles=[replace(tile, pair=0) for tile in tiles])):
+            mask[start : start + rows.shape[1]] = rows[0] >= result.threshold
         boxes = np.array([tile.box for tile in tiles]).reshape(-1, 4)
         outlines = shapes(mask, mask=mask > 0, connectivity=8)
         for number, (outline, _) in enumerate(outlines):
@@ -68,11 +70,8 @@ def _strongest(
         & (boxes[:, 3] > top * CELL)
     )
     x, y = (columns + left + 0.5) * CELL, (rows + top + 0.5) * CELL
-
-    def touching() -> Iterator[int]:
-        for index in near:
-            box = boxes[index]
-            if ((x > box[0]) & (x < box[2]) & (y > box[1]) & (y < box[3])).any():
-                yield int(index)
-
-    return tiles[max(touching(), key=lambda index: tiles[index].change_score or 0.0)]
+    for index in sorted(near.tolist(), key=lambda index: -(tiles[index].change_score or 0.0)):
+        box = boxes[index]
+        if ((x > box[0]) & (x < box[2]) & (y > box[1]) & (y < box[3])).any():
+            return tiles[index]
+    raise ValueError("no tile overlaps the region")

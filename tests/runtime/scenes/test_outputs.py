@@ -19,6 +19,7 @@ from rio_cogeo.cogeo import cog_validate
 
 from rsicrc.engine import Engine
 from rsicrc.errors import SceneError
+from rsicrc.scenes.regions import change_regions
 from rsicrc.scenes.result import SceneResult
 from rsicrc.scenes.scene import Scene
 from rsicrc.scenes.stac import write_item
@@ -235,6 +236,13 @@ def test_regions_have_outlines_areas_and_the_strongest_caption(scene: Scene, tmp
     assert frame["change_score"].max() == pytest.approx(0.95)
     scene.write(tmp_path / "regions.geojson", regions=True)
     read_geojson(tmp_path / "regions.geojson")
+
+
+def test_regions_of_tiles_that_a_calibration_leaves_unchanged(scene: Scene) -> None:
+    result = result_of(scene)
+    unchanged = replace(result, tiles=[replace(tile, changed=False) for tile in result.tiles])
+    scores = [region.properties["change_score"] for region in change_regions(unchanged)]
+    assert scores == [region.properties["change_score"] for region in change_regions(result)]
 
 
 def test_stac_item_is_valid(scene: Scene, tmp_path: Path) -> None:

@@ -25,7 +25,6 @@ from rsicrc.manifest import (
     IMAGE_ENCODER,
     IMAGE_TRUNK,
     PAIR_FUSION,
-    PER_IMAGE,
     FileRecord,
     GraphSpec,
     Manifest,
@@ -171,10 +170,8 @@ def _compare(
     Raises:
         ExportError: The difference exceeds the tolerance.
     """
-    chosen = {name: graphs[name] for name in (IMAGE_ENCODER, *PER_IMAGE)}
-    others = {name: graph for name, graph in graphs.items() if name not in chosen}
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        backend = open_engine(folder, manifest, precision, {**others, **chosen}, Path(scratch)).backend
+        backend = open_engine(folder, manifest, precision, graphs, Path(scratch)).backend
         whole, parts = (_run(backend, images, in_parts=in_parts) for in_parts in (False, True))
     difference = max(float(relative_distances(parts[name], whole[name]).max()) for name in whole)
     tolerance = TOLERANCES[graphs[IMAGE_TRUNK].outputs[_TOKENS].dtype]

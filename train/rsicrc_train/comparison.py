@@ -12,6 +12,7 @@ from typing import Any
 
 from rsicrc.errors import DataError
 from rsicrc.files import replacing
+from rsicrc_train.figures import new_figure
 from rsicrc_train.recipes import Recipe
 from rsicrc_train.run_folder import LOG, RECIPE, STARTS, read_recipe
 from rsicrc_train.run_log import read_log
@@ -141,10 +142,9 @@ def draw_comparison(runs: Sequence[Run], path: Path) -> None:
         DataError: Matplotlib is not installed.
     """
     try:
-        from matplotlib.figure import Figure
+        figure = new_figure(10, 7)
     except ModuleNotFoundError as error:
         raise DataError("curves need matplotlib: pip install 'rsicrc[train]'") from error
-    figure = Figure(figsize=(10, 7), layout="constrained")
     for axes, name in zip(figure.subplots(3, 1), _LOSSES, strict=True):
         for number, run in enumerate(runs):
             for split, style in _STYLES.items():

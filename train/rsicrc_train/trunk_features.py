@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rsicrc.cpu import available_cpus
 from rsicrc.errors import RsicrcError
 from rsicrc.files import open_regular, replacing, user_cache
 from rsicrc_train.model import RSICRC, ImageEncoder
@@ -84,7 +84,7 @@ def _key(encoder: ImageEncoder, dataset: PairDataset) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     files = [path for pair in dataset.pairs for path in (pair.before, pair.after)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(available_cpus()) as pool:
         for content in pool.map(_hash_file, files):
             digest.update(content)
     return digest.hexdigest()[:32]

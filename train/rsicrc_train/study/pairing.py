@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -62,6 +63,7 @@ def query_interval(values: Sequence[Sequence[float]], baseline: Sequence[Sequenc
     return float(low), float(high)
 
 
+@cache
 def t_quantile(probability: float, freedom: int) -> float:
     """Return a quantile of Student's t distribution, for probabilities from 0.5 to 0.99.
 

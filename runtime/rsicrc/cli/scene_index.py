@@ -1,4 +1,4 @@
-"""Tiles of a scene in an index, and hits with places as GeoJSON."""
+"""Tiles of a scene in an index."""
 
 from __future__ import annotations
 
@@ -14,22 +14,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from rsicrc.errors import IndexFolderError
-from rsicrc.files import replacing
 from rsicrc.index.encoded import EncodedRow
-from rsicrc.results import PairFailure, rounded
+from rsicrc.index.places import GEOMETRY
+from rsicrc.results import PairFailure
 from rsicrc.scenes.features import Feature, geographic
 from rsicrc.scenes.geojson import geometry
 from rsicrc.scenes.reader import Pixels, TilePair, TileReader
 
 if TYPE_CHECKING:
-    from rsicrc.index.hits import Hits
     from rsicrc.index.index import Index
     from rsicrc.progress import ProgressCallback
     from rsicrc.scenes.plan import ScenePlan
     from rsicrc.scenes.scene import Scene
 
-GEOMETRY = "geometry"
 _TYPES = {
     GEOMETRY: pa.string(),
     "longitude": pa.float64(),
@@ -104,28 +101,6 @@ def add_scene(index: Index, scene: Scene, *, captions: bool, batch_size: int, ad
 
     result.added = index.add_encoded(rows(), _TYPES)
     return result
-
-
-def write_hits(hits: Hits, path: Path) -> None:
-    """Write hits as GeoJSON: a feature for each hit, best first; hits without a place have no geometry.
-
-    Raises:
-        IndexFolderError: No row of the index has a place, or a place is not GeoJSON.
-        OSError: The file cannot be written; an existing file is unchanged.
-    """
-    if GEOMETRY not in hits.table.column_names:
-        raise IndexFolderError("the pairs of this index have no places: index scenes with `rsicrc-run index --scene`")
-    features = []
-    for row in hits:
-        place = row.pop(GEOMETRY)
-        try:
-            shape = None if place is None else json.loads(place)
-        except ValueError as error:
-            raise IndexFolderError(f"id {row['id']!r}: its column {GEOMETRY!r} is not GeoJSON ({error})") from error
-        features.append({"type": "Feature", "id": row["id"], "geometry": shape, "properties": rounded(row)})
-    document = {"type": "FeatureCollection", "features": features}
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(document, ensure_ascii=False, default=str), "utf-8", "backslashreplace")
 
 
 def _scene_id(plan: ScenePlan) -> str:

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from rsicrc.errors import RsicrcError
 from rsicrc.index.columns import CHECKSUM_COLUMNS
+from rsicrc.index.ingest import COMMIT_ROWS, caption_columns, committing
 from rsicrc.results import EncodedPair
 
 if TYPE_CHECKING:
     from rsicrc.index.store import Store
-
-_COMMIT_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -42,10 +40,6 @@ class EncodedRow:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the columns of an index."""
-        caption = self.result.caption
-        captions = {}
-        if caption is not None:
-            captions = {"caption": caption.text, "score": caption.score, "change_score": caption.change_score}
         return {
             "id": self.id,
             "before": self.before,
@@ -54,7 +48,7 @@ class EncodedRow:
             "after_sha256": self.after_sha256,
             "stamp": "",  # without files there is no time: the pixels are compared
             "vector": self.result.embedding,
-            **captions,
+            **caption_columns(self.result.caption),
             **self.columns,
         }
 
@@ -88,15 +82,9 @@ def write_rows(store: Store, rows: Iterable[EncodedRow], types: Mapping[str, pa.
             count += len(waiting)
             waiting.clear()
 
-    try:
+    with committing(commit):
         for row in rows:
             waiting.append(row)
-            if len(waiting) >= _COMMIT_ROWS:
+            if len(waiting) >= COMMIT_ROWS:
                 commit()
-    except OSError:  # also an IndexWriteError: another commit would fail too
-        raise
-    except (KeyboardInterrupt, RsicrcError):  # keep the finished rows
-        commit()
-        raise
-    commit()
     return count

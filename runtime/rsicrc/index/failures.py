@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from rsicrc.errors import ArgumentError, IndexFolderError, IndexWriteError, RsicrcError
@@ -15,53 +15,45 @@ _NOISE = re.compile(r"^(lance error: |Invalid input, |Schema error: )*|\. Valid 
 _LONGEST = 300
 
 
-@contextmanager
-def reading(folder: Path) -> Iterator[None]:
+def reading(folder: Path) -> AbstractContextManager[None]:
     """Convert every error of LanceDB to an IndexFolderError: damaged or removed files."""
-    with _converting() as problem:
-        yield
-    if problem:
-        raise IndexFolderError(
-            f"{folder}: removed while it is open, or damaged ({reason(problem[0])}). Remove it and index again"
-        ) from problem[0]
+    return _converting(
+        lambda text: IndexFolderError(
+            f"{folder}: removed while it is open, or damaged ({text}). Remove it and index again"
+        )
+    )
 
 
-@contextmanager
-def writing(folder: Path) -> Iterator[None]:
+def writing(folder: Path) -> AbstractContextManager[None]:
     """Convert every error of LanceDB to an IndexWriteError; a failed commit changes nothing."""
-    with _converting() as problem:
-        yield
-    if problem:
-        kept = "earlier commits are kept, run the same command again to continue"
-        raise IndexWriteError(f"{reason(problem[0])}; {kept}", str(folder)) from problem[0]
+    kept = "earlier commits are kept, run the same command again to continue"
+    return _converting(lambda text: IndexWriteError(f"{text}; {kept}", str(folder)))
 
 
-@contextmanager
-def filtering(where: str, columns: list[str]) -> Iterator[None]:
+def filtering(where: str, columns: list[str]) -> AbstractContextManager[None]:
     """Convert every error of LanceDB to an ArgumentError about a condition."""
-    with _converting() as problem:
-        yield
-    if problem:
-        text = reason(problem[0])
-        raise ArgumentError(
-            f"where {where!r:.200}: {text}. It is an SQL condition on the columns {', '.join(columns)}"
-        ) from problem[0]
+    names = ", ".join(columns)
+    return _converting(
+        lambda text: ArgumentError(f"where {where!r:.200}: {text}. It is an SQL condition on the columns {names}")
+    )
 
 
 @contextmanager
-def _converting() -> Iterator[list[BaseException]]:
-    """Yield a list that holds the error of the block afterwards; errors of rsicrc and interruptions pass."""
-    problem: list[BaseException] = []
+def _converting(make: Callable[[str], RsicrcError]) -> Iterator[None]:
+    """Convert the error of the block; errors of rsicrc and interruptions pass.
+
+    Args:
+        make: Returns the error for a reason.
+    """
     try:
-        yield problem
+        yield
     except RsicrcError:
         raise
-    except Exception as error:
-        problem.append(error)
     except BaseException as error:
-        if type(error).__name__ != "PanicException":  # a panic of Rust is no Exception
+        # A panic of Rust is no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        problem.append(error)
+        raise make(reason(error)) from error
 
 
 def reason(error: BaseException) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -15,7 +16,7 @@ import pyarrow as pa
 from rsicrc.errors import ImageError, RsicrcError, is_utf8, printable
 from rsicrc.index.columns import CHECKSUM_COLUMNS, column_types, convert, user_columns
 from rsicrc.index.fingerprint import Fingerprint, fingerprint, stamp_of
-from rsicrc.results import PairFailure
+from rsicrc.results import Caption, PairFailure
 
 if TYPE_CHECKING:
     from rsicrc.engine import Engine
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 # A commit takes some tenths of a second in a large table. These intervals keep both its cost and the work lost by an
 # interruption small.
-_COMMIT_ROWS = 1024
+COMMIT_ROWS = 1024
 _COMMIT_SECONDS = 20.0
 _WORKERS = 4
 
@@ -123,24 +124,35 @@ def add_rows(
             else:
                 writer.finish(update)
 
-    try:
+    with committing(writer.commit):
         for result in engine.encode_stream(pairs(), captions=captions, batch_size=batch_size):
             update = waiting.popleft()
             if isinstance(result, PairFailure):
                 writer.finish(_Update(update.row, "failed", {}, str(result.error)))
                 continue
-            record = {**update.record, "vector": result.embedding}
-            if result.caption is not None:
-                caption = result.caption
-                record |= {"caption": caption.text, "score": caption.score, "change_score": caption.change_score}
+            record = {**update.record, "vector": result.embedding, **caption_columns(result.caption)}
             writer.finish(_Update(update.row, update.kind, record))
+    return added
+
+
+@contextmanager
+def committing(commit: Callable[[], None]) -> Iterator[None]:
+    """Commit the finished rows at the end of the block, also after an interruption or an error of rsicrc."""
+    try:
+        yield
     except OSError:  # also an IndexWriteError: another commit would fail too
         raise
-    except (KeyboardInterrupt, RsicrcError):  # keep the finished rows
-        writer.commit()
+    except (KeyboardInterrupt, RsicrcError):
+        commit()
         raise
-    writer.commit()
-    return added
+    commit()
+
+
+def caption_columns(caption: Caption | None) -> dict[str, Any]:
+    """Return the columns of a caption; none for a pair without one."""
+    if caption is None:
+        return {}
+    return {"caption": caption.text, "score": caption.score, "change_score": caption.change_score}
 
 
 class _Writer:
@@ -163,7 +175,7 @@ class _Writer:
         failed = len(self._added.failures)
         self._advance(note=f"{failed} failed" if failed else None)
         pending = len(self._full) + sum(bool(update.record) for update in self._partial)
-        if pending >= _COMMIT_ROWS or (pending and time.monotonic() - self._since > _COMMIT_SECONDS):
+        if pending >= COMMIT_ROWS or (pending and time.monotonic() - self._since > _COMMIT_SECONDS):
             self.commit()
 
     def commit(self) -> None:

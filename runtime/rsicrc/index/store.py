@@ -209,9 +209,7 @@ class Store:
         Raises:
             ArgumentError: `where` is not a condition on the columns of the table.
         """
-        condition, columns = self._condition(where)
-        self._require_files()
-        with filtering(where, columns):
+        with self._filtering(where) as condition:
             found = self._table.search().where(condition).select(["_rowid"]).with_row_id(True).to_arrow()
         return np.sort(found.column("_rowid").to_numpy().astype(np.int64))
 
@@ -229,9 +227,7 @@ class Store:
             with reading(self.folder):
                 found = query.to_arrow()
         else:
-            condition, columns = self._condition(where)
-            self._require_files()
-            with filtering(where, columns):
+            with self._filtering(where) as condition:
                 found = query.where(condition, prefilter=True).to_arrow()
         distances = found.column("_distance").to_numpy()  # for dot products, the distance is 1 - the product
         return Ranked(found.column("_rowid").to_numpy().astype(np.int64), 1 - distances.astype(np.float32))
@@ -247,11 +243,6 @@ class Store:
         position = {number: row for row, number in enumerate(rows.column("_rowid").to_pylist())}
         return rows.take([position[int(number)] for number in numbers]).select(names)
 
-    def _require_files(self) -> None:
-        """Check that the table still exists, so that an error in a condition is about the condition."""
-        if not is_index(self.folder):
-            raise IndexFolderError(f"{self.folder}: removed while it is open. Index again")
-
     def _has_vector_index(self) -> bool:
         return any("vector" in index.columns for index in self._table.list_indices())
 
@@ -261,11 +252,15 @@ class Store:
             merge = self._table.merge_insert("id").when_matched_update_all()
             (merge.when_not_matched_insert_all() if insert else merge).execute(data)
 
-    def _condition(self, where: str) -> tuple[str, list[str]]:
-        """Return a condition as LanceDB reads it, and the names of the columns it may use."""
+    @contextmanager
+    def _filtering(self, where: str) -> Iterator[str]:
+        """Yield a condition as LanceDB reads it; errors of the block are errors of the condition."""
         columns = [name for name in self._table.schema.names if name not in ("vector", "stamp")]
         with filtering(where, columns):
-            return normalize_condition(where, columns), columns
+            condition = normalize_condition(where, columns)
+            if not is_index(self.folder):
+                raise IndexFolderError(f"{self.folder}: removed while it is open. Index again")
+            yield condition
 
 
 def is_index(folder: Path) -> bool:

@@ -84,9 +84,8 @@ def _data(result: SceneResult) -> dict[str, Any]:
 
 def _tiles(result: SceneResult) -> list[dict[str, Any]]:
     """Return the tiles with the properties that the page shows; the strongest changed tiles have crops."""
-    changed = [number for number, tile in enumerate(result.tiles) if tile.changed is not False]
-    strongest = sorted(changed, key=lambda number: -(result.tiles[number].change_score or 0))[:MOST_CROPS]
-    crops = dict(zip(strongest, _crops(result.plan, [result.tiles[number] for number in strongest]), strict=True))
+    strongest = sorted(result.selected(False), key=lambda tile: -(tile.change_score or 0))[:MOST_CROPS]
+    crops = dict(zip((tile.id for tile in strongest), _crops(result.plan, strongest), strict=True))
     centers = _centers(result)
     return [
         rounded(
@@ -100,10 +99,10 @@ def _tiles(result: SceneResult) -> list[dict[str, Any]]:
                 "changed": tile.changed,
                 "error": tile.error,
                 "center": center,
-                **({"crops": crops[number]} if number in crops else {}),
+                **({"crops": crops[tile.id]} if tile.id in crops else {}),
             }
         )
-        for number, (tile, center) in enumerate(zip(result.tiles, centers, strict=True))
+        for tile, center in zip(result.tiles, centers, strict=True)
     ]
 
 

@@ -6,12 +6,10 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rsicrc.engine import Engine
 from rsicrc.inputs.features import ImageFeatures
-
-Pixels = NDArray[np.uint8]
+from rsicrc.scenes.reader import Pixels
 
 
 def encode_series(

@@ -11,7 +11,8 @@ import pytest
 
 import rsicrc
 from rsicrc.inputs.features import ImageFeatures
-from rsicrc.scenes.series import Pixels, encode_series
+from rsicrc.scenes.reader import Pixels
+from rsicrc.scenes.series import encode_series
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 32])

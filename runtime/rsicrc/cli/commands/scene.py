@@ -179,10 +179,8 @@ def scene(
     if output is not None:
         _check_outputs(output, raster, html, stac, files, overwrite=overwrite)
     opened = Scene.open(*files, options=options)
-    if dry_run:
+    if dry_run or output is None:
         _print_plan(opened, Manifest.load(find_model(model), verify=False))
-        return
-    if output is None:
         return
     engine = load(model, **settings)
     _print_plan(opened, engine.manifest)

@@ -117,7 +117,7 @@ def search(
     if not len(hits):
         typer.echo("no pair to show" if where is None else f"no pair for which {where}", err=True)
     if output is not None:
-        from rsicrc.cli.scene_index import write_hits
+        from rsicrc.index.places import write_hits
 
         write_hits(hits, output)
         typer.echo(f"map: {output}", err=True)

@@ -237,12 +237,15 @@ _TRAININGS = {"tiny": _TINY, "example": _TINY, "levir": _LEVIR}
 _NAMES = tuple(PRESETS)
 
 
-def load_recipe(reference: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
+def load_recipe(
+    reference: str, overrides: Mapping[str, Any] | None = None, earlier: Mapping[str, Any] | None = None
+) -> Recipe:
     """Load a recipe by name (a key of `config.PRESETS`) or from a YAML file with the keys `model` and `training`.
 
     Args:
         reference: Name or file of the recipe.
         overrides: Training options that replace those of the recipe; None values are ignored.
+        earlier: Training options of a file that does not name them, in place of the defaults.
 
     Raises:
         DataError: There is no such recipe, or a training option does not exist or has an invalid value.
@@ -252,6 +255,7 @@ def load_recipe(reference: str, overrides: Mapping[str, Any] | None = None) -> R
         model, training = PRESETS[reference], asdict(_TRAININGS.get(reference, _PUBLISHED))
     else:
         model, training = _read_recipe(Path(reference))
+        training = {**(earlier or {}), **training}
     return Recipe(model, _training(training, overrides))
 
 

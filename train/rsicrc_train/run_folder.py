@@ -128,10 +128,7 @@ def read_recipe(folder: Path) -> Recipe:
     Raises:
         DataError: The recipe is missing or damaged.
     """
-    recipe = load_recipe(str(folder / RECIPE))
-    text = (folder / RECIPE).read_text(encoding="utf-8")
-    missing = {name: value for name, value in _EARLIER.items() if f" {name}:" not in text}
-    return replace(recipe, training=replace(recipe.training, **missing))
+    return load_recipe(str(folder / RECIPE), earlier=_EARLIER)
 
 
 def _resumed_recipe(folder: Path) -> Recipe:

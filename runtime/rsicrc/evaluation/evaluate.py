@@ -259,13 +259,14 @@ def evaluate_pairs(
         notes.append(f"{failed} of {len(predictions)} pairs could not be read and are left out")
     if not any(changed):
         notes.append("no changed pairs: metrics of changed pairs and strict retrieval are absent")
+    of_captions = _caption_metrics(readable, [caption.text for caption in captions])
     retrieval = _retrieval_metrics(engine, readable, embeddings, notes)
     change = _change_metrics(changed, captions, engine.manifest.no_change_sentences, notes)
     return EvaluationReport(
         pairs=len(readable),
         changed=sum(changed),
         beams=beams or engine.manifest.search.beams,
-        captions=_caption_metrics(readable, [caption.text for caption in captions]),
+        captions=of_captions,
         retrieval=retrieval,
         change=change,
         notes=tuple(notes),
@@ -273,7 +274,7 @@ def evaluate_pairs(
         separation=_separation_metrics(
             engine, readable, captions, [shares[row] for row in rows], [scenes[row] for row in rows]
         ),
-        fixed=_fixed_metrics(readable, captions),
+        fixed=_fixed_metrics(readable, captions, of_captions),
     )
 
 
@@ -361,27 +362,28 @@ def _separation_metrics(
     return metrics
 
 
-def _fixed_metrics(pairs: Sequence[CaptionedPair], captions: Sequence[Caption]) -> dict[str, Metrics]:
-    """Compare the captions of changed pairs with the best fixed sentence."""
+def _fixed_metrics(
+    pairs: Sequence[CaptionedPair], captions: Sequence[Caption], of_captions: Mapping[str, Mapping[str, Metrics]]
+) -> dict[str, Metrics]:
+    """Compare the captions of changed pairs, whose metrics are known, with the best fixed sentence."""
     rows = [row for row, pair in enumerate(pairs) if pair.changed]
     if not rows:
         return {}
     references = [pairs[row].sentences for row in rows]
     sentence = best_fixed_sentence(references)
-    texts = {"model": [captions[row].text for row in rows], f'always "{sentence}"': [sentence] * len(rows)}
+    fixed = [sentence] * len(rows)
+    compared = {
+        "model": ([captions[row].text for row in rows], of_captions[CHANGED][PERIOD_FREE]),
+        f'always "{sentence}"': (fixed, caption_metrics(fixed, references, PERIOD_FREE, meteor=False)),
+    }
     return {
         name: {
-            **_basic_metrics(own, references),
-            **object_metrics(own, references),
-            "distinct captions": float(len(set(own))),
+            **{metric: values[metric] for metric in ("BLEU-4", "CIDEr")},
+            **object_metrics(texts, references),
+            "distinct captions": float(len(set(texts))),
         }
-        for name, own in texts.items()
+        for name, (texts, values) in compared.items()
     }
-
-
-def _basic_metrics(texts: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    values = caption_metrics(texts, references, PERIOD_FREE, meteor=False)
-    return {name: values[name] for name in ("BLEU-4", "CIDEr")}
 
 
 def _subsets(pairs: Sequence[CaptionedPair]) -> dict[str, list[int]]:

@@ -121,8 +121,7 @@ def write_pairs(
     """
     if workers < 1:
         raise ArgumentError(f"workers must be 1 or more, not {workers}")
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise FileExistsError(f"{directory} is not an empty directory: choose another, or remove it first")
+    require_empty(directory)
     for split in counts:
         for folder in ("A", "B", *((MASKS,) if source.has_masks else ())):
             (directory / "images" / split / folder).mkdir(parents=True, exist_ok=True)
@@ -207,3 +206,13 @@ def _entry(index: int, split: str, name: str, sentences: tuple[str, ...], change
         ],
         "sentids": numbers,
     }
+
+
+def require_empty(directory: Path) -> None:
+    """Check that a directory is empty or does not exist.
+
+    Raises:
+        FileExistsError: It is not an empty directory.
+    """
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise FileExistsError(f"{directory} is not an empty directory: choose another, or remove it first")

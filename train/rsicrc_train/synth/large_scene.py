@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from rsicrc.errors import ArgumentError, DataError
 from rsicrc_train.synth.cells import Change, draw_cell
+from rsicrc_train.synth.dataset import require_empty
 from rsicrc_train.synth.terrain import SIZE
 
 BEFORE_FILE, AFTER_FILE, CHANGES_FILE = "before.tif", "after.tif", "changes.geojson"
@@ -60,8 +61,7 @@ def generate_scene(
     if find_spec("rasterio") is None:
         raise DataError("scenes need rasterio, which is not installed: pip install 'rsicrc[geo]'")
     directory = Path(directory)
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise FileExistsError(f"{directory} is not an empty directory: choose another, or remove it first")
+    require_empty(directory)
     directory.mkdir(parents=True, exist_ok=True)
 
     import rasterio
@@ -69,7 +69,7 @@ def generate_scene(
 
     features: list[dict[str, Any]] = []
     with ExitStack() as stack:
-        stack.enter_context(rasterio.Env(GDAL_CACHEMAX=64, GDAL_NUM_THREADS=1))
+        stack.enter_context(rasterio.Env(GDAL_CACHEMAX=64 << 20, GDAL_NUM_THREADS=1))
         files = [stack.enter_context(_create(directory / name, width, height)) for name in (BEFORE_FILE, AFTER_FILE)]
         for top, images, changes in _strips(seed, width, height):
             rows = images[0].shape[0]

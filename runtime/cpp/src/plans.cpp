@@ -92,10 +92,8 @@ Plan find_plan(const std::optional<std::filesystem::path>& engines, const Manife
   if (engines) {
     if (std::optional<Plan> plan = search(*engines, name_of(graph), hash, reader, reasons)) return *std::move(plan);
   } else {
-    PlanReader portable = reader;
-    portable.device = kPortable;
-    for (const PlanReader* const each : {&reader, const_cast<const PlanReader*>(&portable)}) {
-      const std::optional<std::filesystem::path> folder = plan_folder(hash, *each);
+    for (const std::string& device : {reader.device, std::string(kPortable)}) {
+      const std::optional<std::filesystem::path> folder = plan_folder(hash, {reader.library, reader.version, device});
       if (!folder) continue;
       try {
         if (std::optional<Plan> plan = search(*folder, name_of(graph), hash, reader, reasons)) return *std::move(plan);

@@ -169,7 +169,7 @@ Step Session::step(std::size_t position) {
   const Step step{state_values<std::int64_t>(state_.tokens, count), state_values<std::int64_t>(state_.parents, count),
                   state_values<float>(state_.scores, count), static_cast<std::size_t>(unfinished())};
   require_range("unfinished", static_cast<std::int64_t>(step.unfinished), 0, rows_);
-  for (const float score : step.scores) require_number(static_cast<double>(score), "the score of a beam");
+  require_numbers(step.scores, "the score of a beam");
   for (const std::int64_t token : step.tokens) require_range("tokens", token, 0, manifest_.vocabulary_size - 1);
   for (const std::int64_t parent : step.parents) require_range("parents", parent, 0, beams_ - 1);
   return step;
